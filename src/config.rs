@@ -1,0 +1,325 @@
+//! What did the operator ask for? Read and checked once; a value that cannot be read is an error naming its variable.
+
+use crate::directives::{boolean, list};
+use crate::key::MatchMode;
+use glob::Pattern;
+use std::time::Duration;
+use url::Url;
+
+/// The operator's settings, complete and valid.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `OPENAI_BASE_URL`: the default upstream, `http` or `https`, without credentials, query or fragment.
+    pub base_url: Url,
+    /// `PROXY_PATH_PREFIX`, with a leading and without a trailing slash; empty for the root.
+    pub path_prefix: String,
+    /// `CACHE_TTL`, in milliseconds; `None`: never expires.
+    pub ttl_ms: Option<u64>,
+    /// `CACHE_MAX_TTL`, in milliseconds.
+    pub max_ttl_ms: Option<u64>,
+    /// `CACHE_SCOPE=shared`: all callers are one party.
+    pub shared_scope: bool,
+    /// `CACHE_MATCH`.
+    pub match_mode: MatchMode,
+    /// `CACHE_PATHS`: further endpoints to cache.
+    pub cache_paths: Vec<Pattern>,
+    /// `KEY_IGNORE`: top-level fields left out of the key.
+    pub key_ignore: Vec<String>,
+    /// `CACHE_MAX_BYTES`: the largest answer stored and the largest request body keyed.
+    pub max_bytes: usize,
+    /// `RESPOND_WITH_CACHE`.
+    pub read: bool,
+    /// `STORE_CACHE`.
+    pub store: bool,
+    /// `STORE_TIMEOUT_MS`: after that the store counts as a miss.
+    pub store_timeout: Duration,
+    /// `TIMEOUT`: to the upstream's response head.
+    pub timeout: Duration,
+    /// `DEBUG`.
+    pub debug: bool,
+}
+
+/// A variable that cannot be read. The message never repeats the value, which may be a secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    /// The variable.
+    pub variable: &'static str,
+    /// What is wrong with it and what to do.
+    pub message: String,
+}
+
+const DEFAULT_BASE_URL: &str = "https://api.openai.com/v1";
+const DEFAULT_MAX_BYTES: usize = 10 << 20;
+
+/// Settings that change what callers see or who may call. This version does not have them, and going on as if they
+/// were unset would be a surprise.
+const NOT_AVAILABLE: [&str; 8] = [
+    "PROXY_TOKENS",
+    "CACHE_ENCRYPTION_KEY",
+    "UPSTASH_REDIS_REST_URL",
+    "UPSTREAMS",
+    "OVERRIDE_MODEL",
+    "LLM_PARAMS",
+    "STRIP_THINK",
+    "OPENAI_API_KEY",
+];
+
+impl Config {
+    /// Reads the settings through `lookup`, which gives a variable's text, or `None` where it is unset.
+    ///
+    /// # Errors
+    /// The first variable that cannot be read.
+    pub fn read(lookup: impl Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
+        let vars = Vars(&lookup);
+        if let Some(variable) = NOT_AVAILABLE
+            .into_iter()
+            .find(|name| vars.text(name).is_some())
+        {
+            return Err(ConfigError {
+                variable,
+                message: "is not available in this version. Unset it.".to_owned(),
+            });
+        }
+        let config = Config {
+            base_url: base_url(&vars)?,
+            path_prefix: path_prefix(&vars)?,
+            ttl_ms: vars.parse("CACHE_TTL", SECONDS, milliseconds)?,
+            max_ttl_ms: vars.parse("CACHE_MAX_TTL", SECONDS, milliseconds)?,
+            shared_scope: vars
+                .parse("CACHE_SCOPE", "credential or shared", scope)?
+                .unwrap_or(false),
+            match_mode: vars
+                .parse("CACHE_MATCH", "exact or chat", MatchMode::from_word)?
+                .unwrap_or_default(),
+            cache_paths: vars
+                .parse("CACHE_PATHS", "a comma-separated list of globs", patterns)?
+                .unwrap_or_default(),
+            key_ignore: vars
+                .text("KEY_IGNORE")
+                .map(|text| list(&text).collect())
+                .unwrap_or_default(),
+            max_bytes: vars
+                .parse("CACHE_MAX_BYTES", "a whole number of bytes", |text| {
+                    text.parse().ok()
+                })?
+                .unwrap_or(DEFAULT_MAX_BYTES),
+            read: vars.switch("RESPOND_WITH_CACHE", true)?,
+            store: vars.switch("STORE_CACHE", true)?,
+            store_timeout: vars
+                .parse(
+                    "STORE_TIMEOUT_MS",
+                    "a number of milliseconds, 0 or more",
+                    |text| milliseconds(text).map(Duration::from_micros),
+                )?
+                .unwrap_or(Duration::from_millis(500)),
+            timeout: timeout(&vars)?,
+            debug: vars.switch("DEBUG", false)?,
+        };
+        let anonymous = vars.switch("ALLOW_ANONYMOUS", false)?;
+        if config.shared_scope && !anonymous {
+            return Err(ConfigError {
+                variable: "CACHE_SCOPE",
+                message: "shares every answer with whoever can reach this proxy. Set ALLOW_ANONYMOUS=true if that is \
+                          what you want, or CACHE_SCOPE=credential."
+                    .to_owned(),
+            });
+        }
+        Ok(config)
+    }
+}
+
+const SECONDS: &str = "a number of seconds, 0 or more";
+
+struct Vars<'a, F>(&'a F);
+
+impl<F: Fn(&str) -> Option<String>> Vars<'_, F> {
+    /// A variable's text; an empty one counts as unset.
+    fn text(&self, name: &str) -> Option<String> {
+        let text = (self.0)(name)?.trim().to_owned();
+        (!text.is_empty()).then_some(text)
+    }
+
+    fn parse<T>(
+        &self,
+        variable: &'static str,
+        expected: &str,
+        read: impl Fn(&str) -> Option<T>,
+    ) -> Result<Option<T>, ConfigError> {
+        let Some(text) = self.text(variable) else {
+            return Ok(None);
+        };
+        read(&text).map(Some).ok_or_else(|| ConfigError {
+            variable,
+            message: format!("must be {expected}. Correct or unset it."),
+        })
+    }
+
+    fn switch(&self, variable: &'static str, default: bool) -> Result<bool, ConfigError> {
+        let value = self.parse(variable, "true or false", boolean)?;
+        Ok(value.unwrap_or(default))
+    }
+
+    /// The first of two names that is set.
+    fn either(&self, name: &'static str, other: &'static str) -> &'static str {
+        let set = self.text(name).is_some() || self.text(other).is_none();
+        if set { name } else { other }
+    }
+}
+
+fn base_url<F: Fn(&str) -> Option<String>>(vars: &Vars<'_, F>) -> Result<Url, ConfigError> {
+    let variable = vars.either("OPENAI_BASE_URL", "TARGET_BASE_URL");
+    let text = vars.text(variable);
+    let wrong = |message: &str| ConfigError {
+        variable,
+        message: message.to_owned(),
+    };
+    let url = Url::parse(text.as_deref().unwrap_or(DEFAULT_BASE_URL))
+        .map_err(|_| wrong("must be an absolute URL such as https://api.openai.com/v1."))?;
+    if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
+        return Err(wrong("must begin with http:// or https://."));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(wrong(
+            "must not hold credentials. Callers send theirs in a header.",
+        ));
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(wrong(
+            "must not have a query or a fragment. Callers' queries are passed on.",
+        ));
+    }
+    Ok(url)
+}
+
+fn path_prefix<F: Fn(&str) -> Option<String>>(vars: &Vars<'_, F>) -> Result<String, ConfigError> {
+    let prefix = vars.parse(
+        "PROXY_PATH_PREFIX",
+        "a path that begins with a slash, such as /proxy",
+        |text| {
+            let plain = |b: u8| b.is_ascii_graphic() && !matches!(b, b'?' | b'#' | b'%' | b'\\');
+            let good = text.starts_with('/') && !text.contains("//") && text.bytes().all(plain);
+            good.then(|| text.trim_end_matches('/').to_owned())
+        },
+    )?;
+    Ok(prefix.unwrap_or_else(|| "/proxy".to_owned()))
+}
+
+fn timeout<F: Fn(&str) -> Option<String>>(vars: &Vars<'_, F>) -> Result<Duration, ConfigError> {
+    let variable = vars.either("TIMEOUT", "API_REQUEST_TIMEOUT");
+    let positive = |text: &str| milliseconds(text).filter(|ms| *ms > 0);
+    let ms = vars.parse(variable, "a number of seconds above 0", positive)?;
+    Ok(Duration::from_millis(ms.unwrap_or(300_000)))
+}
+
+/// A decimal number, in thousandths; saturates.
+fn milliseconds(text: &str) -> Option<u64> {
+    let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    let number: f64 = text.parse().ok().filter(|_| plain)?;
+    // `as` saturates and cannot fail.
+    Some((number * 1000.0).round() as u64)
+}
+
+fn scope(word: &str) -> Option<bool> {
+    match word.to_ascii_lowercase().as_str() {
+        "credential" => Some(false),
+        "shared" => Some(true),
+        _ => None,
+    }
+}
+
+fn patterns(text: &str) -> Option<Vec<Pattern>> {
+    list(text)
+        .map(|glob| Pattern::new(glob.trim_start_matches('/')).ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(vars: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        Config::read(|name| {
+            let found = vars.iter().find(|(key, _)| *key == name);
+            found.map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn nothing_is_required() {
+        let config = read(&[]).unwrap();
+        assert_eq!(config.base_url.as_str(), "https://api.openai.com/v1");
+        assert_eq!(config.path_prefix, "/proxy");
+        assert_eq!(config.max_bytes, 10 * 1024 * 1024);
+        assert_eq!(config.store_timeout, Duration::from_millis(500));
+        assert_eq!(config.timeout, Duration::from_secs(300));
+        assert!(config.read && config.store && !config.shared_scope && !config.debug);
+    }
+
+    #[test]
+    fn every_bad_value_names_its_variable_and_is_not_repeated() {
+        for (variable, value) in [
+            ("OPENAI_BASE_URL", "api.openai.com/v1"),
+            ("OPENAI_BASE_URL", "ftp://x/v1"),
+            ("OPENAI_BASE_URL", "https://user:geheim@x/v1"),
+            ("OPENAI_BASE_URL", "https://x/v1?key=geheim"),
+            ("TARGET_BASE_URL", "geheim"),
+            ("PROXY_PATH_PREFIX", "proxy"),
+            ("PROXY_PATH_PREFIX", "/a?b"),
+            ("CACHE_TTL", "-1"),
+            ("CACHE_TTL", "1e3"),
+            ("CACHE_TTL", "soon"),
+            ("CACHE_MAX_TTL", "inf"),
+            ("CACHE_SCOPE", "all"),
+            ("CACHE_MATCH", "fuzzy"),
+            ("CACHE_PATHS", "a[b"),
+            ("CACHE_MAX_BYTES", "10MB"),
+            ("RESPOND_WITH_CACHE", "maybe"),
+            ("STORE_CACHE", "2"),
+            ("STORE_TIMEOUT_MS", "x"),
+            ("TIMEOUT", "0"),
+            ("API_REQUEST_TIMEOUT", "x"),
+            ("DEBUG", "x"),
+            ("ALLOW_ANONYMOUS", "x"),
+            ("PROXY_TOKENS", "geheim"),
+        ] {
+            let error = read(&[(variable, value)]).unwrap_err();
+            assert_eq!(error.variable, variable, "{value}");
+            assert!(!error.message.contains("geheim"), "{variable}");
+        }
+    }
+
+    #[test]
+    fn durations_may_be_fractions() {
+        let config = read(&[
+            ("CACHE_TTL", "1.5"),
+            ("TIMEOUT", "0.25"),
+            ("STORE_TIMEOUT_MS", "0.5"),
+        ])
+        .unwrap();
+        assert_eq!(config.ttl_ms, Some(1500));
+        assert_eq!(config.timeout, Duration::from_millis(250));
+        assert_eq!(config.store_timeout, Duration::from_micros(500));
+    }
+
+    #[test]
+    fn a_shared_cache_must_be_meant() {
+        assert_eq!(
+            read(&[("CACHE_SCOPE", "shared")]).unwrap_err().variable,
+            "CACHE_SCOPE"
+        );
+        let both = [("CACHE_SCOPE", "shared"), ("ALLOW_ANONYMOUS", "true")];
+        assert!(read(&both).unwrap().shared_scope);
+    }
+
+    #[test]
+    fn aliases_yield_to_the_first_name() {
+        let config = read(&[
+            ("OPENAI_BASE_URL", "http://a/v1"),
+            ("TARGET_BASE_URL", "http://b/v1"),
+        ])
+        .unwrap();
+        assert_eq!(config.base_url.as_str(), "http://a/v1");
+        let config = read(&[("TARGET_BASE_URL", "http://b/v1/")]).unwrap();
+        assert_eq!(config.base_url.as_str(), "http://b/v1/");
+    }
+}

@@ -1,0 +1,187 @@
+//! Between the platform's objects and the deciding floor's values.
+
+use super::upstream;
+use crate::flow::RequestHead;
+use crate::present::Edits;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use js_sys::{Array, JSON, Reflect, Uint8Array};
+use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::JsFuture;
+use web_sys::{
+    Headers, ReadableStream, ReadableStreamDefaultReader, Request, Response, ResponseInit,
+};
+use worker::Env;
+
+/// A variable's or secret's text. Values that `wrangler.toml` holds as TOML come as JSON text.
+pub fn variable(env: &Env, name: &str) -> Option<String> {
+    let value = Reflect::get(env, &name.into()).ok()?;
+    if value.is_undefined() || value.is_null() {
+        return None;
+    }
+    value
+        .as_string()
+        .or_else(|| JSON::stringify(&value).ok()?.as_string())
+}
+
+/// A request without its body.
+pub fn request_head(request: &Request) -> RequestHead {
+    let url = request.url();
+    // What the client wrote after the authority, untouched.
+    let after_scheme = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
+    let target = after_scheme
+        .find(['/', '?'])
+        .and_then(|at| after_scheme.get(at..));
+    let target = target.unwrap_or("/").split('#').next().unwrap_or_default();
+    let (path, query) = match target.split_once('?') {
+        Some((path, query)) => (path, Some(query.to_owned())),
+        None => (target, None),
+    };
+    RequestHead {
+        method: Method::from_bytes(request.method().as_bytes()).unwrap_or_default(),
+        path: if path.is_empty() { "/" } else { path }.to_owned(),
+        query,
+        headers: header_map(&request.headers()),
+    }
+}
+
+/// The platform's headers as a map. Values keep the platform's reading of their bytes, so that they go on as they came.
+fn header_map(headers: &Headers) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    let pairs = js_sys::try_iter(headers).ok().flatten();
+    for pair in pairs.into_iter().flatten().flatten() {
+        let pair: Array = pair.unchecked_into();
+        let name = pair
+            .get(0)
+            .as_string()
+            .and_then(|name| name.parse::<HeaderName>().ok());
+        let value = pair.get(1).as_string();
+        let value = value.and_then(|value| HeaderValue::from_bytes(value.as_bytes()).ok());
+        if let (Some(name), Some(value)) = (name, value) {
+            map.append(name, value);
+        }
+    }
+    map
+}
+
+/// A map as the platform's headers.
+pub fn js_headers(map: &HeaderMap) -> Headers {
+    let headers = new_headers();
+    for (name, value) in map {
+        if let Ok(value) = std::str::from_utf8(value.as_bytes()) {
+            append(&headers, name.as_str(), value);
+        }
+    }
+    headers
+}
+
+fn new_headers() -> Headers {
+    // The constructor without arguments cannot throw.
+    Headers::new().unwrap_or_else(|error| error.unchecked_into())
+}
+
+/// Values that came from the platform's headers are valid there; one that is not is left out rather than fatal.
+fn append(headers: &Headers, name: &str, value: &str) {
+    let _ = headers.append(name, value);
+}
+
+/// An upstream's status and headers.
+pub fn response_head(response: &Response) -> (StatusCode, HeaderMap) {
+    let status = StatusCode::from_u16(response.status()).unwrap_or_default();
+    (status, header_map(&response.headers()))
+}
+
+/// A body that was read, or found to be too long to be.
+pub enum ReadBody {
+    /// All of it, here and as the platform's own buffer.
+    Whole {
+        /// The bytes.
+        bytes: Vec<u8>,
+        /// The same, to be sent on.
+        handle: Uint8Array,
+    },
+    /// More than was allowed; nothing of this stream has been taken.
+    Longer(ReadableStream),
+}
+
+/// Reads a request's body up to `limit` bytes.
+///
+/// # Errors
+/// Whatever broke it off.
+pub async fn read_body(request: &Request, limit: usize) -> Result<ReadBody, JsValue> {
+    let length = request.headers().get("content-length").ok().flatten();
+    if length.is_some() {
+        // The caller has compared it with the limit.
+        let buffer = JsFuture::from(request.array_buffer()?).await?;
+        let handle = Uint8Array::new(&buffer);
+        let bytes = handle.to_vec();
+        return Ok(ReadBody::Whole { bytes, handle });
+    }
+    let Some(body) = request.body() else {
+        let handle = Uint8Array::new_with_length(0);
+        return Ok(ReadBody::Whole {
+            bytes: Vec::new(),
+            handle,
+        });
+    };
+    let [kept, read] = tee(&body);
+    let reader: ReadableStreamDefaultReader = read.get_reader().unchecked_into();
+    let mut bytes = Vec::new();
+    while let Some(piece) = upstream::next(&reader).await? {
+        if bytes.len().saturating_add(piece.len()) > limit {
+            drop(reader.cancel());
+            return Ok(ReadBody::Longer(kept));
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    drop(kept.cancel());
+    let handle = Uint8Array::from(bytes.as_slice());
+    Ok(ReadBody::Whole { bytes, handle })
+}
+
+/// Two streams of one. Each sees everything.
+pub fn tee(stream: &ReadableStream) -> [ReadableStream; 2] {
+    let branches = stream.tee();
+    [branches.get(0), branches.get(1)].map(JsCast::unchecked_into)
+}
+
+/// The upstream's answer for the client: its head with `edits`, and `body`.
+pub fn passing(response: &Response, body: Option<&ReadableStream>, edits: &Edits) -> Response {
+    let headers = Headers::new_with_headers(&response.headers()).unwrap_or_else(|_| new_headers());
+    let (name, value) = &edits.set;
+    let _ = headers.set(name, value);
+    let (name, value) = &edits.append;
+    append(&headers, name, value);
+    let init = ResponseInit::new();
+    init.set_status(response.status());
+    init.set_status_text(&response.status_text());
+    init.set_headers(&headers);
+    // A switched protocol (101) goes on in its socket.
+    if let Ok(socket) = Reflect::get(response, &"webSocket".into())
+        && !socket.is_null()
+        && !socket.is_undefined()
+    {
+        let _ = Reflect::set(&init, &"webSocket".into(), &socket);
+    }
+    Response::new_with_opt_readable_stream_and_init(body, &init)
+        .unwrap_or_else(|_| bare_response(502))
+}
+
+/// A response of our own.
+pub fn response(status: u16, headers: &[(String, String)], body: Option<&Uint8Array>) -> Response {
+    let js = new_headers();
+    for (name, value) in headers {
+        append(&js, name, value);
+    }
+    let init = ResponseInit::new();
+    init.set_status(status);
+    init.set_headers(&js);
+    Response::new_with_opt_js_u8_array_and_init(body, &init)
+        .unwrap_or_else(|_| bare_response(status))
+}
+
+/// A status with nothing else, for where nothing else can be built.
+pub fn bare_response(status: u16) -> Response {
+    let init = ResponseInit::new();
+    init.set_status(status);
+    Response::new_with_opt_str_and_init(None, &init).unwrap_or_else(|error| error.unchecked_into())
+}

@@ -1,0 +1,267 @@
+//! The edge: obeys what [`crate::flow`] decides. The only place that names the platform.
+//!
+//! A panic resets the wasm instance under every concurrent request, so the client's bytes never depend on this code
+//! staying alive: an upstream's body goes to the client as a JavaScript stream, a stored one as a JavaScript buffer.
+
+mod convert;
+mod store;
+mod upstream;
+
+use crate::config::{Config, ConfigError};
+use crate::flow::{
+    self, Arrival, Asking, Found, Passage, Pending, Planned, Question, RequestHead, Verdict,
+};
+use crate::log::{self, Facts, Measures};
+use crate::present::{self, Reply};
+use crate::status::Reason;
+use futures_channel::oneshot;
+use js_sys::Uint8Array;
+use std::cell::OnceCell;
+use std::rc::Rc;
+use std::time::Duration;
+use store::Store;
+use upstream::Body;
+use wasm_bindgen::prelude::*;
+use web_sys::{Request, Response};
+use worker::{Context, Env, event};
+
+/// How long `/health` waits for the upstream.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+
+thread_local! {
+    static CONFIG: OnceCell<Rc<Result<Config, ConfigError>>> = const { OnceCell::new() };
+}
+
+#[wasm_bindgen]
+extern "C" {
+    #[wasm_bindgen(js_namespace = console, js_name = log)]
+    fn console_log(line: &str);
+
+    #[wasm_bindgen(js_namespace = Date, js_name = now)]
+    fn date_now() -> f64;
+}
+
+/// Milliseconds since 1970.
+fn now() -> u64 {
+    // `as` saturates and cannot fail.
+    date_now() as u64
+}
+
+/// The settings, read once per isolate.
+fn config(env: &Env) -> Rc<Result<Config, ConfigError>> {
+    CONFIG.with(|cell| {
+        cell.get_or_init(|| {
+            report_panics();
+            Rc::new(Config::read(|name| convert::variable(env, name)))
+        })
+        .clone()
+    })
+}
+
+/// Panics are written to the console with their place, before the platform's own handling of them.
+fn report_panics() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        console_error_panic_hook::hook(info);
+        before(info);
+    }));
+}
+
+/// One exchange's means: what the steps below share.
+struct Edge {
+    settings: Rc<Result<Config, ConfigError>>,
+    store: Option<Store>,
+    started: u64,
+}
+
+#[event(fetch)]
+async fn fetch(request: Request, env: Env, ctx: Context) -> worker::Result<Response> {
+    let edge = Edge {
+        settings: config(&env),
+        store: Store::bound(&env),
+        started: now(),
+    };
+    Ok(edge.handle(request, &ctx).await)
+}
+
+impl Edge {
+    /// Takes the request through the steps of [`crate::flow`].
+    async fn handle(self, request: Request, ctx: &Context) -> Response {
+        let head = convert::request_head(&request);
+        let settings = self.settings.clone();
+        let config = match settings.as_ref() {
+            Ok(config) => config,
+            Err(error) => return self.reply(flow::misconfigured(error, &head)),
+        };
+        let body = request.body();
+        // (1)
+        match flow::arrive(config, head.clone(), body.is_some()) {
+            Arrival::Answer(reply) => self.reply(reply),
+            Arrival::Health(target) => self.health(&target, &head).await,
+            Arrival::Pass(passage) => {
+                let body = body.map_or(Body::None, Body::Stream);
+                self.pass(*passage, body, config).await
+            }
+            Arrival::Read(pending) => self.plan(*pending, request, ctx, config).await,
+        }
+    }
+
+    /// (2) The body is read before anything else is awaited: the platform ties it to this event.
+    async fn plan(
+        self,
+        pending: Pending,
+        request: Request,
+        ctx: &Context,
+        config: &Config,
+    ) -> Response {
+        let (planned, body) = match convert::read_body(&request, pending.max_bytes).await {
+            Ok(convert::ReadBody::Whole { bytes, handle }) => (
+                pending.with_body(config, &bytes, self.store.is_some()),
+                Body::Bytes(handle),
+            ),
+            Ok(convert::ReadBody::Longer(stream)) => (pending.too_large(), Body::Stream(stream)),
+            Err(_) => return self.reply(pending.broken_off()),
+        };
+        match planned {
+            Planned::Answer(reply) => self.reply(reply),
+            Planned::Pass(passage) => self.pass(*passage, body, config).await,
+            Planned::Ask(question) => self.answer(*question, body, ctx).await,
+        }
+    }
+
+    /// (3)
+    async fn answer(self, question: Question, body: Body, ctx: &Context) -> Response {
+        let (found, stored_body) = match (&self.store, self.settings.as_ref()) {
+            (Some(store), Ok(config)) if question.reads() => {
+                store.get(&question.key, config.store_timeout).await
+            }
+            _ => (Found::Nothing, None),
+        };
+        match question.look(&found, now()) {
+            Verdict::Replay(replay) => {
+                let bytes = stored_body.unwrap_or_else(|| Uint8Array::new_with_length(0));
+                let length = u64::from(bytes.length());
+                self.log(&replay.facts, None, Some(length), Ok(()));
+                convert::response(replay.status, &replay.headers, Some(&bytes))
+            }
+            Verdict::Answer(reply) => self.reply(reply),
+            Verdict::Ask(asking) => {
+                let stores = asking.stores();
+                let (head_came, response) = oneshot::channel();
+                let asked = self.ask(*asking, body, head_came);
+                // A client that leaves early does not spoil an entry: the answer is paid for, so it is read to its end.
+                if stores {
+                    ctx.wait_until(asked);
+                } else {
+                    asked.await;
+                }
+                response
+                    .await
+                    .unwrap_or_else(|_| convert::bare_response(500))
+            }
+        }
+    }
+
+    /// (4) and (5): asks the upstream, gives its answer away as soon as its head is there, and stores a copy.
+    async fn ask(self, mut asking: Asking, body: Body, head_came: oneshot::Sender<Response>) {
+        let Ok(config) = self.settings.as_ref() else {
+            return;
+        };
+        let sent = now();
+        let response = match upstream::send(&asking.outbound, body, config.timeout).await {
+            Ok(response) => response,
+            Err(failure) => {
+                let reply = self.reply_after(asking.failed(failure), Some(sent));
+                // Nobody listens any more if the client has left.
+                let _ = head_came.send(reply);
+                return;
+            }
+        };
+        let answered = now();
+        let (status, headers) = convert::response_head(&response);
+        let (edits, capture) = asking.answered(config, status, &headers);
+        let upstream_ms = Some(answered.saturating_sub(sent));
+        let (kept, bytes) = match (capture, response.body()) {
+            (Ok(capture), Some(body)) => {
+                let [to_client, to_us] = convert::tee(&body);
+                let _ = head_came.send(convert::passing(&response, Some(&to_client), &edits));
+                let (entry, bytes) = upstream::capture(capture, &to_us, now).await;
+                let kept = match (entry, &self.store) {
+                    (Ok(entry), Some(store)) => store.put(&asking.key, &entry, now()).await,
+                    (Ok(_), None) => Err(Reason::StoreMissing),
+                    (Err(reason), _) => Err(reason),
+                };
+                (kept, Some(bytes))
+            }
+            (capture, body) => {
+                let _ = head_came.send(convert::passing(&response, body.as_ref(), &edits));
+                let kept = capture.map(drop).and(Err(Reason::AnswerEmpty));
+                (kept, flow::content_length(&headers))
+            }
+        };
+        let bytes = bytes.and_then(|bytes| u64::try_from(bytes).ok());
+        self.log_at(answered, &asking.facts, upstream_ms, bytes, kept);
+    }
+
+    async fn pass(&self, mut passage: Passage, body: Body, config: &Config) -> Response {
+        let sent = now();
+        match upstream::send(&passage.outbound, body, config.timeout).await {
+            Ok(response) => {
+                let (status, headers) = convert::response_head(&response);
+                let edits = passage.answered(status);
+                let upstream_ms = Some(now().saturating_sub(sent));
+                let bytes = flow::content_length(&headers).and_then(|n| u64::try_from(n).ok());
+                self.log(&passage.facts, upstream_ms, bytes, Ok(()));
+                convert::passing(&response, response.body().as_ref(), &edits)
+            }
+            Err(failure) => self.reply_after(passage.failed(failure), Some(sent)),
+        }
+    }
+
+    async fn health(&self, target: &str, head: &RequestHead) -> Response {
+        let answer = upstream::probe(target, HEALTH_TIMEOUT).await;
+        self.reply(present::health(target, answer.is_ok(), Facts::of(head)))
+    }
+
+    fn reply(&self, reply: Reply) -> Response {
+        self.reply_after(reply, None)
+    }
+
+    /// An answer of our own; `sent`: when the upstream was asked, if it was.
+    fn reply_after(&self, reply: Reply, sent: Option<u64>) -> Response {
+        if let Some(facts) = &reply.facts {
+            let upstream_ms = sent.map(|sent| now().saturating_sub(sent));
+            let bytes = u64::try_from(reply.body.len()).ok();
+            self.log(facts, upstream_ms, bytes, Ok(()));
+        }
+        let bytes = Uint8Array::from(reply.body.as_slice());
+        convert::response(reply.status, &reply.headers, Some(&bytes))
+    }
+
+    fn log(
+        &self,
+        facts: &Facts,
+        upstream_ms: Option<u64>,
+        bytes: Option<u64>,
+        kept: Result<(), Reason>,
+    ) {
+        self.log_at(now(), facts, upstream_ms, bytes, kept);
+    }
+
+    /// One line per request, once everything that belongs to it is done. `replied`: when its reply's head was ready.
+    fn log_at(
+        &self,
+        replied: u64,
+        facts: &Facts,
+        upstream_ms: Option<u64>,
+        bytes: Option<u64>,
+        kept: Result<(), Reason>,
+    ) {
+        let measures = Measures {
+            ms: replied.saturating_sub(self.started),
+            upstream_ms,
+            bytes,
+        };
+        console_log(&log::line(facts, measures, kept));
+    }
+}

@@ -1,0 +1,128 @@
+//! Asking the upstream, and reading its answer behind the client's back.
+
+use super::convert;
+use crate::capture::Capture;
+use crate::entry::Entry;
+use crate::flow::{Failure, Outbound};
+use crate::status::Reason;
+use futures_util::future::{Either, select};
+use http::{HeaderMap, Method};
+use js_sys::{Promise, Reflect, Uint8Array};
+use std::pin::pin;
+use std::time::Duration;
+use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::JsFuture;
+use web_sys::{
+    AbortController, ReadableStream, ReadableStreamDefaultReader, RequestInit, RequestRedirect,
+    Response,
+};
+use worker::Delay;
+
+#[wasm_bindgen]
+extern "C" {
+    #[wasm_bindgen(js_name = fetch, catch)]
+    fn js_fetch(url: &str, init: &RequestInit) -> Result<Promise, JsValue>;
+}
+
+/// The longest wait that the platform's timer can hold.
+const LONGEST: Duration = Duration::from_millis(i32::MAX as u64);
+
+/// A request's body on its way.
+pub enum Body {
+    /// There is none.
+    None,
+    /// Passed on as it comes in.
+    Stream(ReadableStream),
+    /// Read already.
+    Bytes(Uint8Array),
+}
+
+/// Sends a request and waits for its answer's head.
+///
+/// # Errors
+/// [`Failure`] if none comes within `timeout`.
+pub async fn send(outbound: &Outbound, body: Body, timeout: Duration) -> Result<Response, Failure> {
+    let init = RequestInit::new();
+    init.set_method(outbound.method.as_str());
+    init.set_headers(&convert::js_headers(&outbound.headers));
+    // Redirects are the client's to follow.
+    init.set_redirect(RequestRedirect::Manual);
+    match &body {
+        Body::None => {}
+        Body::Stream(stream) => init.set_body(stream),
+        Body::Bytes(bytes) => init.set_body(bytes),
+    }
+    let controller = AbortController::new().ok();
+    if let Some(controller) = &controller {
+        init.set_signal(Some(&controller.signal()));
+    }
+    let asked = js_fetch(&outbound.url, &init).map_err(|_| Failure::Unreachable)?;
+    let clock = pin!(Delay::from(timeout.min(LONGEST)));
+    match select(pin!(JsFuture::from(asked)), clock).await {
+        Either::Left((Ok(response), _)) => Ok(response.unchecked_into()),
+        Either::Left((Err(_), _)) => Err(Failure::Unreachable),
+        Either::Right(_) => {
+            if let Some(controller) = controller {
+                controller.abort();
+            }
+            Err(Failure::TimedOut)
+        }
+    }
+}
+
+/// Whether `url` gives any HTTP answer.
+///
+/// # Errors
+/// [`Failure`] if none comes within `timeout`.
+pub async fn probe(url: &str, timeout: Duration) -> Result<(), Failure> {
+    let outbound = Outbound {
+        method: Method::GET,
+        url: url.to_owned(),
+        headers: HeaderMap::new(),
+        upgrade: false,
+    };
+    let response = send(&outbound, Body::None, timeout).await?;
+    if let Some(body) = response.body() {
+        // Unread bodies keep connections; whether it can be cancelled does not matter.
+        drop(body.cancel());
+    }
+    Ok(())
+}
+
+/// Reads an answer to its end. Gives the entry, or why there is none, and how many bytes were read.
+///
+/// Piece by piece: reading a branch whole would hold the client's branch back until the end.
+pub async fn capture(
+    mut capture: Capture,
+    branch: &ReadableStream,
+    now: impl Fn() -> u64,
+) -> (Result<Entry, Reason>, usize) {
+    let mut read = 0usize;
+    let reader: ReadableStreamDefaultReader = branch.get_reader().unchecked_into();
+    loop {
+        match next(&reader).await {
+            Ok(Some(piece)) => {
+                read = read.saturating_add(piece.len());
+                if let Err(reason) = capture.push(&piece) {
+                    drop(reader.cancel());
+                    return (Err(reason), read);
+                }
+            }
+            Ok(None) => return (capture.finish(now()), read),
+            Err(_) => return (Err(Reason::Truncated), read),
+        }
+    }
+}
+
+/// The next piece of a stream; `None` at its end.
+///
+/// # Errors
+/// Whatever broke the stream off.
+pub async fn next(reader: &ReadableStreamDefaultReader) -> Result<Option<Vec<u8>>, JsValue> {
+    let result = JsFuture::from(reader.read()).await?;
+    if Reflect::get(&result, &"done".into())?.is_truthy() {
+        return Ok(None);
+    }
+    let piece: Uint8Array = Reflect::get(&result, &"value".into())?.unchecked_into();
+    Ok(Some(piece.to_vec()))
+}

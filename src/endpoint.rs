@@ -1,0 +1,243 @@
+//! What does this path compute, and in whose grammar? Decides which endpoints have answers that can be kept.
+
+/// An endpoint that computes an answer without changing state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Endpoint {
+    /// `chat/completions` in OpenAI's grammar, and Mistral's `fim/completions`, which answers in it.
+    ChatCompletions,
+    /// OpenAI's legacy `completions`.
+    Completions,
+    /// OpenAI's `responses`.
+    Responses,
+    /// Anthropic's `messages`.
+    Messages,
+    /// Google's `:generateContent`.
+    GenerateContent,
+    /// Google's `:streamGenerateContent`.
+    StreamGenerateContent,
+    /// Cohere's `chat`.
+    CohereChat,
+    /// Ollama's `api/chat` and `api/generate`, which stream unless told not to.
+    Ollama,
+    /// `audio/speech`: the answer is sound.
+    Speech,
+    /// Embeddings, moderations, images, token counts, rankings and the like: one JSON answer.
+    Compute,
+    /// One that `CACHE_PATHS` adds: nothing is known about its answers.
+    Custom,
+}
+
+/// Collections that a provider keeps: whatever is posted below them changes state.
+const STATEFUL: [&str; 17] = [
+    "threads",
+    "conversations",
+    "assistants",
+    "batches",
+    "files",
+    "uploads",
+    "fine_tuning",
+    "fine-tunes",
+    "fine-tuning",
+    "vector_stores",
+    "containers",
+    "evals",
+    "organization",
+    "organizations",
+    "admin",
+    "agents",
+    "realtime",
+];
+
+impl Endpoint {
+    /// The endpoint at `rest`, the path below the route's prefix, without query. `None`: not known to be one.
+    pub fn at(rest: &str) -> Option<Endpoint> {
+        let rest = rest.trim_matches('/');
+        if let Some((path, method)) = rest.rsplit_once(':') {
+            return if path.contains("models/") || path.contains("tunedModels/") {
+                Self::google(method)
+            } else {
+                None
+            };
+        }
+        let segments: Vec<&str> = rest.split('/').collect();
+        if segments.iter().any(|segment| STATEFUL.contains(segment)) {
+            return None;
+        }
+        match segments.as_slice() {
+            [.., "chat" | "fim", "completions"] => Some(Endpoint::ChatCompletions),
+            [.., "audio", "speech"] => Some(Endpoint::Speech),
+            [.., "images", "generations"] | [.., "messages", "count_tokens"] => {
+                Some(Endpoint::Compute)
+            }
+            [.., "images" | "audio" | "videos", _] => None,
+            ["api", "chat" | "generate"] => Some(Endpoint::Ollama),
+            ["api", "embed" | "embeddings"] => Some(Endpoint::Compute),
+            [.., "engines" | "deployments", _, name] | [.., name] => {
+                let above = segments.len().checked_sub(2).and_then(|i| segments.get(i));
+                let named = segments.iter().rev().nth(2);
+                let direct = above.is_none_or(|above| is_version(above))
+                    || named.is_some_and(|n| matches!(*n, "engines" | "deployments"));
+                Self::named(name, direct)
+            }
+            [] => None,
+        }
+    }
+
+    /// By the last segment. Words that other APIs use for other things count only directly below a version or a
+    /// deployment.
+    fn named(name: &str, direct: bool) -> Option<Endpoint> {
+        match name {
+            "embeddings" | "moderations" | "rerank" => Some(Endpoint::Compute),
+            "responses" => Some(Endpoint::Responses),
+            _ if !direct => None,
+            "completions" => Some(Endpoint::Completions),
+            "messages" => Some(Endpoint::Messages),
+            "chat" => Some(Endpoint::CohereChat),
+            "edits" | "answers" | "generate" | "embed" | "classify" | "ocr" => {
+                Some(Endpoint::Compute)
+            }
+            _ => None,
+        }
+    }
+
+    fn google(method: &str) -> Option<Endpoint> {
+        match method {
+            "generateContent" => Some(Endpoint::GenerateContent),
+            "streamGenerateContent" => Some(Endpoint::StreamGenerateContent),
+            "embedContent" | "batchEmbedContents" | "countTokens" => Some(Endpoint::Compute),
+            _ => None,
+        }
+    }
+
+    /// Whether it holds a conversation, so that `chat` matching applies.
+    pub fn is_chat(self) -> bool {
+        !matches!(
+            self,
+            Endpoint::Speech | Endpoint::Compute | Endpoint::Custom
+        )
+    }
+
+    /// Whether its plain answers are JSON.
+    pub fn answers_json(self) -> bool {
+        !matches!(self, Endpoint::Speech | Endpoint::Custom)
+    }
+
+    /// Whether a request whose body says `stream` (its JSON values, none where it does not) asks for a stream.
+    pub fn streams<'a>(self, mut stream: impl Iterator<Item = &'a str>) -> bool {
+        // Some servers take "true" or 1 for true: whatever is not plainly off counts as on.
+        let on = |value: &str| !matches!(value, "false" | "null");
+        match self {
+            Endpoint::StreamGenerateContent => true,
+            Endpoint::Ollama => stream
+                .next()
+                .is_none_or(|first| on(first) || stream.any(on)),
+            _ => stream.any(on),
+        }
+    }
+}
+
+/// `v1`, `v1beta`, `v2alpha3`, …, and the `openai` below which some providers speak OpenAI's API.
+fn is_version(segment: &str) -> bool {
+    let number = |text: &str| text.starts_with(|c: char| c.is_ascii_digit());
+    segment == "openai" || segment.strip_prefix('v').is_some_and(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_what_computes() {
+        for (rest, endpoint) in [
+            ("chat/completions", Endpoint::ChatCompletions),
+            ("v1/chat/completions", Endpoint::ChatCompletions),
+            ("openai/v1/chat/completions", Endpoint::ChatCompletions),
+            ("api/paas/v4/chat/completions", Endpoint::ChatCompletions),
+            (
+                "openai/deployments/d/chat/completions",
+                Endpoint::ChatCompletions,
+            ),
+            ("v1/fim/completions", Endpoint::ChatCompletions),
+            ("completions", Endpoint::Completions),
+            ("v1/engines/davinci/completions", Endpoint::Completions),
+            ("responses", Endpoint::Responses),
+            ("v1/embeddings", Endpoint::Compute),
+            ("embeddings/", Endpoint::Compute),
+            ("moderations", Endpoint::Compute),
+            ("edits", Endpoint::Compute),
+            ("answers", Endpoint::Compute),
+            ("images/generations", Endpoint::Compute),
+            ("audio/speech", Endpoint::Speech),
+            ("v1/messages", Endpoint::Messages),
+            ("v1/messages/count_tokens", Endpoint::Compute),
+            ("v1beta/models/m:generateContent", Endpoint::GenerateContent),
+            (
+                "v1beta/models/m:streamGenerateContent",
+                Endpoint::StreamGenerateContent,
+            ),
+            ("v1beta/models/m:batchEmbedContents", Endpoint::Compute),
+            ("v1beta/models/m:countTokens", Endpoint::Compute),
+            ("v2/chat", Endpoint::CohereChat),
+            ("v2/rerank", Endpoint::Compute),
+            ("v1/classify", Endpoint::Compute),
+            ("v1/ocr", Endpoint::Compute),
+            ("api/chat", Endpoint::Ollama),
+            ("api/generate", Endpoint::Ollama),
+            ("api/embed", Endpoint::Compute),
+        ] {
+            assert_eq!(Endpoint::at(rest), Some(endpoint), "{rest}");
+        }
+    }
+
+    #[test]
+    fn leaves_the_rest_alone() {
+        for rest in [
+            "",
+            "files",
+            "v1/threads/t/messages",
+            "threads/t/runs",
+            "batches",
+            "images/edits",
+            "images/variations",
+            "audio/transcriptions",
+            "responses/compact",
+            "responses/r/cancel",
+            "v1/conversations",
+            "conversations/c/items",
+            "fine_tuning/jobs",
+            "vector_stores/v/files",
+            "foo/messages",
+            "foo/chat",
+            "v1/tokenize",
+            "v1beta/models/m:batchGenerateContent",
+            "v1beta/cachedContents",
+            "api/pull",
+            "chat",
+            "v1/models",
+            "v1/agents/completions",
+            "upload/v1beta/x:uploadToFileSearchStore",
+            "assistants",
+        ] {
+            let expected = if rest == "chat" {
+                Some(Endpoint::CohereChat)
+            } else {
+                None
+            };
+            assert_eq!(Endpoint::at(rest), expected, "{rest}");
+        }
+    }
+
+    #[test]
+    fn knows_who_streams() {
+        let streams =
+            |endpoint: Endpoint, values: &[&'static str]| endpoint.streams(values.iter().copied());
+        assert!(streams(Endpoint::ChatCompletions, &["true"]));
+        assert!(!streams(Endpoint::ChatCompletions, &["false"]));
+        assert!(!streams(Endpoint::ChatCompletions, &["null"]));
+        assert!(!streams(Endpoint::ChatCompletions, &[]));
+        assert!(streams(Endpoint::ChatCompletions, &["false", "true"]));
+        assert!(streams(Endpoint::Ollama, &[]));
+        assert!(!streams(Endpoint::Ollama, &["false"]));
+        assert!(streams(Endpoint::StreamGenerateContent, &[]));
+    }
+}

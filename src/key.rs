@@ -1,0 +1,203 @@
+//! What is this question called? The SHA-256 of everything that makes it this question, and this asker's.
+
+use crate::canonical::{Document, Select};
+use crate::headers;
+use http::HeaderMap;
+use sha2::{Digest, Sha256};
+use std::fmt;
+
+/// Changes whenever the same question would get another name, so that old entries are never read wrongly.
+const VERSION: &str = "reprise-key-1";
+
+/// Top-level fields that only choose how the answer is carried.
+const CARRIAGE: [&str; 2] = ["stream", "stream_options"];
+
+/// Where the endpoints that hold a conversation keep it: OpenAI, Anthropic, Google, Cohere, Ollama.
+const CONVERSATION: [&str; 11] = [
+    "messages",
+    "system",
+    "input",
+    "instructions",
+    "prompt",
+    "contents",
+    "systemInstruction",
+    "system_instruction",
+    "message",
+    "chat_history",
+    "preamble",
+];
+
+/// The name of a question: 32 bytes, printed as 64 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Key([u8; 32]);
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Who asks. Two parties never share an entry.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Party {
+    /// Everyone is one party: `CACHE_SCOPE=shared`.
+    Shared,
+    /// Whoever holds these credentials: (header name, value), in order of name. None at all is a party too.
+    Credentials(Vec<(String, Vec<u8>)>),
+}
+
+impl Party {
+    /// The party of a request: every credential that its headers carry. (One in the query is part of the URL.)
+    pub fn of(request: &HeaderMap) -> Self {
+        Party::Credentials(headers::collect(request, headers::is_credential))
+    }
+}
+
+impl fmt::Debug for Party {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Party(…)")
+    }
+}
+
+/// How much of the body makes the question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MatchMode {
+    /// All of it.
+    #[default]
+    Exact,
+    /// The conversation alone: model, parameters and tools are ignored.
+    Chat,
+}
+
+impl MatchMode {
+    /// The word for it in `CACHE_MATCH` and `X-Proxy-Match`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            MatchMode::Exact => "exact",
+            MatchMode::Chat => "chat",
+        }
+    }
+
+    /// The mode that a word names.
+    pub fn from_word(word: &str) -> Option<Self> {
+        [MatchMode::Exact, MatchMode::Chat]
+            .into_iter()
+            .find(|mode| word.eq_ignore_ascii_case(mode.as_str()))
+    }
+}
+
+/// Everything that a key is made of.
+#[derive(Debug)]
+pub struct Question<'a> {
+    /// The caller's `X-Proxy-Namespace`, or nothing.
+    pub namespace: &'a [u8],
+    /// Who asks.
+    pub party: &'a Party,
+    /// The method, upper case.
+    pub method: &'a str,
+    /// The URL that is asked, with its query.
+    pub url: &'a str,
+    /// Request headers that change answers: (name, value), in order of name.
+    pub variants: &'a [(String, Vec<u8>)],
+    /// How much of the body counts.
+    pub mode: MatchMode,
+    /// Top-level fields that the operator or the caller leaves out, sorted. They are part of the key: a caller who
+    /// ignores a field accepts answers that one who does not must never get.
+    pub ignored: &'a [String],
+    /// The body that is sent, as bytes …
+    pub body: &'a [u8],
+    /// … and as JSON.
+    pub document: &'a Document,
+}
+
+impl Question<'_> {
+    /// The question's name.
+    pub fn key(&self) -> Key {
+        let mut list = List::new();
+        list.push(VERSION.as_bytes());
+        list.push(self.namespace);
+        match self.party {
+            Party::Shared => list.push(b"shared"),
+            Party::Credentials(credentials) => {
+                list.push(b"credentials");
+                list.push_pairs(credentials);
+            }
+        }
+        list.push(self.method.as_bytes());
+        list.push(self.url.as_bytes());
+        list.push_pairs(self.variants);
+        list.push(self.mode.as_str().as_bytes());
+        list.push(&count(self.ignored.len()));
+        for name in self.ignored {
+            list.push(name.as_bytes());
+        }
+        let (form, digest) = self.body_digest();
+        list.push(form);
+        list.push(&digest);
+        Key(list.0.finalize().into())
+    }
+
+    /// The body's form and digest: of its canonical bytes, or of the raw ones where a repeated key leaves open what
+    /// the body means.
+    fn body_digest(&self) -> (&'static [u8], [u8; 32]) {
+        let left_out: Vec<&str>;
+        let kept: Vec<&str>;
+        let ignored = self.ignored.iter().map(String::as_str);
+        let select = if self.mode == MatchMode::Chat && self.has_conversation() {
+            kept = CONVERSATION
+                .into_iter()
+                .filter(|name| !self.ignored.iter().any(|ignored| ignored == name))
+                .collect();
+            Select::Only(&kept)
+        } else {
+            left_out = CARRIAGE.into_iter().chain(ignored).collect();
+            Select::Except(&left_out)
+        };
+        let mut hasher = Sha256::new();
+        let written = self
+            .document
+            .write_canonical(select, &mut |piece| hasher.update(piece));
+        match written {
+            Ok(()) => (b"canonical", hasher.finalize().into()),
+            Err(_) => (b"raw", Sha256::digest(self.body).into()),
+        }
+    }
+
+    fn has_conversation(&self) -> bool {
+        CONVERSATION
+            .iter()
+            .any(|name| self.document.fields(name).next().is_some())
+    }
+}
+
+/// A hash over a list whose items cannot run into each other: each is preceded by its length.
+struct List(Sha256);
+
+impl List {
+    fn new() -> Self {
+        List(Sha256::new())
+    }
+
+    fn push(&mut self, item: &[u8]) {
+        self.0.update(count(item.len()));
+        self.0.update(item);
+    }
+
+    fn push_pairs(&mut self, pairs: &[(String, Vec<u8>)]) {
+        self.push(&count(pairs.len()));
+        for (name, value) in pairs {
+            self.push(name.as_bytes());
+            self.push(value);
+        }
+    }
+}
+
+fn count(n: usize) -> [u8; 8] {
+    (n as u64).to_be_bytes()
+}

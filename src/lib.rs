@@ -1,0 +1,26 @@
+//! Reprise: a caching proxy for OpenAI-compatible and other LLM APIs, as a Cloudflare Worker.
+//!
+//! In scope: naming a question ([`key`]), deciding whether its answer may be kept and given again ([`policy`],
+//! [`capture`]), and saying so ([`status`]). Out of scope: choosing a model, rewriting prompts, counting money.
+//!
+//! Two floors. Everything here but `edge` is plain Rust without clock, network or bindings: it decides, and builds and
+//! tests on the host. `edge` exists for wasm only: it obeys. [`flow`] is the one place that names all the steps in order.
+
+pub mod canonical;
+pub mod capture;
+pub mod config;
+pub mod directives;
+pub mod endpoint;
+pub mod entry;
+pub mod error;
+pub mod flow;
+pub mod headers;
+pub mod key;
+pub mod log;
+pub mod policy;
+pub mod present;
+pub mod route;
+pub mod status;
+
+#[cfg(target_arch = "wasm32")]
+mod edge;

@@ -1,0 +1,97 @@
+//! What is written about an exchange: one line of JSON, without credentials, prompts or answers.
+
+use crate::flow::RequestHead;
+use crate::key::Key;
+use crate::status::{Outcome, Reason, Report};
+use http::StatusCode;
+use serde::Serialize;
+
+/// Longest path or model name that is written, in characters.
+const LONGEST: usize = 200;
+
+/// What the deciding floor knows about an exchange.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// The request's method.
+    pub method: String,
+    /// Its path, without the query (which may hold a key).
+    pub route: String,
+    /// The provider's name; empty where none is asked.
+    pub provider: &'static str,
+    /// The model that the request names.
+    pub model: Option<String>,
+    /// The status that the client gets.
+    pub status: Option<u16>,
+    /// What the cache did.
+    pub outcome: Option<Outcome>,
+    /// Why.
+    pub reason: Option<Reason>,
+    /// The question's name.
+    pub key: Option<Key>,
+}
+
+impl Facts {
+    /// The facts of a request's head.
+    pub fn of(request: &RequestHead) -> Facts {
+        Facts {
+            method: request.method.to_string(),
+            route: request.path.clone(),
+            ..Facts::default()
+        }
+    }
+
+    /// Adds what came of it.
+    pub fn note(&mut self, status: StatusCode, report: &Report) {
+        self.status = Some(status.as_u16());
+        self.outcome = Some(report.outcome);
+        self.reason = report.reason;
+    }
+}
+
+/// What the edge measured.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Measures {
+    /// Milliseconds from the request to its reply's head.
+    pub ms: u64,
+    /// Milliseconds of those that the upstream took; `None`: it was not asked.
+    pub upstream_ms: Option<u64>,
+    /// Size of the answer's body, if it is known.
+    pub bytes: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    method: &'a str,
+    route: String,
+    provider: &'a str,
+    model: Option<String>,
+    status: Option<u16>,
+    cache: Option<&'a str>,
+    reason: Option<&'a str>,
+    key: Option<String>,
+    ms: u64,
+    upstream_ms: Option<u64>,
+    bytes: Option<u64>,
+}
+
+/// The log line. `kept`: what came of storing the answer, where that was tried.
+pub fn line(facts: &Facts, measures: Measures, kept: Result<(), Reason>) -> String {
+    let short = |text: &str| text.chars().take(LONGEST).collect::<String>();
+    let line = Line {
+        method: &facts.method,
+        route: short(&facts.route),
+        provider: facts.provider,
+        model: facts.model.as_deref().map(short),
+        status: facts.status,
+        cache: facts.outcome.map(Outcome::as_str),
+        reason: facts.reason.or(kept.err()).map(Reason::as_str),
+        key: facts
+            .key
+            .map(|key| key.to_string().chars().take(12).collect()),
+        ms: measures.ms,
+        upstream_ms: measures.upstream_ms,
+        bytes: measures.bytes,
+    };
+    // Strings and numbers always serialise.
+    serde_json::to_string(&line).unwrap_or_default()
+}

@@ -1,0 +1,243 @@
+//! The words for what the cache did and why: one enum each, with total maps to the header and log tokens.
+
+use crate::key::Key;
+
+/// What the cache did, as `X-Cache-Status` says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Answered from the cache.
+    Hit,
+    /// Not in the cache; the upstream was asked.
+    Miss,
+    /// The cache took no part in the answer.
+    Bypass,
+    /// An entry was there but too old; the upstream was asked.
+    Expired,
+    /// The caller wanted a new answer; the upstream was asked and the entry replaced.
+    Refresh,
+}
+
+impl Outcome {
+    /// The value of `X-Cache-Status`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Hit => "HIT",
+            Outcome::Miss => "MISS",
+            Outcome::Bypass => "BYPASS",
+            Outcome::Expired => "EXPIRED",
+            Outcome::Refresh => "REFRESH",
+        }
+    }
+}
+
+/// Why a request went on to the upstream: RFC 9211, section 2.2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fwd {
+    /// The cache is set up not to handle this request.
+    Bypass,
+    /// The method's semantics require it.
+    Method,
+    /// No entry under this key.
+    UriMiss,
+    /// An entry was fresh, but the request's directives did not allow its use.
+    Request,
+    /// An entry was there but stale.
+    Stale,
+}
+
+impl Fwd {
+    /// The token of the `fwd` parameter.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Fwd::Bypass => "bypass",
+            Fwd::Method => "method",
+            Fwd::UriMiss => "uri-miss",
+            Fwd::Request => "request",
+            Fwd::Stale => "stale",
+        }
+    }
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $token:literal,)*) => {
+        /// Why: the `detail` parameter of `Cache-Status` and the `reason` of the log line.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Reason { $($(#[$doc])* $name,)* }
+
+        impl Reason {
+            /// Every reason there is.
+            pub const ALL: &'static [Reason] = &[$(Reason::$name),*];
+
+            /// Its stable token.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Reason::$name => $token,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Only POST is cached.
+    Method = "method",
+    /// The endpoint changes state, or is not known to compute an answer.
+    Endpoint = "endpoint",
+    /// The request body is not JSON by its content type.
+    ContentType = "content-type",
+    /// There is no request body.
+    BodyEmpty = "body-empty",
+    /// The request body is JSON but not an object.
+    NotAnObject = "not-an-object",
+    /// The request names state that the provider keeps.
+    ServerState = "server-state",
+    /// Streamed answers pass through.
+    Stream = "stream",
+    /// A body is larger than `CACHE_MAX_BYTES`.
+    TooLarge = "too-large",
+    /// The request body is nested too deeply, or has too many members, to be keyed.
+    TooComplex = "too-complex",
+    /// `Cache-Control: no-store`.
+    NoStore = "no-store",
+    /// A lifetime of 0: `X-Proxy-TTL`, `CACHE_TTL` or `CACHE_MAX_TTL`.
+    TtlZero = "ttl-zero",
+    /// `X-Proxy-Refresh: true`.
+    Refresh = "refresh",
+    /// `Cache-Control: no-cache`.
+    NoCache = "no-cache",
+    /// The entry is older than `Cache-Control: max-age` allows.
+    MaxAge = "max-age",
+    /// The entry's lifetime is over.
+    Expired = "expired",
+    /// `RESPOND_WITH_CACHE` is off.
+    ReadDisabled = "read-disabled",
+    /// `STORE_CACHE` is off.
+    StoreDisabled = "store-disabled",
+    /// `Cache-Control: only-if-cached`, and there is no usable entry.
+    OnlyIfCached = "only-if-cached",
+    /// The store did not answer within `STORE_TIMEOUT_MS`.
+    StoreTimeout = "store-timeout",
+    /// The store failed.
+    StoreError = "store-error",
+    /// No store is bound.
+    StoreMissing = "store-missing",
+    /// The stored entry is damaged, or of another version.
+    EntryCorrupt = "entry-corrupt",
+    /// The upstream could not be reached, or broke off before its answer began.
+    UpstreamUnreachable = "upstream-unreachable",
+    /// The upstream did not begin its answer within `TIMEOUT`.
+    UpstreamTimeout = "upstream-timeout",
+    /// The body claims to be JSON but is not.
+    InvalidJson = "invalid-json",
+    /// A control header could not be read.
+    InvalidHeader = "invalid-header",
+    /// A variable could not be read.
+    Misconfigured = "misconfigured",
+    /// Not stored: the status says that this is no final answer.
+    Status = "status",
+    /// Not stored: the answer is empty.
+    AnswerEmpty = "answer-empty",
+    /// Not stored: the answer broke off.
+    Truncated = "truncated",
+    /// Not stored: the answer is not JSON where it should be.
+    AnswerNotJson = "answer-not-json",
+    /// Not stored: the answer is of a kind that the endpoint does not give.
+    AnswerType = "answer-type",
+    /// Not stored: the answer carries an error.
+    ErrorBody = "error-body",
+    /// Not stored: the answer says itself that it is not complete.
+    NotCompleted = "not-completed",
+    /// Not stored: a filter ended the answer.
+    ContentFilter = "content-filter",
+}
+
+/// All that is said about one exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Report {
+    /// What the cache did.
+    pub outcome: Outcome,
+    /// Why the request went on; `None` on a hit and where the proxy answered by itself.
+    pub fwd: Option<Fwd>,
+    /// The upstream's status, once it is known.
+    pub fwd_status: Option<u16>,
+    /// Seconds of freshness left; `None` where the entry never expires or there is none.
+    pub ttl: Option<u64>,
+    /// What the question is called, where it has a name.
+    pub key: Option<Key>,
+    /// Why.
+    pub reason: Option<Reason>,
+}
+
+impl Report {
+    /// A report with nothing but the outcome.
+    pub const fn new(outcome: Outcome) -> Self {
+        Report {
+            outcome,
+            fwd: None,
+            fwd_status: None,
+            ttl: None,
+            key: None,
+            reason: None,
+        }
+    }
+
+    /// A report on a request that the cache lets by.
+    pub const fn bypass(fwd: Fwd, reason: Reason) -> Self {
+        let mut report = Report::new(Outcome::Bypass);
+        report.fwd = Some(fwd);
+        report.reason = Some(reason);
+        report
+    }
+
+    /// This cache's member of `Cache-Status` (RFC 9211).
+    pub fn cache_status(&self) -> String {
+        let mut value = String::from("reprise");
+        if self.outcome == Outcome::Hit {
+            value.push_str("; hit");
+        }
+        if let Some(fwd) = self.fwd {
+            value.push_str("; fwd=");
+            value.push_str(fwd.as_str());
+        }
+        if let Some(status) = self.fwd_status {
+            value.push_str(&format!("; fwd-status={status}"));
+        }
+        if let Some(ttl) = self.ttl {
+            value.push_str(&format!("; ttl={ttl}"));
+        }
+        if let Some(key) = &self.key {
+            value.push_str(&format!("; key=\"{key}\""));
+        }
+        if let Some(reason) = self.reason {
+            value.push_str("; detail=");
+            value.push_str(reason.as_str());
+        }
+        value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_as_rfc_9211() {
+        let mut report = Report::new(Outcome::Hit);
+        report.ttl = Some(30);
+        assert_eq!(report.cache_status(), "reprise; hit; ttl=30");
+        let mut report = Report::bypass(Fwd::Method, Reason::Method);
+        report.fwd_status = Some(200);
+        assert_eq!(
+            report.cache_status(),
+            "reprise; fwd=method; fwd-status=200; detail=method"
+        );
+    }
+
+    #[test]
+    fn every_reason_has_its_own_token() {
+        let mut tokens: Vec<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+        tokens.sort_unstable();
+        tokens.dedup();
+        assert_eq!(tokens.len(), Reason::ALL.len());
+        let token = |t: &str| t.bytes().all(|b| b.is_ascii_lowercase() || b == b'-');
+        assert!(tokens.iter().all(|t| token(t)));
+    }
+}
