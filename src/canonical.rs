@@ -76,18 +76,9 @@ pub struct DuplicateKey;
 /// What is still to be written; a stack of these stands in for recursion.
 enum Work {
     /// Copy `flat[at..end]`, ordering the objects in it, the first of which is `object`.
-    Span {
-        at: usize,
-        end: usize,
-        object: usize,
-        place: Place,
-    },
+    Span { at: usize, end: usize, object: usize, place: Place },
     /// The members `order[next..]`, those written so far being `order[base..next]`; then `}`.
-    Members {
-        base: usize,
-        next: usize,
-        place: Place,
-    },
+    Members { base: usize, next: usize, place: Place },
 }
 
 impl Document {
@@ -110,51 +101,26 @@ impl Document {
     ///
     /// # Errors
     /// [`DuplicateKey`] where any object that takes part names a key twice; what was written so far is then void.
-    pub fn write_canonical(
-        &self,
-        select: Select<'_>,
-        sink: &mut impl FnMut(&[u8]),
-    ) -> Result<(), DuplicateKey> {
+    pub fn write_canonical(&self, select: Select<'_>, sink: &mut impl FnMut(&[u8])) -> Result<(), DuplicateKey> {
         let mut order: Vec<Member> = Vec::new();
-        let mut stack = vec![Work::Span {
-            at: 0,
-            end: self.flat.len(),
-            object: 0,
-            place: Place::root(),
-        }];
+        let mut stack = vec![Work::Span { at: 0, end: self.flat.len(), object: 0, place: Place::root() }];
         while let Some(work) = stack.pop() {
             match work {
-                Work::Span {
-                    at,
-                    end,
-                    object,
-                    place,
-                } => match self.objects.get(object).filter(|o| o.open < end) {
+                Work::Span { at, end, object, place } => match self.objects.get(object).filter(|o| o.open < end) {
                     None => sink(self.slice(at, end)),
                     Some(found) => {
                         sink(self.slice(at, found.open));
                         sink(b"{");
-                        stack.push(Work::Span {
-                            at: found.end,
-                            end,
-                            object: found.next,
-                            place,
-                        });
+                        stack.push(Work::Span { at: found.end, end, object: found.next, place });
                         let base = order.len();
                         order.extend(self.members_of(found));
-                        let place = place.resolve(|name| {
-                            self.members_of(found)
-                                .any(|member| self.key(&member) == name)
-                        });
+                        let place =
+                            place.resolve(|name| self.members_of(found).any(|member| self.key(&member) == name));
                         self.arrange(order.get_mut(base..).unwrap_or_default(), place)?;
                         if found.open == 0 {
                             order.retain(|member| select.takes(self.key(member)));
                         }
-                        stack.push(Work::Members {
-                            base,
-                            next: base,
-                            place,
-                        });
+                        stack.push(Work::Members { base, next: base, place });
                     }
                 },
                 Work::Members { base, next, place } => match order.get(next).copied() {
@@ -167,11 +133,7 @@ impl Document {
                             sink(b",");
                         }
                         sink(self.slice(member.start, member.value));
-                        stack.push(Work::Members {
-                            base,
-                            next: next.saturating_add(1),
-                            place,
-                        });
+                        stack.push(Work::Members { base, next: next.saturating_add(1), place });
                         stack.push(Work::Span {
                             at: member.value,
                             end: member.end,
@@ -209,11 +171,7 @@ impl Document {
             members
         };
         view.sort_unstable_by(|a, b| self.key(a).cmp(self.key(b)));
-        if view.is_sorted_by(|a, b| self.key(a) < self.key(b)) {
-            Ok(())
-        } else {
-            Err(DuplicateKey)
-        }
+        if view.is_sorted_by(|a, b| self.key(a) < self.key(b)) { Ok(()) } else { Err(DuplicateKey) }
     }
 
     fn members_of(&self, object: &Object) -> impl Iterator<Item = Member> + '_ {
@@ -224,10 +182,7 @@ impl Document {
 
     /// A member's key in its one spelling, without the quotes.
     fn key(&self, member: &Member) -> &[u8] {
-        self.slice(
-            member.start.saturating_add(1),
-            member.value.saturating_sub(2),
-        )
+        self.slice(member.start.saturating_add(1), member.value.saturating_sub(2))
     }
 
     fn slice(&self, start: usize, end: usize) -> &[u8] {
@@ -254,10 +209,7 @@ mod tests {
 
     #[test]
     fn scalars_and_arrays_at_the_top_have_a_form_too() {
-        assert_eq!(
-            canonical(" [ 1 , {\"b\":1,\"a\":2} ] "),
-            r#"[1,{"a":2,"b":1}]"#
-        );
+        assert_eq!(canonical(" [ 1 , {\"b\":1,\"a\":2} ] "), r#"[1,{"a":2,"b":1}]"#);
         assert_eq!(canonical("-0.10E+2"), "-0.10E+2");
     }
 
@@ -280,38 +232,18 @@ mod tests {
                 r#"{"response_format":{"type":"json_schema","json_schema":{"schema":{"b":1,"a":2},"name":"n"}}}"#,
                 r#"{"b":1,"a":2}"#,
             ),
-            (
-                r#"{"response_format":{"type":"json_object","json_schema":{"b":1,"a":2}}}"#,
-                r#"{"b":1,"a":2}"#,
-            ),
-            (
-                r#"{"tools":[{"input_schema":{"b":1,"a":2}}]}"#,
-                r#"{"b":1,"a":2}"#,
-            ),
-            (
-                r#"{"text":{"format":{"schema":{"b":1,"a":2}}}}"#,
-                r#"{"b":1,"a":2}"#,
-            ),
-            (
-                r#"{"generationConfig":{"responseSchema":{"b":1,"a":2}}}"#,
-                r#"{"b":1,"a":2}"#,
-            ),
-            (
-                r#"{"tools":[{"functionDeclarations":[{"parameters":{"b":1,"a":2}}]}]}"#,
-                r#"{"b":1,"a":2}"#,
-            ),
+            (r#"{"response_format":{"type":"json_object","json_schema":{"b":1,"a":2}}}"#, r#"{"b":1,"a":2}"#),
+            (r#"{"tools":[{"input_schema":{"b":1,"a":2}}]}"#, r#"{"b":1,"a":2}"#),
+            (r#"{"text":{"format":{"schema":{"b":1,"a":2}}}}"#, r#"{"b":1,"a":2}"#),
+            (r#"{"generationConfig":{"responseSchema":{"b":1,"a":2}}}"#, r#"{"b":1,"a":2}"#),
+            (r#"{"tools":[{"functionDeclarations":[{"parameters":{"b":1,"a":2}}]}]}"#, r#"{"b":1,"a":2}"#),
             (r#"{"format":{"b":1,"a":2}}"#, r#"{"b":1,"a":2}"#),
-            (
-                r#"{"functions":[{"parameters":{"b":1,"a":2}}]}"#,
-                r#"{"b":1,"a":2}"#,
-            ),
+            (r#"{"functions":[{"parameters":{"b":1,"a":2}}]}"#, r#"{"b":1,"a":2}"#),
         ] {
             assert!(canonical(body).contains(kept), "{body}");
         }
         assert_eq!(
-            canonical(
-                r#"{"response_format":{"json_schema":{"strict":true,"schema":{},"name":"n"}}}"#
-            ),
+            canonical(r#"{"response_format":{"json_schema":{"strict":true,"schema":{},"name":"n"}}}"#),
             r#"{"response_format":{"json_schema":{"name":"n","schema":{},"strict":true}}}"#
         );
     }
@@ -333,11 +265,7 @@ mod tests {
             r#"{"tools":[{"parameters":{"b":1,"a":1,"b":2}}]}"#,
         ] {
             let document = Document::parse(body.as_bytes()).unwrap();
-            assert_eq!(
-                document.to_canonical(Select::Except(&[])),
-                Err(DuplicateKey),
-                "{body}"
-            );
+            assert_eq!(document.to_canonical(Select::Except(&[])), Err(DuplicateKey), "{body}");
         }
     }
 
@@ -350,28 +278,16 @@ mod tests {
         let only = document.to_canonical(Select::Only(&["z"])).unwrap();
         assert_eq!(only, br#"{"z":0}"#);
         let array = Document::parse(br#"[{"stream":1}]"#).unwrap();
-        assert_eq!(
-            array.to_canonical(Select::Except(&["stream"])).unwrap(),
-            br#"[{"stream":1}]"#
-        );
+        assert_eq!(array.to_canonical(Select::Except(&["stream"])).unwrap(), br#"[{"stream":1}]"#);
     }
 
     #[test]
     fn fields_are_the_top_level_values() {
         let document = Document::parse(br#"{"a":{"b": 1},"b":[ 2 ],"a":null}"#).unwrap();
-        assert_eq!(
-            document.fields("a").collect::<Vec<_>>(),
-            [r#"{"b":1}"#, "null"]
-        );
+        assert_eq!(document.fields("a").collect::<Vec<_>>(), [r#"{"b":1}"#, "null"]);
         assert_eq!(document.fields("b").collect::<Vec<_>>(), ["[2]"]);
         assert_eq!(document.fields("c").count(), 0);
-        assert_eq!(
-            Document::parse(br#"[{"a":1}]"#)
-                .unwrap()
-                .fields("a")
-                .count(),
-            0
-        );
+        assert_eq!(Document::parse(br#"[{"a":1}]"#).unwrap().fields("a").count(), 0);
     }
 
     #[test]
@@ -381,9 +297,6 @@ mod tests {
             assert_eq!(canonical(&text), text);
         }
         let deeper = "[".repeat(MAX_DEPTH + 1);
-        assert!(matches!(
-            Document::parse(deeper.as_bytes()),
-            Err(ParseError::TooComplex)
-        ));
+        assert!(matches!(Document::parse(deeper.as_bytes()), Err(ParseError::TooComplex)));
     }
 }

@@ -47,15 +47,11 @@ impl Capture {
             return Err(Reason::Status);
         }
         let essence = headers::essence(response);
-        if matches!(
-            essence.as_str(),
-            "text/event-stream" | "application/x-ndjson"
-        ) {
+        if matches!(essence.as_str(), "text/event-stream" | "application/x-ndjson") {
             return Err(Reason::Stream);
         }
-        let length = response
-            .get(http::header::CONTENT_LENGTH)
-            .and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+        let length =
+            response.get(http::header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
         if length.is_some_and(|length| length > terms.max_bytes) {
             return Err(Reason::TooLarge);
         }
@@ -118,11 +114,7 @@ impl Capture {
         }
         // A page where sound was asked for is somebody's error, whatever its status.
         let page = self.endpoint == Endpoint::Speech && self.essence.starts_with("text/");
-        if page {
-            Err(Reason::AnswerType)
-        } else {
-            Ok(())
-        }
+        if page { Err(Reason::AnswerType) } else { Ok(()) }
     }
 }
 
@@ -161,10 +153,7 @@ fn check_json(endpoint: Endpoint, body: &[u8]) -> Result<(), Reason> {
     if !says("error", "null") {
         return Err(Reason::ErrorBody);
     }
-    let is_response = endpoint == Endpoint::Responses
-        || document
-            .fields("object")
-            .any(|found| found == "\"response\"");
+    let is_response = endpoint == Endpoint::Responses || document.fields("object").any(|found| found == "\"response\"");
     let completed = document.fields("status").next().is_some() && says("status", "\"completed\"");
     if is_response && !completed {
         return Err(Reason::NotCompleted);
@@ -172,12 +161,8 @@ fn check_json(endpoint: Endpoint, body: &[u8]) -> Result<(), Reason> {
     if endpoint == Endpoint::Ollama && !says("done", "true") {
         return Err(Reason::NotCompleted);
     }
-    for choices in ["choices", "candidates"]
-        .iter()
-        .flat_map(|name| document.fields(name))
-    {
-        let choices: Vec<Choice> =
-            serde_json::from_str(choices).map_err(|_| Reason::NotCompleted)?;
+    for choices in ["choices", "candidates"].iter().flat_map(|name| document.fields(name)) {
+        let choices: Vec<Choice> = serde_json::from_str(choices).map_err(|_| Reason::NotCompleted)?;
         for choice in choices {
             if !choice.error.is_null() {
                 return Err(Reason::ErrorBody);
@@ -214,30 +199,16 @@ mod tests {
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         pairs
             .iter()
-            .map(|(name, value)| {
-                (
-                    http::HeaderName::from_static(name),
-                    HeaderValue::from_static(value),
-                )
-            })
+            .map(|(name, value)| (http::HeaderName::from_static(name), HeaderValue::from_static(value)))
             .collect()
     }
 
     fn terms(endpoint: Endpoint) -> Terms {
-        Terms {
-            endpoint,
-            max_bytes: 1000,
-            lifetime_ms: Some(5),
-            shared: false,
-        }
+        Terms { endpoint, max_bytes: 1000, lifetime_ms: Some(5), shared: false }
     }
 
     fn capture(endpoint: Endpoint, kind: &'static str, body: &[u8]) -> Result<Entry, Reason> {
-        let head = headers(&[
-            ("content-type", kind),
-            ("x-request-id", "r"),
-            ("set-cookie", "s"),
-        ]);
+        let head = headers(&[("content-type", kind), ("x-request-id", "r"), ("set-cookie", "s")]);
         let mut capture = Capture::open(terms(endpoint), StatusCode::OK, &head)?;
         for piece in body.chunks(3) {
             capture.push(piece)?;
@@ -251,15 +222,9 @@ mod tests {
         assert_eq!(entry.body, b"{\"a\":1}");
         assert_eq!(
             entry.head.headers,
-            [
-                ("content-type".into(), "application/json".into()),
-                ("x-request-id".into(), "r".into())
-            ]
+            [("content-type".into(), "application/json".into()), ("x-request-id".into(), "r".into())]
         );
-        assert_eq!(
-            (entry.head.stored_at, entry.head.expires_at),
-            (10, Some(15))
-        );
+        assert_eq!((entry.head.stored_at, entry.head.expires_at), (10, Some(15)));
     }
 
     #[test]
@@ -270,56 +235,24 @@ mod tests {
             (ChatCompletions, "{\"a\":", Reason::AnswerNotJson),
             (ChatCompletions, "<html>", Reason::AnswerNotJson),
             (ChatCompletions, "\"x\"", Reason::AnswerNotJson),
-            (
-                ChatCompletions,
-                r#"{"error":{"message":"m"}}"#,
-                Reason::ErrorBody,
-            ),
+            (ChatCompletions, r#"{"error":{"message":"m"}}"#, Reason::ErrorBody),
             (ChatCompletions, r#"{"error":"m"}"#, Reason::ErrorBody),
-            (
-                ChatCompletions,
-                r#"{"error":null,"error":1}"#,
-                Reason::ErrorBody,
-            ),
+            (ChatCompletions, r#"{"error":null,"error":1}"#, Reason::ErrorBody),
             (
                 ChatCompletions,
                 r#"{"choices":[{"finish_reason":"stop"},{"finish_reason":"content_filter"}]}"#,
                 Reason::ContentFilter,
             ),
-            (
-                ChatCompletions,
-                r#"{"choices":[{"error":{"code":1}}]}"#,
-                Reason::ErrorBody,
-            ),
+            (ChatCompletions, r#"{"choices":[{"error":{"code":1}}]}"#, Reason::ErrorBody),
             (ChatCompletions, r#"{"choices":7}"#, Reason::NotCompleted),
-            (
-                Responses,
-                r#"{"status":"incomplete"}"#,
-                Reason::NotCompleted,
-            ),
+            (Responses, r#"{"status":"incomplete"}"#, Reason::NotCompleted),
             (Responses, r#"{}"#, Reason::NotCompleted),
             (Ollama, r#"{"done":false}"#, Reason::NotCompleted),
-            (
-                GenerateContent,
-                r#"{"candidates":[{"finishReason":"SAFETY"}]}"#,
-                Reason::ContentFilter,
-            ),
-            (
-                GenerateContent,
-                r#"{"promptFeedback":{"blockReason":"OTHER"}}"#,
-                Reason::ContentFilter,
-            ),
-            (
-                Messages,
-                r#"{"stop_reason":"refusal"}"#,
-                Reason::ContentFilter,
-            ),
+            (GenerateContent, r#"{"candidates":[{"finishReason":"SAFETY"}]}"#, Reason::ContentFilter),
+            (GenerateContent, r#"{"promptFeedback":{"blockReason":"OTHER"}}"#, Reason::ContentFilter),
+            (Messages, r#"{"stop_reason":"refusal"}"#, Reason::ContentFilter),
         ] {
-            assert_eq!(
-                capture(endpoint, "application/json", body.as_bytes()),
-                Err(reason),
-                "{body}"
-            );
+            assert_eq!(capture(endpoint, "application/json", body.as_bytes()), Err(reason), "{body}");
         }
     }
 
@@ -328,25 +261,16 @@ mod tests {
         use Endpoint::*;
         for (endpoint, body) in [
             (Responses, r#"{"status":"completed","error":null}"#),
-            (
-                ChatCompletions,
-                r#"{"choices":[{"finish_reason":null,"error":null}]}"#,
-            ),
+            (ChatCompletions, r#"{"choices":[{"finish_reason":null,"error":null}]}"#),
             (Compute, "[[0.1]]"),
             (Ollama, r#"{"done":true}"#),
         ] {
-            assert!(
-                capture(endpoint, "text/plain", body.as_bytes()).is_ok(),
-                "{body}"
-            );
+            assert!(capture(endpoint, "text/plain", body.as_bytes()).is_ok(), "{body}");
         }
         assert!(capture(Speech, "audio/mpeg", &[0, 1, 2]).is_ok());
         assert!(capture(Custom, "text/plain", b"x").is_ok());
         assert_eq!(capture(Speech, "text/html", b"x"), Err(Reason::AnswerType));
-        assert_eq!(
-            capture(Custom, "application/json", b"{"),
-            Err(Reason::AnswerNotJson)
-        );
+        assert_eq!(capture(Custom, "application/json", b"{"), Err(Reason::AnswerNotJson));
     }
 
     #[test]
@@ -358,37 +282,26 @@ mod tests {
         for status in [202, 204, 206, 301, 304, 400, 401, 429, 500, 529] {
             assert_eq!(open(status, &[]), Some(Reason::Status), "{status}");
         }
-        assert_eq!(
-            open(200, &[("content-type", "text/event-stream; charset=utf-8")]),
-            Some(Reason::Stream)
-        );
-        assert_eq!(
-            open(200, &[("content-length", "1001")]),
-            Some(Reason::TooLarge)
-        );
+        assert_eq!(open(200, &[("content-type", "text/event-stream; charset=utf-8")]), Some(Reason::Stream));
+        assert_eq!(open(200, &[("content-length", "1001")]), Some(Reason::TooLarge));
         assert_eq!(open(200, &[("content-length", "1000")]), None);
     }
 
     #[test]
     fn a_body_shorter_than_promised_is_truncated() {
         let finish = |pairs: &[(&'static str, &'static str)]| {
-            let mut capture =
-                Capture::open(terms(Endpoint::Speech), StatusCode::OK, &headers(pairs)).unwrap();
+            let mut capture = Capture::open(terms(Endpoint::Speech), StatusCode::OK, &headers(pairs)).unwrap();
             capture.push(b"1234").unwrap();
             capture.finish(0).err()
         };
         assert_eq!(finish(&[("content-length", "5")]), Some(Reason::Truncated));
         assert_eq!(finish(&[("content-length", "4")]), None);
-        assert_eq!(
-            finish(&[("content-length", "3"), ("content-encoding", "gzip")]),
-            None
-        );
+        assert_eq!(finish(&[("content-length", "3"), ("content-encoding", "gzip")]), None);
     }
 
     #[test]
     fn the_limit_holds_without_a_content_length() {
-        let mut capture =
-            Capture::open(terms(Endpoint::Speech), StatusCode::OK, &headers(&[])).unwrap();
+        let mut capture = Capture::open(terms(Endpoint::Speech), StatusCode::OK, &headers(&[])).unwrap();
         assert_eq!(capture.push(&[0; 1000]), Ok(()));
         assert_eq!(capture.push(&[0; 1]), Err(Reason::TooLarge));
     }

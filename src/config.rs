@@ -71,46 +71,27 @@ impl Config {
     /// The first variable that cannot be read.
     pub fn read(lookup: impl Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
         let vars = Vars(&lookup);
-        if let Some(variable) = NOT_AVAILABLE
-            .into_iter()
-            .find(|name| vars.text(name).is_some())
-        {
-            return Err(ConfigError {
-                variable,
-                message: "is not available in this version. Unset it.".to_owned(),
-            });
+        if let Some(variable) = NOT_AVAILABLE.into_iter().find(|name| vars.text(name).is_some()) {
+            return Err(ConfigError { variable, message: "is not available in this version. Unset it.".to_owned() });
         }
         let config = Config {
             base_url: base_url(&vars)?,
             path_prefix: path_prefix(&vars)?,
             ttl_ms: vars.parse("CACHE_TTL", SECONDS, milliseconds)?,
             max_ttl_ms: vars.parse("CACHE_MAX_TTL", SECONDS, milliseconds)?,
-            shared_scope: vars
-                .parse("CACHE_SCOPE", "credential or shared", scope)?
-                .unwrap_or(false),
-            match_mode: vars
-                .parse("CACHE_MATCH", "exact or chat", MatchMode::from_word)?
-                .unwrap_or_default(),
-            cache_paths: vars
-                .parse("CACHE_PATHS", "a comma-separated list of globs", patterns)?
-                .unwrap_or_default(),
-            key_ignore: vars
-                .text("KEY_IGNORE")
-                .map(|text| list(&text).collect())
-                .unwrap_or_default(),
+            shared_scope: vars.parse("CACHE_SCOPE", "credential or shared", scope)?.unwrap_or(false),
+            match_mode: vars.parse("CACHE_MATCH", "exact or chat", MatchMode::from_word)?.unwrap_or_default(),
+            cache_paths: vars.parse("CACHE_PATHS", "a comma-separated list of globs", patterns)?.unwrap_or_default(),
+            key_ignore: vars.text("KEY_IGNORE").map(|text| list(&text).collect()).unwrap_or_default(),
             max_bytes: vars
-                .parse("CACHE_MAX_BYTES", "a whole number of bytes", |text| {
-                    text.parse().ok()
-                })?
+                .parse("CACHE_MAX_BYTES", "a whole number of bytes", |text| text.parse().ok())?
                 .unwrap_or(DEFAULT_MAX_BYTES),
             read: vars.switch("RESPOND_WITH_CACHE", true)?,
             store: vars.switch("STORE_CACHE", true)?,
             store_timeout: vars
-                .parse(
-                    "STORE_TIMEOUT_MS",
-                    "a number of milliseconds, 0 or more",
-                    |text| milliseconds(text).map(Duration::from_micros),
-                )?
+                .parse("STORE_TIMEOUT_MS", "a number of milliseconds, 0 or more", |text| {
+                    milliseconds(text).map(Duration::from_micros)
+                })?
                 .unwrap_or(Duration::from_millis(500)),
             timeout: timeout(&vars)?,
             debug: vars.switch("DEBUG", false)?,
@@ -148,10 +129,9 @@ impl<F: Fn(&str) -> Option<String>> Vars<'_, F> {
         let Some(text) = self.text(variable) else {
             return Ok(None);
         };
-        read(&text).map(Some).ok_or_else(|| ConfigError {
-            variable,
-            message: format!("must be {expected}. Correct or unset it."),
-        })
+        read(&text)
+            .map(Some)
+            .ok_or_else(|| ConfigError { variable, message: format!("must be {expected}. Correct or unset it.") })
     }
 
     fn switch(&self, variable: &'static str, default: bool) -> Result<bool, ConfigError> {
@@ -169,38 +149,27 @@ impl<F: Fn(&str) -> Option<String>> Vars<'_, F> {
 fn base_url<F: Fn(&str) -> Option<String>>(vars: &Vars<'_, F>) -> Result<Url, ConfigError> {
     let variable = vars.either("OPENAI_BASE_URL", "TARGET_BASE_URL");
     let text = vars.text(variable);
-    let wrong = |message: &str| ConfigError {
-        variable,
-        message: message.to_owned(),
-    };
+    let wrong = |message: &str| ConfigError { variable, message: message.to_owned() };
     let url = Url::parse(text.as_deref().unwrap_or(DEFAULT_BASE_URL))
         .map_err(|_| wrong("must be an absolute URL such as https://api.openai.com/v1."))?;
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
         return Err(wrong("must begin with http:// or https://."));
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err(wrong(
-            "must not hold credentials. Callers send theirs in a header.",
-        ));
+        return Err(wrong("must not hold credentials. Callers send theirs in a header."));
     }
     if url.query().is_some() || url.fragment().is_some() {
-        return Err(wrong(
-            "must not have a query or a fragment. Callers' queries are passed on.",
-        ));
+        return Err(wrong("must not have a query or a fragment. Callers' queries are passed on."));
     }
     Ok(url)
 }
 
 fn path_prefix<F: Fn(&str) -> Option<String>>(vars: &Vars<'_, F>) -> Result<String, ConfigError> {
-    let prefix = vars.parse(
-        "PROXY_PATH_PREFIX",
-        "a path that begins with a slash, such as /proxy",
-        |text| {
-            let plain = |b: u8| b.is_ascii_graphic() && !matches!(b, b'?' | b'#' | b'%' | b'\\');
-            let good = text.starts_with('/') && !text.contains("//") && text.bytes().all(plain);
-            good.then(|| text.trim_end_matches('/').to_owned())
-        },
-    )?;
+    let prefix = vars.parse("PROXY_PATH_PREFIX", "a path that begins with a slash, such as /proxy", |text| {
+        let plain = |b: u8| b.is_ascii_graphic() && !matches!(b, b'?' | b'#' | b'%' | b'\\');
+        let good = text.starts_with('/') && !text.contains("//") && text.bytes().all(plain);
+        good.then(|| text.trim_end_matches('/').to_owned())
+    })?;
     Ok(prefix.unwrap_or_else(|| "/proxy".to_owned()))
 }
 
@@ -228,9 +197,7 @@ fn scope(word: &str) -> Option<bool> {
 }
 
 fn patterns(text: &str) -> Option<Vec<Pattern>> {
-    list(text)
-        .map(|glob| Pattern::new(glob.trim_start_matches('/')).ok())
-        .collect()
+    list(text).map(|glob| Pattern::new(glob.trim_start_matches('/')).ok()).collect()
 }
 
 #[cfg(test)]
@@ -290,12 +257,7 @@ mod tests {
 
     #[test]
     fn durations_may_be_fractions() {
-        let config = read(&[
-            ("CACHE_TTL", "1.5"),
-            ("TIMEOUT", "0.25"),
-            ("STORE_TIMEOUT_MS", "0.5"),
-        ])
-        .unwrap();
+        let config = read(&[("CACHE_TTL", "1.5"), ("TIMEOUT", "0.25"), ("STORE_TIMEOUT_MS", "0.5")]).unwrap();
         assert_eq!(config.ttl_ms, Some(1500));
         assert_eq!(config.timeout, Duration::from_millis(250));
         assert_eq!(config.store_timeout, Duration::from_micros(500));
@@ -303,21 +265,14 @@ mod tests {
 
     #[test]
     fn a_shared_cache_must_be_meant() {
-        assert_eq!(
-            read(&[("CACHE_SCOPE", "shared")]).unwrap_err().variable,
-            "CACHE_SCOPE"
-        );
+        assert_eq!(read(&[("CACHE_SCOPE", "shared")]).unwrap_err().variable, "CACHE_SCOPE");
         let both = [("CACHE_SCOPE", "shared"), ("ALLOW_ANONYMOUS", "true")];
         assert!(read(&both).unwrap().shared_scope);
     }
 
     #[test]
     fn aliases_yield_to_the_first_name() {
-        let config = read(&[
-            ("OPENAI_BASE_URL", "http://a/v1"),
-            ("TARGET_BASE_URL", "http://b/v1"),
-        ])
-        .unwrap();
+        let config = read(&[("OPENAI_BASE_URL", "http://a/v1"), ("TARGET_BASE_URL", "http://b/v1")]).unwrap();
         assert_eq!(config.base_url.as_str(), "http://a/v1");
         let config = read(&[("TARGET_BASE_URL", "http://b/v1/")]).unwrap();
         assert_eq!(config.base_url.as_str(), "http://b/v1/");

@@ -35,19 +35,9 @@ impl Directives {
     /// `Cache-Control` directive is never an error (RFC 9111, section 5.2): it is ignored, or taken on its safe side.
     pub fn read(headers: &HeaderMap) -> Result<Directives, ProxyError> {
         let mut directives = Directives {
-            ttl: header(
-                headers,
-                "x-proxy-ttl",
-                "a whole number of seconds, 0 or more",
-                seconds,
-            )?,
+            ttl: header(headers, "x-proxy-ttl", "a whole number of seconds, 0 or more", seconds)?,
             refresh: header(headers, "x-proxy-refresh", "true or false", boolean)?.unwrap_or(false),
-            match_mode: header(
-                headers,
-                "x-proxy-match",
-                "exact or chat",
-                MatchMode::from_word,
-            )?,
+            match_mode: header(headers, "x-proxy-match", "exact or chat", MatchMode::from_word)?,
             ..Directives::default()
         };
         if let Some(namespace) = headers.get("x-proxy-namespace") {
@@ -125,10 +115,7 @@ pub(crate) fn boolean(text: &str) -> Option<bool> {
 
 /// The items of a comma-separated list, trimmed, without empty ones.
 pub(crate) fn list(text: &str) -> impl Iterator<Item = String> + '_ {
-    text.split(',')
-        .map(str::trim)
-        .filter(|item| !item.is_empty())
-        .map(str::to_owned)
+    text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -145,10 +132,7 @@ mod tests {
     fn ttl_is_a_whole_number_and_saturates() {
         assert_eq!(read("x-proxy-ttl", "0").unwrap().ttl, Some(0));
         assert_eq!(read("x-proxy-ttl", "007").unwrap().ttl, Some(7));
-        assert_eq!(
-            read("x-proxy-ttl", &"9".repeat(40)).unwrap().ttl,
-            Some(u64::MAX)
-        );
+        assert_eq!(read("x-proxy-ttl", &"9".repeat(40)).unwrap().ttl, Some(u64::MAX));
         for bad in ["", "-1", "+1", "1.5", "1e3", "abc", "1, 2", "0x10"] {
             let error = read("x-proxy-ttl", bad).unwrap_err();
             assert_eq!(error.kind, ErrorKind::InvalidHeader);
@@ -166,27 +150,12 @@ mod tests {
 
     #[test]
     fn cache_control_is_read_leniently_but_safely() {
-        let all = read(
-            "cache-control",
-            "No-Store, no-cache , ONLY-IF-CACHED,foo=1,",
-        )
-        .unwrap();
+        let all = read("cache-control", "No-Store, no-cache , ONLY-IF-CACHED,foo=1,").unwrap();
         assert!(all.no_store && all.no_cache && all.only_if_cached);
-        assert_eq!(
-            read("cache-control", "max-age=\"60\", max-age=90")
-                .unwrap()
-                .max_age,
-            Some(60)
-        );
-        assert_eq!(
-            read("cache-control", "max-age=soon").unwrap().max_age,
-            Some(0)
-        );
+        assert_eq!(read("cache-control", "max-age=\"60\", max-age=90").unwrap().max_age, Some(60));
+        assert_eq!(read("cache-control", "max-age=soon").unwrap().max_age, Some(0));
         assert_eq!(read("cache-control", "max-age").unwrap().max_age, Some(0));
-        assert_eq!(
-            read("cache-control", "max-agee=1, no-storee").unwrap(),
-            Directives::default()
-        );
+        assert_eq!(read("cache-control", "max-agee=1, no-storee").unwrap(), Directives::default());
     }
 
     #[test]
@@ -194,14 +163,8 @@ mod tests {
         assert!(read("x-proxy-refresh", "TRUE").unwrap().refresh);
         assert!(!read("x-proxy-refresh", "false").unwrap().refresh);
         assert!(read("x-proxy-refresh", "yes please").is_err());
-        assert_eq!(
-            read("x-proxy-ignore", "user, metadata,,").unwrap().ignore,
-            ["user", "metadata"]
-        );
-        assert_eq!(
-            read("x-proxy-match", "Chat").unwrap().match_mode,
-            Some(MatchMode::Chat)
-        );
+        assert_eq!(read("x-proxy-ignore", "user, metadata,,").unwrap().ignore, ["user", "metadata"]);
+        assert_eq!(read("x-proxy-match", "Chat").unwrap().match_mode, Some(MatchMode::Chat));
         assert!(read("x-proxy-match", "fuzzy").is_err());
     }
 }

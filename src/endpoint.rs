@@ -53,11 +53,7 @@ impl Endpoint {
     pub fn at(rest: &str) -> Option<Endpoint> {
         let rest = rest.trim_matches('/');
         if let Some((path, method)) = rest.rsplit_once(':') {
-            return if path.contains("models/") || path.contains("tunedModels/") {
-                Self::google(method)
-            } else {
-                None
-            };
+            return if path.contains("models/") || path.contains("tunedModels/") { Self::google(method) } else { None };
         }
         let segments: Vec<&str> = rest.split('/').collect();
         if segments.iter().any(|segment| STATEFUL.contains(segment)) {
@@ -66,9 +62,7 @@ impl Endpoint {
         match segments.as_slice() {
             [.., "chat" | "fim", "completions"] => Some(Endpoint::ChatCompletions),
             [.., "audio", "speech"] => Some(Endpoint::Speech),
-            [.., "images", "generations"] | [.., "messages", "count_tokens"] => {
-                Some(Endpoint::Compute)
-            }
+            [.., "images", "generations"] | [.., "messages", "count_tokens"] => Some(Endpoint::Compute),
             [.., "images" | "audio" | "videos", _] => None,
             ["api", "chat" | "generate"] => Some(Endpoint::Ollama),
             ["api", "embed" | "embeddings"] => Some(Endpoint::Compute),
@@ -93,9 +87,7 @@ impl Endpoint {
             "completions" => Some(Endpoint::Completions),
             "messages" => Some(Endpoint::Messages),
             "chat" => Some(Endpoint::CohereChat),
-            "edits" | "answers" | "generate" | "embed" | "classify" | "ocr" => {
-                Some(Endpoint::Compute)
-            }
+            "edits" | "answers" | "generate" | "embed" | "classify" | "ocr" => Some(Endpoint::Compute),
             _ => None,
         }
     }
@@ -111,10 +103,7 @@ impl Endpoint {
 
     /// Whether it holds a conversation, so that `chat` matching applies.
     pub fn is_chat(self) -> bool {
-        !matches!(
-            self,
-            Endpoint::Speech | Endpoint::Compute | Endpoint::Custom
-        )
+        !matches!(self, Endpoint::Speech | Endpoint::Compute | Endpoint::Custom)
     }
 
     /// Whether its plain answers are JSON.
@@ -128,9 +117,7 @@ impl Endpoint {
         let on = |value: &str| !matches!(value, "false" | "null");
         match self {
             Endpoint::StreamGenerateContent => true,
-            Endpoint::Ollama => stream
-                .next()
-                .is_none_or(|first| on(first) || stream.any(on)),
+            Endpoint::Ollama => stream.next().is_none_or(|first| on(first) || stream.any(on)),
             _ => stream.any(on),
         }
     }
@@ -153,10 +140,7 @@ mod tests {
             ("v1/chat/completions", Endpoint::ChatCompletions),
             ("openai/v1/chat/completions", Endpoint::ChatCompletions),
             ("api/paas/v4/chat/completions", Endpoint::ChatCompletions),
-            (
-                "openai/deployments/d/chat/completions",
-                Endpoint::ChatCompletions,
-            ),
+            ("openai/deployments/d/chat/completions", Endpoint::ChatCompletions),
             ("v1/fim/completions", Endpoint::ChatCompletions),
             ("completions", Endpoint::Completions),
             ("v1/engines/davinci/completions", Endpoint::Completions),
@@ -171,10 +155,7 @@ mod tests {
             ("v1/messages", Endpoint::Messages),
             ("v1/messages/count_tokens", Endpoint::Compute),
             ("v1beta/models/m:generateContent", Endpoint::GenerateContent),
-            (
-                "v1beta/models/m:streamGenerateContent",
-                Endpoint::StreamGenerateContent,
-            ),
+            ("v1beta/models/m:streamGenerateContent", Endpoint::StreamGenerateContent),
             ("v1beta/models/m:batchEmbedContents", Endpoint::Compute),
             ("v1beta/models/m:countTokens", Endpoint::Compute),
             ("v2/chat", Endpoint::CohereChat),
@@ -218,19 +199,14 @@ mod tests {
             "upload/v1beta/x:uploadToFileSearchStore",
             "assistants",
         ] {
-            let expected = if rest == "chat" {
-                Some(Endpoint::CohereChat)
-            } else {
-                None
-            };
+            let expected = if rest == "chat" { Some(Endpoint::CohereChat) } else { None };
             assert_eq!(Endpoint::at(rest), expected, "{rest}");
         }
     }
 
     #[test]
     fn knows_who_streams() {
-        let streams =
-            |endpoint: Endpoint, values: &[&'static str]| endpoint.streams(values.iter().copied());
+        let streams = |endpoint: Endpoint, values: &[&'static str]| endpoint.streams(values.iter().copied());
         assert!(streams(Endpoint::ChatCompletions, &["true"]));
         assert!(!streams(Endpoint::ChatCompletions, &["false"]));
         assert!(!streams(Endpoint::ChatCompletions, &["null"]));

@@ -62,10 +62,8 @@ impl Prefix {
         let (version, rest) = rest.split_first()?;
         let (head_len, rest) = rest.split_first_chunk::<4>()?;
         let digest = rest.first_chunk::<32>()?;
-        (*magic == MAGIC && *version == VERSION).then_some(Prefix {
-            head_len: usize::try_from(u32::from_be_bytes(*head_len)).ok()?,
-            digest: *digest,
-        })
+        (*magic == MAGIC && *version == VERSION)
+            .then_some(Prefix { head_len: usize::try_from(u32::from_be_bytes(*head_len)).ok()?, digest: *digest })
     }
 
     /// Where the body begins.
@@ -93,21 +91,8 @@ impl Entry {
     pub fn encode(&self) -> Option<Vec<u8>> {
         let head = serde_json::to_vec(&self.head).ok()?;
         let head_len = u32::try_from(head.len()).ok()?;
-        let digest = Sha256::new()
-            .chain_update(&head)
-            .chain_update(&self.body)
-            .finalize();
-        Some(
-            [
-                &MAGIC[..],
-                &[VERSION],
-                &head_len.to_be_bytes(),
-                &digest,
-                &head,
-                &self.body,
-            ]
-            .concat(),
-        )
+        let digest = Sha256::new().chain_update(&head).chain_update(&self.body).finalize();
+        Some([&MAGIC[..], &[VERSION], &head_len.to_be_bytes(), &digest, &head, &self.body].concat())
     }
 
     /// Reads a whole entry, checking its digest. `None`: damaged, cut short, or of another version.
@@ -118,10 +103,7 @@ impl Entry {
             return None;
         }
         let (head, body) = rest.split_at_checked(prefix.head_len)?;
-        Some(Entry {
-            head: decode_head(head)?,
-            body: body.to_vec(),
-        })
+        Some(Entry { head: decode_head(head)?, body: body.to_vec() })
     }
 }
 
@@ -170,13 +152,6 @@ mod tests {
         assert_eq!((head.age(500), head.age(1_999), head.age(2_000)), (0, 0, 1));
         assert_eq!(head.ttl(1_000), Some(61));
         assert_eq!(head.ttl(61_500), Some(0));
-        assert_eq!(
-            Head {
-                expires_at: None,
-                ..head
-            }
-            .ttl(5),
-            None
-        );
+        assert_eq!(Head { expires_at: None, ..head }.ttl(5), None);
     }
 }

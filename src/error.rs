@@ -89,21 +89,13 @@ struct Body<'a> {
 impl ProxyError {
     /// An error with its message.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        ProxyError {
-            kind,
-            message: message.into(),
-        }
+        ProxyError { kind, message: message.into() }
     }
 
     /// The JSON body, in OpenAI's error shape.
     pub fn body(&self) -> Vec<u8> {
         let envelope = Envelope {
-            error: Body {
-                message: &self.message,
-                r#type: "proxy_error",
-                code: self.kind.code(),
-                param: None,
-            },
+            error: Body { message: &self.message, r#type: "proxy_error", code: self.kind.code(), param: None },
         };
         // Strings always serialise; an empty body would still carry the status.
         serde_json::to_vec(&envelope).unwrap_or_default()

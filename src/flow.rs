@@ -172,10 +172,7 @@ pub fn misconfigured(error: &ConfigError, request: &RequestHead) -> Reply {
         return present::alive();
     }
     let message = format!("The variable {} {}", error.variable, error.message);
-    present::refusal(
-        &ProxyError::new(ErrorKind::Misconfigured, message),
-        Facts::of(request),
-    )
+    present::refusal(&ProxyError::new(ErrorKind::Misconfigured, message), Facts::of(request))
 }
 
 /// Step 1. `body_len`: the request's `Content-Length`, if it has one; `has_body`: whether there is a body at all.
@@ -202,10 +199,7 @@ pub fn arrive(config: &Config, request: RequestHead, has_body: bool) -> Arrival 
     };
     let pending = Pending {
         max_bytes: config.max_bytes,
-        facts: Facts {
-            provider: target.provider,
-            ..facts
-        },
+        facts: Facts { provider: target.provider, ..facts },
         request,
         target,
         directives,
@@ -244,10 +238,7 @@ impl Pending {
     /// The reply to a body that broke off; there may be nobody left to read it.
     pub fn broken_off(self) -> Reply {
         let message = "The request body broke off before its end. Send it again.";
-        present::refusal(
-            &ProxyError::new(ErrorKind::InvalidJson, message),
-            self.facts,
-        )
+        present::refusal(&ProxyError::new(ErrorKind::InvalidJson, message), self.facts)
     }
 
     /// Step 2. `bound`: there is a store.
@@ -259,9 +250,8 @@ impl Pending {
             Ok(document) => document,
             Err(ParseError::TooComplex) => return self.bypass(Reason::TooComplex),
             Err(error) => {
-                let message = format!(
-                    "The request body is not JSON: {error}. Correct it, or send another Content-Type."
-                );
+                let message =
+                    format!("The request body is not JSON: {error}. Correct it, or send another Content-Type.");
                 let error = ProxyError::new(ErrorKind::InvalidJson, message);
                 return Planned::Answer(present::refusal(&error, self.facts));
             }
@@ -270,11 +260,7 @@ impl Pending {
         if !document.is_object() {
             return self.bypass(Reason::NotAnObject);
         }
-        let Some(endpoint) = self
-            .target
-            .endpoint
-            .filter(|_| self.request.method == Method::POST)
-        else {
+        let Some(endpoint) = self.target.endpoint.filter(|_| self.request.method == Method::POST) else {
             return self.bypass(Reason::Endpoint);
         };
         if names_server_state(&document) {
@@ -300,11 +286,7 @@ impl Pending {
     }
 
     fn key(&self, config: &Config, endpoint: Endpoint, body: &[u8], document: &Document) -> Key {
-        let party = if config.shared_scope {
-            Party::Shared
-        } else {
-            Party::of(&self.request.headers)
-        };
+        let party = if config.shared_scope { Party::Shared } else { Party::of(&self.request.headers) };
         let wanted = self.directives.match_mode.unwrap_or(config.match_mode);
         let ignore = config.key_ignore.iter().chain(&self.directives.ignore);
         let mut ignored: Vec<String> = ignore.cloned().collect();
@@ -316,11 +298,7 @@ impl Pending {
             method: self.request.method.as_str(),
             url: &self.target.url,
             variants: &headers::variants(&self.request.headers),
-            mode: if endpoint.is_chat() {
-                wanted
-            } else {
-                key::MatchMode::Exact
-            },
+            mode: if endpoint.is_chat() { wanted } else { key::MatchMode::Exact },
             ignored: &ignored,
             body,
             document,
@@ -348,24 +326,16 @@ impl Pending {
         } else {
             (Fwd::Bypass, reason)
         };
-        Ok(Box::new(Passage {
-            outbound: self.outbound,
-            facts: self.facts,
-            report: Report::bypass(fwd, reason),
-        }))
+        Ok(Box::new(Passage { outbound: self.outbound, facts: self.facts, report: Report::bypass(fwd, reason) }))
     }
 }
 
 /// Contract, section 2: requests whose answer depends on what the provider remembers.
 fn names_server_state(document: &Document) -> bool {
     let set = |name: &str| document.fields(name).any(|value| value != "null");
-    let background = document
-        .fields("background")
-        .any(|value| !matches!(value, "false" | "null"));
+    let background = document.fields("background").any(|value| !matches!(value, "false" | "null"));
     background
-        || ["conversation", "previous_response_id", "container"]
-            .into_iter()
-            .any(set)
+        || ["conversation", "previous_response_id", "container"].into_iter().any(set)
         || document.fields("tools").any(names_container)
 }
 
@@ -377,15 +347,12 @@ fn names_container(tools: &str) -> bool {
         container: serde_json::Value,
     }
     // Tools of an unknown shape are the upstream's to judge.
-    serde_json::from_str::<Vec<Tool>>(tools)
-        .is_ok_and(|tools| tools.iter().any(|tool| tool.container.is_string()))
+    serde_json::from_str::<Vec<Tool>>(tools).is_ok_and(|tools| tools.iter().any(|tool| tool.container.is_string()))
 }
 
 /// The model's name, from the body or (Google) the URL.
 fn model(document: &Document, url: &str) -> Option<String> {
-    let in_body = document
-        .fields("model")
-        .find_map(|value| serde_json::from_str::<String>(value).ok());
+    let in_body = document.fields("model").find_map(|value| serde_json::from_str::<String>(value).ok());
     in_body.or_else(|| {
         let (_, after) = url.rsplit_once("/models/")?;
         after.split([':', '/', '?']).next().map(str::to_owned)
@@ -424,9 +391,7 @@ impl Question {
             (Err(report), _) => Err(report),
             (Ok(()), Found::Nothing) => Err(self.rules.miss(None)),
             (Ok(()), Found::Failed(reason)) => Err(self.rules.miss(Some(*reason))),
-            (Ok(()), Found::Entry(head)) => {
-                self.rules.judge(head, now).map(|report| (report, head))
-            }
+            (Ok(()), Found::Entry(head)) => self.rules.judge(head, now).map(|report| (report, head)),
         };
         let mut facts = self.facts;
         match judged {
@@ -500,10 +465,9 @@ fn failed(failure: Failure, mut report: Report, facts: Facts) -> Reply {
             "The upstream could not be reached, or broke the connection off. Check that it is up and that its base \
              URL is right, then try again.",
         ),
-        Failure::TimedOut => (
-            ErrorKind::UpstreamTimeout,
-            "The upstream did not begin to answer in time. Try again, or raise TIMEOUT.",
-        ),
+        Failure::TimedOut => {
+            (ErrorKind::UpstreamTimeout, "The upstream did not begin to answer in time. Try again, or raise TIMEOUT.")
+        }
     };
     report.reason = kind.reason();
     present::failure(&ProxyError::new(kind, message), &report, facts)

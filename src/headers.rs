@@ -37,9 +37,7 @@ const NOT_FORWARDED_FAMILIES: [&str; 3] = ["x-proxy-", "x-forwarded-", "cf-"];
 
 /// Whether a request header reaches the upstream.
 fn is_forwarded(name: &str) -> bool {
-    !HOP_BY_HOP.contains(&name)
-        && !NOT_FORWARDED.contains(&name)
-        && !starts_with_any(name, &NOT_FORWARDED_FAMILIES)
+    !HOP_BY_HOP.contains(&name) && !NOT_FORWARDED.contains(&name) && !starts_with_any(name, &NOT_FORWARDED_FAMILIES)
 }
 
 /// The headers of a request as the upstream gets them. `upgrade`: the protocol switch itself is passed on (WebSocket).
@@ -67,13 +65,7 @@ fn named_by_connection(request: &HeaderMap) -> Vec<HeaderName> {
 }
 
 /// Names of credentials that need no rule.
-const CREDENTIALS: [&str; 5] = [
-    "authorization",
-    "x-api-key",
-    "api-key",
-    "x-goog-api-key",
-    "cookie",
-];
+const CREDENTIALS: [&str; 5] = ["authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie"];
 
 /// Whether a request header says who asks: the known ones, and whatever calls itself a key, a token or a secret, so
 /// that an unknown provider's callers are kept apart too.
@@ -82,9 +74,7 @@ pub fn is_credential(name: &str) -> bool {
         return false;
     }
     CREDENTIALS.contains(&name)
-        || ["key", "token", "secret"]
-            .iter()
-            .any(|ending| name.ends_with(ending))
+        || ["key", "token", "secret"].iter().any(|ending| name.ends_with(ending))
         || name.contains("auth")
 }
 
@@ -139,12 +129,7 @@ pub fn variants(request: &HeaderMap) -> Vec<(String, Vec<u8>)> {
 
 /// Whether the caller would take what every endpoint gives by itself. Clients differ in how they say that.
 fn accepts_the_usual(request: &HeaderMap) -> bool {
-    const USUAL: [&str; 4] = [
-        "*/*",
-        "application/json",
-        "text/event-stream",
-        "application/octet-stream",
-    ];
+    const USUAL: [&str; 4] = ["*/*", "application/json", "text/event-stream", "application/octet-stream"];
     request
         .get_all(http::header::ACCEPT)
         .iter()
@@ -235,8 +220,7 @@ const NOT_STORED_FAMILIES: [&str; 13] = [
 
 /// Whether a response header is kept with the answer. `shared`: the entry will be read by others than its asker.
 pub fn is_stored(name: &str, shared: bool) -> bool {
-    let personal =
-        shared && (name.ends_with("-organization") || name.ends_with("-organization-id"));
+    let personal = shared && (name.ends_with("-organization") || name.ends_with("-organization-id"));
     !HOP_BY_HOP.contains(&name)
         && !NOT_STORED.contains(&name)
         && !starts_with_any(name, &NOT_STORED_FAMILIES)
@@ -254,9 +238,7 @@ mod tests {
     use super::*;
 
     fn map(pairs: &[(&'static str, &str)]) -> HeaderMap {
-        let pair = |(name, value): &(&'static str, &str)| {
-            (HeaderName::from_static(name), value.parse().unwrap())
-        };
+        let pair = |(name, value): &(&'static str, &str)| (HeaderName::from_static(name), value.parse().unwrap());
         pairs.iter().map(pair).collect()
     }
 
@@ -275,10 +257,7 @@ mod tests {
             ("user-agent", "u"),
         ]);
         let names = |upgrade| {
-            let mut names: Vec<_> = forwarded(&request, upgrade)
-                .keys()
-                .map(|name| name.to_string())
-                .collect();
+            let mut names: Vec<_> = forwarded(&request, upgrade).keys().map(|name| name.to_string()).collect();
             names.sort();
             names
         };
@@ -300,53 +279,29 @@ mod tests {
         ] {
             assert!(is_credential(name), "{name}");
         }
-        for name in [
-            "idempotency-key",
-            "user-agent",
-            "x-stainless-lang",
-            "traceparent",
-            "x-request-id",
-            "proxy-authorization",
-        ] {
+        for name in
+            ["idempotency-key", "user-agent", "x-stainless-lang", "traceparent", "x-request-id", "proxy-authorization"]
+        {
             assert!(!is_credential(name), "{name}");
         }
     }
 
     #[test]
     fn accept_counts_only_where_it_is_particular() {
-        for usual in [
-            "*/*",
-            "application/json",
-            "application/json, text/plain, */*",
-            "text/event-stream;q=1",
-        ] {
+        for usual in ["*/*", "application/json", "application/json, text/plain, */*", "text/event-stream;q=1"] {
             assert!(variants(&map(&[("accept", usual)])).is_empty(), "{usual}");
         }
         assert_eq!(variants(&map(&[("accept", "audio/mpeg")])).len(), 1);
         assert!(variants(&map(&[("content-type", "application/json; charset=utf-8")])).is_empty());
-        assert_eq!(
-            variants(&map(&[("content-type", "application/foo+json")])).len(),
-            1
-        );
+        assert_eq!(variants(&map(&[("content-type", "application/foo+json")])).len(), 1);
     }
 
     #[test]
     fn json_media_types() {
-        for yes in [
-            "application/json",
-            "application/problem+json",
-            "text/x+json",
-        ] {
+        for yes in ["application/json", "application/problem+json", "text/x+json"] {
             assert!(is_json(yes), "{yes}");
         }
-        for no in [
-            "",
-            "application/jsonl",
-            "application/x-ndjson",
-            "+json",
-            "text/json-seq",
-            "multipart/form-data",
-        ] {
+        for no in ["", "application/jsonl", "application/x-ndjson", "+json", "text/json-seq", "multipart/form-data"] {
             assert!(!is_json(no), "{no}");
         }
     }

@@ -86,9 +86,7 @@ impl MatchMode {
 
     /// The mode that a word names.
     pub fn from_word(word: &str) -> Option<Self> {
-        [MatchMode::Exact, MatchMode::Chat]
-            .into_iter()
-            .find(|mode| word.eq_ignore_ascii_case(mode.as_str()))
+        [MatchMode::Exact, MatchMode::Chat].into_iter().find(|mode| word.eq_ignore_ascii_case(mode.as_str()))
     }
 }
 
@@ -150,19 +148,15 @@ impl Question<'_> {
         let kept: Vec<&str>;
         let ignored = self.ignored.iter().map(String::as_str);
         let select = if self.mode == MatchMode::Chat && self.has_conversation() {
-            kept = CONVERSATION
-                .into_iter()
-                .filter(|name| !self.ignored.iter().any(|ignored| ignored == name))
-                .collect();
+            kept =
+                CONVERSATION.into_iter().filter(|name| !self.ignored.iter().any(|ignored| ignored == name)).collect();
             Select::Only(&kept)
         } else {
             left_out = CARRIAGE.into_iter().chain(ignored).collect();
             Select::Except(&left_out)
         };
         let mut hasher = Sha256::new();
-        let written = self
-            .document
-            .write_canonical(select, &mut |piece| hasher.update(piece));
+        let written = self.document.write_canonical(select, &mut |piece| hasher.update(piece));
         match written {
             Ok(()) => (b"canonical", hasher.finalize().into()),
             Err(_) => (b"raw", Sha256::digest(self.body).into()),
@@ -170,9 +164,7 @@ impl Question<'_> {
     }
 
     fn has_conversation(&self) -> bool {
-        CONVERSATION
-            .iter()
-            .any(|name| self.document.fields(name).next().is_some())
+        CONVERSATION.iter().any(|name| self.document.fields(name).next().is_some())
     }
 }
 

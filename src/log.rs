@@ -33,11 +33,7 @@ pub struct Facts {
 impl Facts {
     /// The facts of a request's head.
     pub fn of(request: &RequestHead) -> Facts {
-        Facts {
-            method: request.method.to_string(),
-            route: request.path.clone(),
-            ..Facts::default()
-        }
+        Facts { method: request.method.to_string(), route: request.path.clone(), ..Facts::default() }
     }
 
     /// Adds what came of it.
@@ -85,9 +81,7 @@ pub fn line(facts: &Facts, measures: Measures, kept: Result<(), Reason>) -> Stri
         status: facts.status,
         cache: facts.outcome.map(Outcome::as_str),
         reason: facts.reason.or(kept.err()).map(Reason::as_str),
-        key: facts
-            .key
-            .map(|key| key.to_string().chars().take(12).collect()),
+        key: facts.key.map(|key| key.to_string().chars().take(12).collect()),
         ms: measures.ms,
         upstream_ms: measures.upstream_ms,
         bytes: measures.bytes,

@@ -43,29 +43,18 @@ impl Rules {
         let (read, store) = match neither {
             Some((fwd, reason)) => (Err(Report::bypass(fwd, reason)), Err(reason)),
             None => {
-                let store = if config.store {
-                    Ok(lifetime)
-                } else {
-                    Err(Reason::StoreDisabled)
-                };
+                let store = if config.store { Ok(lifetime) } else { Err(Reason::StoreDisabled) };
                 (may_read(config, directives), store)
             }
         };
-        Rules {
-            read,
-            store,
-            max_age: directives.max_age,
-            only_if_cached: directives.only_if_cached,
-        }
+        Rules { read, store, max_age: directives.max_age, only_if_cached: directives.only_if_cached }
     }
 
     /// Whether an entry answers the question at `now` (milliseconds since 1970), and what is reported either way.
     pub fn judge(&self, head: &entry::Head, now: u64) -> Result<Report, Report> {
         let expired = head.expires_at.is_some_and(|at| at <= now);
         let age_ms = now.saturating_sub(head.stored_at);
-        let too_old = self
-            .max_age
-            .is_some_and(|most| age_ms > most.saturating_mul(1000));
+        let too_old = self.max_age.is_some_and(|most| age_ms > most.saturating_mul(1000));
         let (fwd, reason) = if expired {
             (Fwd::Stale, Reason::Expired)
         } else if too_old {
@@ -75,29 +64,17 @@ impl Rules {
             hit.ttl = head.ttl(now);
             return Ok(hit);
         };
-        Err(Report {
-            fwd: Some(fwd),
-            reason: Some(reason),
-            ..Report::new(Outcome::Expired)
-        })
+        Err(Report { fwd: Some(fwd), reason: Some(reason), ..Report::new(Outcome::Expired) })
     }
 
     /// What is reported when there is no entry, or (`failed`) none that could be read.
     pub fn miss(&self, failed: Option<Reason>) -> Report {
-        Report {
-            fwd: Some(Fwd::UriMiss),
-            reason: failed.or(self.store.err()),
-            ..Report::new(Outcome::Miss)
-        }
+        Report { fwd: Some(Fwd::UriMiss), reason: failed.or(self.store.err()), ..Report::new(Outcome::Miss) }
     }
 }
 
 fn may_read(config: &Config, directives: &Directives) -> Result<(), Report> {
-    let refresh = |reason| Report {
-        fwd: Some(Fwd::Request),
-        reason: Some(reason),
-        ..Report::new(Outcome::Refresh)
-    };
+    let refresh = |reason| Report { fwd: Some(Fwd::Request), reason: Some(reason), ..Report::new(Outcome::Refresh) };
     if directives.refresh {
         Err(refresh(Reason::Refresh))
     } else if directives.no_cache {

@@ -36,10 +36,7 @@ const X_CACHE_STATUS: &str = "x-cache-status";
 
 /// What is added to a head that passes.
 pub fn edits(report: &Report) -> Edits {
-    Edits {
-        set: (X_CACHE_STATUS, report.outcome.as_str().to_owned()),
-        append: (CACHE_STATUS, report.cache_status()),
-    }
+    Edits { set: (X_CACHE_STATUS, report.outcome.as_str().to_owned()), append: (CACHE_STATUS, report.cache_status()) }
 }
 
 /// The headers of a hit.
@@ -51,13 +48,7 @@ pub fn hit(head: &entry::Head, report: &Report, now: u64) -> Vec<(String, String
 }
 
 fn explanation(report: &Report) -> [(String, String); 2] {
-    [
-        (CACHE_STATUS.to_owned(), report.cache_status()),
-        (
-            X_CACHE_STATUS.to_owned(),
-            report.outcome.as_str().to_owned(),
-        ),
-    ]
+    [(CACHE_STATUS.to_owned(), report.cache_status()), (X_CACHE_STATUS.to_owned(), report.outcome.as_str().to_owned())]
 }
 
 fn reply(status: StatusCode, body: Vec<u8>, facts: Option<Facts>) -> Reply {
@@ -65,12 +56,7 @@ fn reply(status: StatusCode, body: Vec<u8>, facts: Option<Facts>) -> Reply {
         status: status.as_u16(),
         headers: vec![("content-type".to_owned(), "application/json".to_owned())],
         body,
-        facts: facts.map(|facts| {
-            Box::new(Facts {
-                status: Some(status.as_u16()),
-                ..facts
-            })
-        }),
+        facts: facts.map(|facts| Box::new(Facts { status: Some(status.as_u16()), ..facts })),
     }
 }
 

@@ -36,10 +36,7 @@ const PREFIXES: [(&str, &str); 3] = [("/proxy", ""), ("/v1", "v1/"), ("/api/v1",
 /// The prefixes that lead to an upstream, for a reader.
 pub fn prefixes(config: &Config) -> Vec<String> {
     let own = format!("{}/", config.path_prefix);
-    let mut all: Vec<String> = PREFIXES
-        .iter()
-        .map(|(prefix, _)| format!("{prefix}/"))
-        .collect();
+    let mut all: Vec<String> = PREFIXES.iter().map(|(prefix, _)| format!("{prefix}/")).collect();
     if !all.contains(&own) {
         all.insert(0, own);
     }
@@ -59,13 +56,7 @@ pub fn route(config: &Config, path: &str, query: Option<&str>) -> Route {
     let longest = std::iter::once(own)
         .chain(PREFIXES)
         .filter_map(|(prefix, before)| Some((prefix, before, below(path, prefix)?)))
-        .reduce(|best, next| {
-            if next.0.len() > best.0.len() {
-                next
-            } else {
-                best
-            }
-        });
+        .reduce(|best, next| if next.0.len() > best.0.len() { next } else { best });
     longest
         .and_then(|(_, before, rest)| default_target(config, before, rest, query))
         .map_or(Route::NotFound, Route::Upstream)
@@ -80,12 +71,7 @@ fn below<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
     rest.strip_prefix('/')
 }
 
-fn default_target(
-    config: &Config,
-    before: &str,
-    rest: &str,
-    query: Option<&str>,
-) -> Option<Target> {
+fn default_target(config: &Config, before: &str, rest: &str, query: Option<&str>) -> Option<Target> {
     let base = &config.base_url;
     let base_path = base.path().trim_end_matches('/');
     // Ollama's native endpoints stand beside its OpenAI-compatible base, not below it.
@@ -108,11 +94,7 @@ fn default_target(
 
 fn custom(config: &Config, rest: &str) -> Option<Endpoint> {
     let shorter = rest.strip_prefix("v1/").unwrap_or(rest);
-    config
-        .cache_paths
-        .iter()
-        .any(|glob| glob.matches(rest) || glob.matches(shorter))
-        .then_some(Endpoint::Custom)
+    config.cache_paths.iter().any(|glob| glob.matches(rest) || glob.matches(shorter)).then_some(Endpoint::Custom)
 }
 
 /// `base_path` + `/` + `rest` at the base's origin. `None` where the rest would climb out of the base path.
@@ -123,11 +105,8 @@ fn join(base: &Url, base_path: &str, rest: &str, query: Option<&str>) -> Option<
     let text = format!("{origin}{base_path}{slash}{rest}{query}");
     // Parsed as the platform will parse it: dot segments and backslashes are resolved here, not behind our back.
     let url = Url::parse(&text).ok()?;
-    let inside = url.path() == base_path
-        || url
-            .path()
-            .strip_prefix(base_path)
-            .is_some_and(|below| below.starts_with('/'));
+    let inside =
+        url.path() == base_path || url.path().strip_prefix(base_path).is_some_and(|below| below.starts_with('/'));
     (inside && url.origin() == base.origin()).then(|| url.into())
 }
 
@@ -154,63 +133,26 @@ mod tests {
     #[test]
     fn the_default_upstream_has_three_prefixes_and_the_operators_own() {
         let base = [("OPENAI_BASE_URL", "https://h/v1")];
-        for path in [
-            "/proxy/models",
-            "/proxy/v1/models",
-            "/v1/models",
-            "/api/v1/models",
-        ] {
-            assert_eq!(
-                url(&base, path).as_deref(),
-                Some("https://h/v1/models"),
-                "{path}"
-            );
+        for path in ["/proxy/models", "/proxy/v1/models", "/v1/models", "/api/v1/models"] {
+            assert_eq!(url(&base, path).as_deref(), Some("https://h/v1/models"), "{path}");
         }
         let base = [("OPENAI_BASE_URL", "https://h/x/")];
-        assert_eq!(
-            url(&base, "/proxy/models?a=%20b&c").as_deref(),
-            Some("https://h/x/models?a=%20b&c")
-        );
-        assert_eq!(
-            url(&base, "/v1/models").as_deref(),
-            Some("https://h/x/v1/models")
-        );
+        assert_eq!(url(&base, "/proxy/models?a=%20b&c").as_deref(), Some("https://h/x/models?a=%20b&c"));
+        assert_eq!(url(&base, "/v1/models").as_deref(), Some("https://h/x/v1/models"));
         assert_eq!(url(&base, "/proxy").as_deref(), Some("https://h/x"));
-        let own = [
-            ("OPENAI_BASE_URL", "https://h/x"),
-            ("PROXY_PATH_PREFIX", "/api/v1"),
-        ];
-        assert_eq!(
-            url(&own, "/api/v1/models").as_deref(),
-            Some("https://h/x/models")
-        );
-        assert_eq!(
-            url(&own, "/proxy/models").as_deref(),
-            Some("https://h/x/models")
-        );
-        let root = [
-            ("OPENAI_BASE_URL", "https://h/v1"),
-            ("PROXY_PATH_PREFIX", "/"),
-        ];
-        assert_eq!(
-            url(&root, "/models").as_deref(),
-            Some("https://h/v1/models")
-        );
-        assert_eq!(
-            url(&root, "/v1/models").as_deref(),
-            Some("https://h/v1/models")
-        );
+        let own = [("OPENAI_BASE_URL", "https://h/x"), ("PROXY_PATH_PREFIX", "/api/v1")];
+        assert_eq!(url(&own, "/api/v1/models").as_deref(), Some("https://h/x/models"));
+        assert_eq!(url(&own, "/proxy/models").as_deref(), Some("https://h/x/models"));
+        let root = [("OPENAI_BASE_URL", "https://h/v1"), ("PROXY_PATH_PREFIX", "/")];
+        assert_eq!(url(&root, "/models").as_deref(), Some("https://h/v1/models"));
+        assert_eq!(url(&root, "/v1/models").as_deref(), Some("https://h/v1/models"));
     }
 
     #[test]
     fn native_ollama_paths_go_to_the_origin() {
         let base = [("OPENAI_BASE_URL", "http://localhost:11434/v1")];
         for path in ["/api/v1/api/tags", "/v1/api/tags", "/proxy/api/tags"] {
-            assert_eq!(
-                url(&base, path).as_deref(),
-                Some("http://localhost:11434/api/tags"),
-                "{path}"
-            );
+            assert_eq!(url(&base, path).as_deref(), Some("http://localhost:11434/api/tags"), "{path}");
         }
     }
 
@@ -226,37 +168,16 @@ mod tests {
             "/v1/.%2E/b",
         ] {
             let url = url(&base, path);
-            assert!(
-                url.as_deref()
-                    .is_none_or(|u| u.starts_with("https://h/a/v1/")),
-                "{path}: {url:?}"
-            );
+            assert!(url.as_deref().is_none_or(|u| u.starts_with("https://h/a/v1/")), "{path}: {url:?}");
         }
-        assert_eq!(
-            url(&base, "/proxy//evil.example/x").as_deref(),
-            Some("https://h/a/v1//evil.example/x")
-        );
-        assert_eq!(
-            url(&base, "/proxy/@evil.example").as_deref(),
-            Some("https://h/a/v1/@evil.example")
-        );
-        assert_eq!(
-            url(&base, "/proxy/https://evil.example/").as_deref(),
-            Some("https://h/a/v1/https://evil.example/")
-        );
+        assert_eq!(url(&base, "/proxy//evil.example/x").as_deref(), Some("https://h/a/v1//evil.example/x"));
+        assert_eq!(url(&base, "/proxy/@evil.example").as_deref(), Some("https://h/a/v1/@evil.example"));
+        assert_eq!(url(&base, "/proxy/https://evil.example/").as_deref(), Some("https://h/a/v1/https://evil.example/"));
     }
 
     #[test]
     fn other_paths_lead_nowhere() {
-        for path in [
-            "/proxyx",
-            "/nope",
-            "/v2/chat",
-            "",
-            "/health/x",
-            "/admin/cache",
-            "/metrics",
-        ] {
+        for path in ["/proxyx", "/nope", "/v2/chat", "", "/health/x", "/admin/cache", "/metrics"] {
             assert_eq!(route(&config(&[]), path, None), Route::NotFound, "{path}");
         }
     }
@@ -270,10 +191,7 @@ mod tests {
         };
         assert_eq!(endpoint("/proxy/x/y/z"), Some(Endpoint::Custom));
         assert_eq!(endpoint("/proxy/y"), None);
-        let vars = [
-            ("CACHE_PATHS", "tokenize"),
-            ("OPENAI_BASE_URL", "https://h"),
-        ];
+        let vars = [("CACHE_PATHS", "tokenize"), ("OPENAI_BASE_URL", "https://h")];
         let target = route(&config(&vars), "/v1/tokenize", None);
         assert!(matches!(target, Route::Upstream(t) if t.endpoint == Some(Endpoint::Custom)));
     }

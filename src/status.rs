@@ -169,14 +169,7 @@ pub struct Report {
 impl Report {
     /// A report with nothing but the outcome.
     pub const fn new(outcome: Outcome) -> Self {
-        Report {
-            outcome,
-            fwd: None,
-            fwd_status: None,
-            ttl: None,
-            key: None,
-            reason: None,
-        }
+        Report { outcome, fwd: None, fwd_status: None, ttl: None, key: None, reason: None }
     }
 
     /// A report on a request that the cache lets by.
@@ -225,10 +218,7 @@ mod tests {
         assert_eq!(report.cache_status(), "reprise; hit; ttl=30");
         let mut report = Report::bypass(Fwd::Method, Reason::Method);
         report.fwd_status = Some(200);
-        assert_eq!(
-            report.cache_status(),
-            "reprise; fwd=method; fwd-status=200; detail=method"
-        );
+        assert_eq!(report.cache_status(), "reprise; fwd=method; fwd-status=200; detail=method");
     }
 
     #[test]

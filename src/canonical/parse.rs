@@ -70,10 +70,7 @@ impl Document {
     /// it passes a limit.
     pub fn parse(text: &[u8]) -> Result<Document, ParseError> {
         if let Err(error) = std::str::from_utf8(text) {
-            return Err(ParseError::Syntax {
-                at: error.valid_up_to(),
-                expected: "UTF-8",
-            });
+            return Err(ParseError::Syntax { at: error.valid_up_to(), expected: "UTF-8" });
         }
         let mut parser = Parser {
             rest: text,
@@ -85,11 +82,7 @@ impl Document {
             open: Vec::new(),
         };
         parser.run()?;
-        Ok(Document {
-            flat: parser.flat,
-            objects: parser.objects,
-            members: parser.members,
-        })
+        Ok(Document { flat: parser.flat, objects: parser.objects, members: parser.members })
     }
 }
 
@@ -116,13 +109,7 @@ impl Parser<'_> {
             Some(b'{') => {
                 let index = self.objects.len();
                 let base = self.pending.len();
-                self.objects.push(Object {
-                    open: self.flat.len(),
-                    end: 0,
-                    first_member: 0,
-                    member_count: 0,
-                    next: 0,
-                });
+                self.objects.push(Object { open: self.flat.len(), end: 0, first_member: 0, member_count: 0, next: 0 });
                 self.open_container(Open::Object { index, base })?;
                 Ok(Expect::KeyOrClose)
             }
@@ -167,12 +154,7 @@ impl Parser<'_> {
             return self.fail("a colon");
         }
         self.take();
-        self.pending.push(Member {
-            start,
-            value: self.flat.len(),
-            end: 0,
-            first_object: self.objects.len(),
-        });
+        self.pending.push(Member { start, value: self.flat.len(), end: 0, first_object: self.objects.len() });
         Ok(Expect::Value)
     }
 
@@ -186,9 +168,7 @@ impl Parser<'_> {
                 self.take();
                 Ok(Expect::Key)
             }
-            (Some(Open::Array), Some(b']')) | (Some(Open::Object { .. }), Some(b'}')) => {
-                Ok(self.close())
-            }
+            (Some(Open::Array), Some(b']')) | (Some(Open::Object { .. }), Some(b'}')) => Ok(self.close()),
             (Some(Open::Array), _) => self.fail("a comma or ']'"),
             _ => self.fail("a comma or '}'"),
         }
@@ -274,11 +254,7 @@ impl Parser<'_> {
     fn string(&mut self) -> Result<(), ParseError> {
         self.take();
         loop {
-            let plain = self
-                .rest
-                .iter()
-                .position(|b| matches!(b, b'"' | b'\\' | 0..=0x1f))
-                .unwrap_or(self.rest.len());
+            let plain = self.rest.iter().position(|b| matches!(b, b'"' | b'\\' | 0..=0x1f)).unwrap_or(self.rest.len());
             self.take_many(plain);
             match self.peek() {
                 Some(b'"') => {
@@ -327,9 +303,7 @@ impl Parser<'_> {
                 }
                 self.push_char(character);
             }
-            _ => self
-                .flat
-                .extend_from_slice(format!("\\u{unit:04x}").as_bytes()),
+            _ => self.flat.extend_from_slice(format!("\\u{unit:04x}").as_bytes()),
         }
         Ok(())
     }
@@ -343,18 +317,13 @@ impl Parser<'_> {
             }
             _ => {
                 let mut buffer = [0; 4];
-                self.flat
-                    .extend_from_slice(character.encode_utf8(&mut buffer).as_bytes());
+                self.flat.extend_from_slice(character.encode_utf8(&mut buffer).as_bytes());
             }
         }
     }
 
     fn skip_whitespace(&mut self) {
-        let blank = self
-            .rest
-            .iter()
-            .take_while(|b| matches!(b, b' ' | b'\t' | b'\n' | b'\r'))
-            .count();
+        let blank = self.rest.iter().take_while(|b| matches!(b, b' ' | b'\t' | b'\n' | b'\r')).count();
         self.skip(blank);
     }
 
@@ -368,10 +337,7 @@ impl Parser<'_> {
     }
 
     fn take_many(&mut self, count: usize) {
-        let (taken, rest) = self
-            .rest
-            .split_at_checked(count)
-            .unwrap_or((self.rest, &[]));
+        let (taken, rest) = self.rest.split_at_checked(count).unwrap_or((self.rest, &[]));
         self.flat.extend_from_slice(taken);
         self.rest = rest;
     }
@@ -381,10 +347,7 @@ impl Parser<'_> {
     }
 
     fn fail<T>(&self, expected: &'static str) -> Result<T, ParseError> {
-        Err(ParseError::Syntax {
-            at: self.len.saturating_sub(self.rest.len()),
-            expected,
-        })
+        Err(ParseError::Syntax { at: self.len.saturating_sub(self.rest.len()), expected })
     }
 }
 
@@ -393,8 +356,6 @@ fn code_unit(text: &[u8]) -> Option<u16> {
     let digits = text.get(..6)?.strip_prefix(b"\\u")?;
     digits.iter().try_fold(0u16, |unit, digit| {
         let digit = char::from(*digit).to_digit(16)?;
-        u16::try_from(digit)
-            .ok()
-            .map(|digit| unit.wrapping_shl(4) | digit)
+        u16::try_from(digit).ok().map(|digit| unit.wrapping_shl(4) | digit)
     })
 }

@@ -55,9 +55,7 @@ impl Place {
         match (self, key) {
             (Place::Root, b"response_format" | b"output_format") => Place::Format,
             (Place::Root, b"text" | b"output_config") => Place::FormatHolder,
-            (Place::Root, b"generationConfig" | b"generation_config" | b"structured_outputs") => {
-                Place::Generation
-            }
+            (Place::Root, b"generationConfig" | b"generation_config" | b"structured_outputs") => Place::Generation,
             // Ollama's `format`, llama.cpp's `json_schema`.
             (Place::Root, b"format" | b"json_schema") => Place::Schema,
             (_, b"tools" | b"functions") => Place::Tool,
@@ -67,9 +65,7 @@ impl Place {
             (Place::Format | Place::FormatSchema, _) => Place::Format,
             (Place::Generation, b"json" | b"schema") => Place::Schema,
             // Google's function declarations may describe their `response`; Cohere v1 has `parameter_definitions`.
-            (Place::Tool, b"parameters" | b"schema" | b"response" | b"parameter_definitions") => {
-                Place::Schema
-            }
+            (Place::Tool, b"parameters" | b"schema" | b"response" | b"parameter_definitions") => Place::Schema,
             (Place::Tool, _) => Place::Tool,
             _ => Place::Plain,
         }

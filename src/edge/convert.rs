@@ -7,9 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use js_sys::{Array, JSON, Reflect, Uint8Array};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
-use web_sys::{
-    Headers, ReadableStream, ReadableStreamDefaultReader, Request, Response, ResponseInit,
-};
+use web_sys::{Headers, ReadableStream, ReadableStreamDefaultReader, Request, Response, ResponseInit};
 use worker::Env;
 
 /// A variable's or secret's text. Values that `wrangler.toml` holds as TOML come as JSON text.
@@ -18,9 +16,7 @@ pub fn variable(env: &Env, name: &str) -> Option<String> {
     if value.is_undefined() || value.is_null() {
         return None;
     }
-    value
-        .as_string()
-        .or_else(|| JSON::stringify(&value).ok()?.as_string())
+    value.as_string().or_else(|| JSON::stringify(&value).ok()?.as_string())
 }
 
 /// A request without its body.
@@ -28,9 +24,7 @@ pub fn request_head(request: &Request) -> RequestHead {
     let url = request.url();
     // What the client wrote after the authority, untouched.
     let after_scheme = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
-    let target = after_scheme
-        .find(['/', '?'])
-        .and_then(|at| after_scheme.get(at..));
+    let target = after_scheme.find(['/', '?']).and_then(|at| after_scheme.get(at..));
     let target = target.unwrap_or("/").split('#').next().unwrap_or_default();
     let (path, query) = match target.split_once('?') {
         Some((path, query)) => (path, Some(query.to_owned())),
@@ -50,10 +44,7 @@ fn header_map(headers: &Headers) -> HeaderMap {
     let pairs = js_sys::try_iter(headers).ok().flatten();
     for pair in pairs.into_iter().flatten().flatten() {
         let pair: Array = pair.unchecked_into();
-        let name = pair
-            .get(0)
-            .as_string()
-            .and_then(|name| name.parse::<HeaderName>().ok());
+        let name = pair.get(0).as_string().and_then(|name| name.parse::<HeaderName>().ok());
         let value = pair.get(1).as_string();
         let value = value.and_then(|value| HeaderValue::from_bytes(value.as_bytes()).ok());
         if let (Some(name), Some(value)) = (name, value) {
@@ -118,10 +109,7 @@ pub async fn read_body(request: &Request, limit: usize) -> Result<ReadBody, JsVa
     }
     let Some(body) = request.body() else {
         let handle = Uint8Array::new_with_length(0);
-        return Ok(ReadBody::Whole {
-            bytes: Vec::new(),
-            handle,
-        });
+        return Ok(ReadBody::Whole { bytes: Vec::new(), handle });
     };
     let [kept, read] = tee(&body);
     let reader: ReadableStreamDefaultReader = read.get_reader().unchecked_into();
@@ -162,8 +150,7 @@ pub fn passing(response: &Response, body: Option<&ReadableStream>, edits: &Edits
     {
         let _ = Reflect::set(&init, &"webSocket".into(), &socket);
     }
-    Response::new_with_opt_readable_stream_and_init(body, &init)
-        .unwrap_or_else(|_| bare_response(502))
+    Response::new_with_opt_readable_stream_and_init(body, &init).unwrap_or_else(|_| bare_response(502))
 }
 
 /// A response of our own.
@@ -175,8 +162,7 @@ pub fn response(status: u16, headers: &[(String, String)], body: Option<&Uint8Ar
     let init = ResponseInit::new();
     init.set_status(status);
     init.set_headers(&js);
-    Response::new_with_opt_js_u8_array_and_init(body, &init)
-        .unwrap_or_else(|_| bare_response(status))
+    Response::new_with_opt_js_u8_array_and_init(body, &init).unwrap_or_else(|_| bare_response(status))
 }
 
 /// A status with nothing else, for where nothing else can be built.

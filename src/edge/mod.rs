@@ -8,9 +8,7 @@ mod store;
 mod upstream;
 
 use crate::config::{Config, ConfigError};
-use crate::flow::{
-    self, Arrival, Asking, Found, Passage, Pending, Planned, Question, RequestHead, Verdict,
-};
+use crate::flow::{self, Arrival, Asking, Found, Passage, Pending, Planned, Question, RequestHead, Verdict};
 use crate::log::{self, Facts, Measures};
 use crate::present::{self, Reply};
 use crate::status::Reason;
@@ -76,11 +74,7 @@ struct Edge {
 
 #[event(fetch)]
 async fn fetch(request: Request, env: Env, ctx: Context) -> worker::Result<Response> {
-    let edge = Edge {
-        settings: config(&env),
-        store: Store::bound(&env),
-        started: now(),
-    };
+    let edge = Edge { settings: config(&env), store: Store::bound(&env), started: now() };
     Ok(edge.handle(request, &ctx).await)
 }
 
@@ -107,18 +101,11 @@ impl Edge {
     }
 
     /// (2) The body is read before anything else is awaited: the platform ties it to this event.
-    async fn plan(
-        self,
-        pending: Pending,
-        request: Request,
-        ctx: &Context,
-        config: &Config,
-    ) -> Response {
+    async fn plan(self, pending: Pending, request: Request, ctx: &Context, config: &Config) -> Response {
         let (planned, body) = match convert::read_body(&request, pending.max_bytes).await {
-            Ok(convert::ReadBody::Whole { bytes, handle }) => (
-                pending.with_body(config, &bytes, self.store.is_some()),
-                Body::Bytes(handle),
-            ),
+            Ok(convert::ReadBody::Whole { bytes, handle }) => {
+                (pending.with_body(config, &bytes, self.store.is_some()), Body::Bytes(handle))
+            }
             Ok(convert::ReadBody::Longer(stream)) => (pending.too_large(), Body::Stream(stream)),
             Err(_) => return self.reply(pending.broken_off()),
         };
@@ -132,9 +119,7 @@ impl Edge {
     /// (3)
     async fn answer(self, question: Question, body: Body, ctx: &Context) -> Response {
         let (found, stored_body) = match (&self.store, self.settings.as_ref()) {
-            (Some(store), Ok(config)) if question.reads() => {
-                store.get(&question.key, config.store_timeout).await
-            }
+            (Some(store), Ok(config)) if question.reads() => store.get(&question.key, config.store_timeout).await,
             _ => (Found::Nothing, None),
         };
         match question.look(&found, now()) {
@@ -155,9 +140,7 @@ impl Edge {
                 } else {
                     asked.await;
                 }
-                response
-                    .await
-                    .unwrap_or_else(|_| convert::bare_response(500))
+                response.await.unwrap_or_else(|_| convert::bare_response(500))
             }
         }
     }
@@ -238,13 +221,7 @@ impl Edge {
         convert::response(reply.status, &reply.headers, Some(&bytes))
     }
 
-    fn log(
-        &self,
-        facts: &Facts,
-        upstream_ms: Option<u64>,
-        bytes: Option<u64>,
-        kept: Result<(), Reason>,
-    ) {
+    fn log(&self, facts: &Facts, upstream_ms: Option<u64>, bytes: Option<u64>, kept: Result<(), Reason>) {
         self.log_at(now(), facts, upstream_ms, bytes, kept);
     }
 
@@ -257,11 +234,7 @@ impl Edge {
         bytes: Option<u64>,
         kept: Result<(), Reason>,
     ) {
-        let measures = Measures {
-            ms: replied.saturating_sub(self.started),
-            upstream_ms,
-            bytes,
-        };
+        let measures = Measures { ms: replied.saturating_sub(self.started), upstream_ms, bytes };
         console_log(&log::line(facts, measures, kept));
     }
 }

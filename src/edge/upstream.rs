@@ -12,10 +12,7 @@ use std::pin::pin;
 use std::time::Duration;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
-use web_sys::{
-    AbortController, ReadableStream, ReadableStreamDefaultReader, RequestInit, RequestRedirect,
-    Response,
-};
+use web_sys::{AbortController, ReadableStream, ReadableStreamDefaultReader, RequestInit, RequestRedirect, Response};
 use worker::Delay;
 
 #[wasm_bindgen]
@@ -75,12 +72,7 @@ pub async fn send(outbound: &Outbound, body: Body, timeout: Duration) -> Result<
 /// # Errors
 /// [`Failure`] if none comes within `timeout`.
 pub async fn probe(url: &str, timeout: Duration) -> Result<(), Failure> {
-    let outbound = Outbound {
-        method: Method::GET,
-        url: url.to_owned(),
-        headers: HeaderMap::new(),
-        upgrade: false,
-    };
+    let outbound = Outbound { method: Method::GET, url: url.to_owned(), headers: HeaderMap::new(), upgrade: false };
     let response = send(&outbound, Body::None, timeout).await?;
     if let Some(body) = response.body() {
         // Unread bodies keep connections; whether it can be cancelled does not matter.

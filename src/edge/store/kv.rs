@@ -21,12 +21,7 @@ extern "C" {
     fn js_get(this: &Namespace, key: &str, kind: &str) -> Result<Promise, JsValue>;
 
     #[wasm_bindgen(method, js_name = put, catch)]
-    fn js_put(
-        this: &Namespace,
-        key: &str,
-        value: &Uint8Array,
-        options: &Object,
-    ) -> Result<Promise, JsValue>;
+    fn js_put(this: &Namespace, key: &str, value: &Uint8Array, options: &Object) -> Result<Promise, JsValue>;
 }
 
 impl Namespace {
@@ -49,12 +44,7 @@ impl Namespace {
     ///
     /// # Errors
     /// Whatever the platform throws.
-    pub async fn put(
-        &self,
-        key: &str,
-        value: &Uint8Array,
-        ttl: Option<u64>,
-    ) -> Result<(), JsValue> {
+    pub async fn put(&self, key: &str, value: &Uint8Array, ttl: Option<u64>) -> Result<(), JsValue> {
         let options = Object::new();
         if let Some(ttl) = ttl.filter(|ttl| *ttl <= LONGEST_TTL) {
             // At most ten years: exact as a number.

@@ -84,9 +84,7 @@ async fn open(value: &Uint8Array) -> Option<(entry::Head, Uint8Array)> {
     let fixed = u32::try_from(entry::PREFIX_LEN).ok()?;
     let prefix = Prefix::decode(&value.subarray(0, fixed).to_vec())?;
     let rest = value.subarray(fixed, value.length());
-    let digest = JsFuture::from(subtle_digest("SHA-256", &rest).ok()?)
-        .await
-        .ok()?;
+    let digest = JsFuture::from(subtle_digest("SHA-256", &rest).ok()?).await.ok()?;
     if Uint8Array::new(&digest).to_vec() != prefix.digest {
         return None;
     }
