@@ -206,11 +206,14 @@ pub fn arrive(config: &Config, request: RequestHead, has_body: bool) -> Arrival 
         outbound,
     };
     let json = headers::is_json(&headers::essence(&pending.request.headers));
+    let coded = pending.request.headers.contains_key(http::header::CONTENT_ENCODING);
     let too_large = content_length(&pending.request.headers).is_some_and(|n| n > pending.max_bytes);
     let reason = if !has_body || upgrade {
         Reason::BodyEmpty
     } else if !json {
         Reason::ContentType
+    } else if coded {
+        Reason::ContentEncoding
     } else if too_large {
         Reason::TooLarge
     } else {

@@ -20,6 +20,7 @@ pub mod log;
 pub mod policy;
 pub mod present;
 pub mod route;
+pub mod sse;
 pub mod status;
 
 #[cfg(target_arch = "wasm32")]

@@ -83,6 +83,8 @@ reasons! {
     Endpoint = "endpoint",
     /// The request body is not JSON by its content type.
     ContentType = "content-type",
+    /// The request body is compressed.
+    ContentEncoding = "content-encoding",
     /// There is no request body.
     BodyEmpty = "body-empty",
     /// The request body is JSON but not an object.
