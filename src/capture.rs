@@ -1,6 +1,7 @@
 //! Is this answer whole, valid, and worth keeping?
 
 use crate::canonical::Document;
+use crate::dialect::{Carriage, Dialect};
 use crate::endpoint::Endpoint;
 use crate::entry::{Entry, Head};
 use crate::headers;
@@ -16,6 +17,9 @@ pub struct Capture {
     status: u16,
     headers: Vec<(String, String)>,
     essence: String,
+    /// The grammar of a stream; `None`: the answer is plain.
+    stream: Option<Dialect>,
+    asked_usage: bool,
     /// What `Content-Length` promises of the bytes that we see.
     expected_len: Option<usize>,
     max_bytes: usize,
@@ -28,6 +32,8 @@ pub struct Capture {
 pub struct Terms {
     /// What was asked.
     pub endpoint: Endpoint,
+    /// How the answer was wanted.
+    pub carriage: Carriage,
     /// The largest body kept, in bytes.
     pub max_bytes: usize,
     /// Milliseconds to expiry; `None`: never.
@@ -47,7 +53,9 @@ impl Capture {
             return Err(Reason::Status);
         }
         let essence = headers::essence(response);
-        if matches!(essence.as_str(), "text/event-stream" | "application/x-ndjson") {
+        let stream = Dialect::of(terms.endpoint).filter(|dialect| dialect.is_stream(&essence));
+        // A stream in no grammar that we know has no end that we could recognise.
+        if stream.is_none() && matches!(essence.as_str(), "text/event-stream" | "application/x-ndjson") {
             return Err(Reason::Stream);
         }
         let length =
@@ -65,6 +73,8 @@ impl Capture {
                 .map(|(name, value)| (name, String::from_utf8_lossy(&value).into_owned()))
                 .collect(),
             essence,
+            stream,
+            asked_usage: terms.carriage.include_usage,
             expected_len: length.filter(|_| !coded),
             max_bytes: terms.max_bytes,
             lifetime_ms: terms.lifetime_ms,
@@ -92,14 +102,26 @@ impl Capture {
         if self.expected_len.is_some_and(|len| len != self.body.len()) {
             return Err(Reason::Truncated);
         }
-        self.check_body()?;
+        let has_usage = match self.stream {
+            Some(dialect) => {
+                let events = dialect.events(&self.body)?;
+                dialect.check(&events)?;
+                dialect.has_usage(&events)
+            }
+            None => {
+                self.check_body()?;
+                false
+            }
+        };
         Ok(Entry {
             head: Head {
                 status: self.status,
                 headers: self.headers,
                 stored_at: now,
                 expires_at: self.lifetime_ms.map(|ms| now.saturating_add(ms)),
-                stream: false,
+                stream: self.stream.is_some(),
+                asked_usage: self.asked_usage,
+                has_usage,
             },
             body: self.body,
         })
@@ -187,7 +209,7 @@ fn check_json(endpoint: Endpoint, body: &[u8]) -> Result<(), Reason> {
     Ok(())
 }
 
-fn cut_short(reason: &str) -> bool {
+pub(crate) fn cut_short(reason: &str) -> bool {
     CUT_SHORT.contains(&reason)
 }
 
@@ -204,7 +226,7 @@ mod tests {
     }
 
     fn terms(endpoint: Endpoint) -> Terms {
-        Terms { endpoint, max_bytes: 1000, lifetime_ms: Some(5), shared: false }
+        Terms { endpoint, carriage: Carriage::default(), max_bytes: 1000, lifetime_ms: Some(5), shared: false }
     }
 
     fn capture(endpoint: Endpoint, kind: &'static str, body: &[u8]) -> Result<Entry, Reason> {

@@ -31,6 +31,12 @@ pub struct Head {
     pub expires_at: Option<u64>,
     /// Whether the body is an event stream.
     pub stream: bool,
+    /// Whether its asker wanted a final usage chunk.
+    #[serde(default)]
+    pub asked_usage: bool,
+    /// Whether it has one.
+    #[serde(default)]
+    pub has_usage: bool,
 }
 
 impl Head {
@@ -119,6 +125,8 @@ mod tests {
                 stored_at: 1_000,
                 expires_at: Some(61_500),
                 stream: false,
+                asked_usage: false,
+                has_usage: false,
             },
             body: vec![0, 255, 10],
         }

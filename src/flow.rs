@@ -12,6 +12,7 @@
 use crate::canonical::{Document, ParseError};
 use crate::capture::{Capture, Terms};
 use crate::config::{Config, ConfigError};
+use crate::dialect::Carriage;
 use crate::directives::Directives;
 use crate::endpoint::Endpoint;
 use crate::entry;
@@ -21,6 +22,7 @@ use crate::key::{self, Key, Party};
 use crate::log::Facts;
 use crate::policy::Rules;
 use crate::present::{self, Edits, Reply};
+use crate::replay::{self, Form};
 use crate::route::{self, Route, Target};
 use crate::status::{Fwd, Reason, Report};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -107,6 +109,7 @@ pub struct Question {
     /// For the log.
     pub facts: Facts,
     endpoint: Endpoint,
+    carriage: Carriage,
     rules: Rules,
 }
 
@@ -121,10 +124,19 @@ pub enum Found {
     Failed(Reason),
 }
 
-/// Step 3: what to do about it.
+/// Step 3: whether the store's head decides.
+#[derive(Debug)]
+pub enum Looked {
+    /// It does.
+    Decided(Verdict),
+    /// The stored answer goes out in another form, if that can be had of its body: [`Rendering::with_body`].
+    Render(Box<Rendering>),
+}
+
+/// Step 3: what to do about the question.
 #[derive(Debug)]
 pub enum Verdict {
-    /// The stored body goes to the client with this head.
+    /// The stored answer goes to the client with this head.
     Replay(Box<Replay>),
     /// The proxy answers by itself.
     Answer(Reply),
@@ -139,8 +151,20 @@ pub struct Replay {
     pub status: u16,
     /// All headers.
     pub headers: Vec<(String, String)>,
+    /// The body; `None`: the stored one, verbatim.
+    pub body: Option<Vec<u8>>,
     /// For the log.
     pub facts: Facts,
+}
+
+/// A hit whose stored body has to be read before it can go out.
+#[derive(Debug)]
+pub struct Rendering {
+    question: Question,
+    head: entry::Head,
+    report: Report,
+    form: Form,
+    now: u64,
 }
 
 /// A question on its way to the upstream.
@@ -153,6 +177,7 @@ pub struct Asking {
     /// For the log.
     pub facts: Facts,
     endpoint: Endpoint,
+    carriage: Carriage,
     store: Result<Option<u64>, Reason>,
     report: Report,
 }
@@ -269,9 +294,10 @@ impl Pending {
         if names_server_state(&document) {
             return self.bypass(Reason::ServerState);
         }
-        if endpoint.streams(document.fields("stream")) {
-            return self.bypass(Reason::Stream);
-        }
+        let carriage = Carriage {
+            stream: endpoint.streams(document.fields("stream")),
+            include_usage: document.fields("stream_options").any(includes_usage),
+        };
         let key = self.key(config, endpoint, body, &document);
         self.facts.key = Some(key);
         // The answer is read on its way through: a coded one would have to be decoded and coded again, which costs time
@@ -284,6 +310,7 @@ impl Pending {
             outbound: self.outbound,
             facts: self.facts,
             endpoint,
+            carriage,
             rules: Rules::new(config, &self.directives, bound),
         }))
     }
@@ -353,6 +380,12 @@ fn names_container(tools: &str) -> bool {
     serde_json::from_str::<Vec<Tool>>(tools).is_ok_and(|tools| tools.iter().any(|tool| tool.container.is_string()))
 }
 
+/// Whether `stream_options` asks for a final usage chunk.
+fn includes_usage(options: &str) -> bool {
+    let options = serde_json::from_str::<serde_json::Value>(options);
+    options.is_ok_and(|options| options.get("include_usage") == Some(&true.into()))
+}
+
 /// The model's name, from the body or (Google) the URL.
 fn model(document: &Document, url: &str) -> Option<String> {
     let in_body = document.fields("model").find_map(|value| serde_json::from_str::<String>(value).ok());
@@ -389,37 +422,69 @@ impl Question {
     }
 
     /// Step 3. `now`: milliseconds since 1970.
-    pub fn look(self, found: &Found, now: u64) -> Verdict {
-        let judged = match (self.rules.read, found) {
-            (Err(report), _) => Err(report),
+    pub fn look(self, found: &Found, now: u64) -> Looked {
+        let judged = match (&self.rules.read, found) {
+            (Err(report), _) => Err(*report),
             (Ok(()), Found::Nothing) => Err(self.rules.miss(None)),
             (Ok(()), Found::Failed(reason)) => Err(self.rules.miss(Some(*reason))),
             (Ok(()), Found::Entry(head)) => self.rules.judge(head, now).map(|report| (report, head)),
         };
+        let (report, head) = match judged {
+            Ok(hit) => hit,
+            Err(report) => return Looked::Decided(self.forward(report)),
+        };
+        match replay::form(self.endpoint, head, self.carriage) {
+            Some(Form::Verbatim) => Looked::Decided(self.replay(head, report, now, None)),
+            Some(form) => Looked::Render(Box::new(Rendering { question: self, head: head.clone(), report, form, now })),
+            None => Looked::Decided(self.forward_unconverted()),
+        }
+    }
+
+    fn replay(self, head: &entry::Head, mut report: Report, now: u64, rendered: Option<Rendered>) -> Verdict {
+        report.key = Some(self.key);
         let mut facts = self.facts;
-        match judged {
-            Ok((mut report, head)) => {
-                report.key = Some(self.key);
-                facts.outcome = Some(report.outcome);
-                facts.status = Some(head.status);
-                Verdict::Replay(Box::new(Replay {
-                    status: head.status,
-                    headers: present::hit(head, &report, now),
-                    facts,
-                }))
-            }
-            Err(_) if self.rules.only_if_cached => Verdict::Answer(only_if_cached(facts)),
-            Err(mut report) => {
-                report.key = Some(self.key);
-                Verdict::Ask(Box::new(Asking {
-                    key: self.key,
-                    outbound: self.outbound,
-                    facts,
-                    endpoint: self.endpoint,
-                    store: self.rules.store,
-                    report,
-                }))
-            }
+        facts.outcome = Some(report.outcome);
+        facts.status = Some(head.status);
+        let (kind, body) = rendered.map_or((None, None), |(kind, body)| (kind, Some(body)));
+        Verdict::Replay(Box::new(Replay {
+            status: head.status,
+            headers: present::hit(head, kind, &report, now),
+            body,
+            facts,
+        }))
+    }
+
+    fn forward_unconverted(self) -> Verdict {
+        let report = self.rules.miss(Some(Reason::NotConvertible));
+        self.forward(report)
+    }
+
+    fn forward(self, mut report: Report) -> Verdict {
+        if self.rules.only_if_cached {
+            return Verdict::Answer(only_if_cached(self.facts));
+        }
+        report.key = Some(self.key);
+        Verdict::Ask(Box::new(Asking {
+            key: self.key,
+            outbound: self.outbound,
+            facts: self.facts,
+            endpoint: self.endpoint,
+            carriage: self.carriage,
+            store: self.rules.store,
+            report,
+        }))
+    }
+}
+
+/// A body in its new form, with its content type where that changes.
+type Rendered = (Option<&'static str>, Vec<u8>);
+
+impl Rendering {
+    /// Step 3, for a stored body that does not go out as it is.
+    pub fn with_body(self, body: &[u8]) -> Verdict {
+        match replay::render(self.form, body, self.question.carriage) {
+            Some(rendered) => self.question.replay(&self.head, self.report, self.now, Some(rendered)),
+            None => self.question.forward_unconverted(),
         }
     }
 }
@@ -437,6 +502,7 @@ impl Asking {
         let capture = self.store.and_then(|lifetime_ms| {
             let terms = Terms {
                 endpoint: self.endpoint,
+                carriage: self.carriage,
                 max_bytes: config.max_bytes,
                 lifetime_ms,
                 shared: config.shared_scope,

@@ -9,6 +9,7 @@
 pub mod canonical;
 pub mod capture;
 pub mod config;
+pub mod dialect;
 pub mod directives;
 pub mod endpoint;
 pub mod entry;
@@ -19,6 +20,7 @@ pub mod key;
 pub mod log;
 pub mod policy;
 pub mod present;
+pub mod replay;
 pub mod route;
 pub mod sse;
 pub mod status;

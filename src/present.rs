@@ -39,9 +39,13 @@ pub fn edits(report: &Report) -> Edits {
     Edits { set: (X_CACHE_STATUS, report.outcome.as_str().to_owned()), append: (CACHE_STATUS, report.cache_status()) }
 }
 
-/// The headers of a hit.
-pub fn hit(head: &entry::Head, report: &Report, now: u64) -> Vec<(String, String)> {
+/// The headers of a hit. `kind`: its content type, where that is not the stored one.
+pub fn hit(head: &entry::Head, kind: Option<&str>, report: &Report, now: u64) -> Vec<(String, String)> {
     let mut headers = head.headers.clone();
+    if let Some(kind) = kind {
+        headers.retain(|(name, _)| name != "content-type");
+        headers.push(("content-type".to_owned(), kind.to_owned()));
+    }
     headers.push(("age".to_owned(), head.age(now).to_string()));
     headers.extend(explanation(report));
     headers

@@ -91,8 +91,10 @@ reasons! {
     NotAnObject = "not-an-object",
     /// The request names state that the provider keeps.
     ServerState = "server-state",
-    /// Streamed answers pass through.
+    /// Not stored: the answer streams in a grammar that is not known.
     Stream = "stream",
+    /// The entry is in the other mode, or lacks the usage that the caller wants, and cannot be converted faithfully.
+    NotConvertible = "not-convertible",
     /// A body is larger than `CACHE_MAX_BYTES`.
     TooLarge = "too-large",
     /// The request body is nested too deeply, or has too many members, to be keyed.

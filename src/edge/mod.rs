@@ -8,7 +8,7 @@ mod store;
 mod upstream;
 
 use crate::config::{Config, ConfigError};
-use crate::flow::{self, Arrival, Asking, Found, Passage, Pending, Planned, Question, RequestHead, Verdict};
+use crate::flow::{self, Arrival, Asking, Found, Looked, Passage, Pending, Planned, Question, RequestHead, Verdict};
 use crate::log::{self, Facts, Measures};
 use crate::present::{self, Reply};
 use crate::status::Reason;
@@ -122,12 +122,20 @@ impl Edge {
             (Some(store), Ok(config)) if question.reads() => store.get(&question.key, config.store_timeout).await,
             _ => (Found::Nothing, None),
         };
-        match question.look(&found, now()) {
+        let verdict = match question.look(&found, now()) {
+            Looked::Decided(verdict) => verdict,
+            Looked::Render(rendering) => {
+                let body = stored_body.as_ref().map(Uint8Array::to_vec).unwrap_or_default();
+                rendering.with_body(&body)
+            }
+        };
+        match verdict {
             Verdict::Replay(replay) => {
-                let bytes = stored_body.unwrap_or_else(|| Uint8Array::new_with_length(0));
-                let length = u64::from(bytes.length());
-                self.log(&replay.facts, None, Some(length), Ok(()));
-                convert::response(replay.status, &replay.headers, Some(&bytes))
+                let rendered = replay.body.as_deref().map(Uint8Array::from);
+                let body = rendered.or(stored_body);
+                let length = body.as_ref().map(|body| u64::from(body.length()));
+                self.log(&replay.facts, None, length, Ok(()));
+                convert::response(replay.status, &replay.headers, body.as_ref())
             }
             Verdict::Answer(reply) => self.reply(reply),
             Verdict::Ask(asking) => {

@@ -1,0 +1,52 @@
+//! OpenAI's legacy completions (API reference, "Completions"): a chunk is a small completion.
+
+use super::chat::{Chunks, add_logprobs, envelope};
+use super::{Carriage, object};
+use crate::sse::Event;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+const KIND: &str = "text_completion";
+
+/// Stream to object.
+pub(super) fn to_object(mut chunks: Vec<Value>) -> Option<Value> {
+    let mut choices: BTreeMap<u64, Map<String, Value>> = BTreeMap::new();
+    for chunk in &mut chunks {
+        for choice in chunk.get_mut("choices")?.as_array_mut()? {
+            let choice = std::mem::take(choice.as_object_mut()?);
+            let whole = choices.entry(choice.get("index")?.as_u64()?).or_default();
+            for (name, value) in choice {
+                let slot = whole.entry(name.clone()).or_insert(Value::Null);
+                match (name.as_str(), slot, value) {
+                    ("text", Value::String(so_far), Value::String(more)) => so_far.push_str(&more),
+                    ("logprobs", slot, value) => add_logprobs(slot, value)?,
+                    (_, _, Value::Null) => {}
+                    (_, slot, value) => *slot = value,
+                }
+            }
+        }
+    }
+    let mut whole = envelope(&mut chunks, KIND)?;
+    let finished = |choice: &Map<String, Value>| choice.get("finish_reason").is_some_and(Value::is_string);
+    if choices.is_empty() || !choices.values().all(finished) {
+        return None;
+    }
+    whole.insert("choices".to_owned(), Value::Array(choices.into_values().map(Value::Object).collect()));
+    Some(Value::Object(whole))
+}
+
+/// Object to stream: for each choice its text, then its end.
+pub(super) fn to_events(whole: Map<String, Value>, carriage: Carriage) -> Option<Vec<Event>> {
+    let (choices, mut chunks) = Chunks::new(whole, KIND, carriage)?;
+    for choice in choices {
+        let Value::Object(mut choice) = choice else {
+            return None;
+        };
+        let index = choice.get("index")?.clone();
+        let text = choice.insert("text".to_owned(), "".into())?;
+        let logprobs = choice.insert("logprobs".to_owned(), Value::Null).unwrap_or_default();
+        chunks.push(object([("text", text), ("index", index), ("logprobs", logprobs), ("finish_reason", Value::Null)]));
+        chunks.push(Value::Object(choice));
+    }
+    Some(chunks.finish())
+}

@@ -1,0 +1,242 @@
+//! One file per protocol grammar: when a stream is whole, its object, the stream of an object, and where usage stands.
+//!
+//! Conversion is complete or it is none: a stream or object with anything that its grammar here does not carry over
+//! faithfully gives `None`, and the caller asks the upstream.
+
+mod anthropic;
+mod chat;
+mod cohere;
+mod completions;
+mod google;
+mod ollama;
+mod responses;
+
+use crate::endpoint::Endpoint;
+use crate::headers;
+use crate::sse::{self, Event, Framing};
+use crate::status::Reason;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+
+/// A protocol's grammar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// OpenAI chat completions and everyone who speaks like them.
+    Chat,
+    /// OpenAI's legacy completions.
+    Completions,
+    /// OpenAI responses.
+    Responses,
+    /// Anthropic messages.
+    Anthropic,
+    /// Google `streamGenerateContent`.
+    Google,
+    /// Cohere chat, version 2.
+    Cohere,
+    /// Ollama chat and generate.
+    Ollama,
+}
+
+/// What one event says about its stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    /// There is more to come.
+    Progress,
+    /// The answer is complete.
+    Terminal,
+    /// The answer is none, for this reason.
+    Fault(Reason),
+}
+
+/// How a caller wants the answer carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Carriage {
+    /// As a stream of events.
+    pub stream: bool,
+    /// With a final usage chunk (`stream_options.include_usage`).
+    pub include_usage: bool,
+}
+
+impl Dialect {
+    /// The grammar in which an endpoint streams; `None`: it does not, or not in one that is known.
+    pub fn of(endpoint: Endpoint) -> Option<Dialect> {
+        match endpoint {
+            Endpoint::ChatCompletions => Some(Dialect::Chat),
+            Endpoint::Completions => Some(Dialect::Completions),
+            Endpoint::Responses => Some(Dialect::Responses),
+            Endpoint::Messages => Some(Dialect::Anthropic),
+            Endpoint::StreamGenerateContent => Some(Dialect::Google),
+            Endpoint::CohereChat => Some(Dialect::Cohere),
+            Endpoint::Ollama => Some(Dialect::Ollama),
+            Endpoint::GenerateContent | Endpoint::Speech | Endpoint::Compute | Endpoint::Custom => None,
+        }
+    }
+
+    /// Whether a body of this media type (without parameters) is a stream in this grammar.
+    pub fn is_stream(self, essence: &str) -> bool {
+        match self {
+            Dialect::Ollama => essence == "application/x-ndjson",
+            // Without `alt=sse` Google streams one JSON array.
+            Dialect::Google => essence == "text/event-stream" || headers::is_json(essence),
+            _ => essence == "text/event-stream",
+        }
+    }
+
+    /// The events of a whole body.
+    ///
+    /// # Errors
+    /// [`Reason::Truncated`] where it ends inside an event, [`Reason::AnswerNotJson`] where it is no stream.
+    pub fn events(self, body: &[u8]) -> Result<Vec<Event>, Reason> {
+        if self == Dialect::Google && body.trim_ascii_start().first() == Some(&b'[') {
+            let items: Vec<&RawValue> = serde_json::from_slice(body).map_err(|_| Reason::AnswerNotJson)?;
+            return Ok(items.into_iter().map(|item| Event::data(item.get())).collect());
+        }
+        let framing = if self == Dialect::Ollama { Framing::Lines } else { Framing::Events };
+        sse::decode(framing, body).map_err(|_| Reason::Truncated)
+    }
+
+    /// Whether a stream is a whole, good answer.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub fn check(self, events: &[Event]) -> Result<(), Reason> {
+        let mut terminal = false;
+        for event in events {
+            let mark = if event.data.trim() == "[DONE]" {
+                self.mark_done()
+            } else {
+                let value = serde_json::from_str(&event.data).map_err(|_| Reason::AnswerNotJson)?;
+                self.mark(event, &value)
+            };
+            match mark {
+                Mark::Progress => {}
+                Mark::Terminal => terminal = true,
+                Mark::Fault(reason) => return Err(reason),
+            }
+        }
+        if terminal { Ok(()) } else { Err(Reason::Truncated) }
+    }
+
+    fn mark(self, event: &Event, value: &Value) -> Mark {
+        if event.name == "error" || is_set(value, "error") {
+            return Mark::Fault(Reason::ErrorBody);
+        }
+        match self {
+            Dialect::Chat | Dialect::Completions => chat::mark(value),
+            Dialect::Responses => responses::mark(value),
+            Dialect::Anthropic => anthropic::mark(value),
+            Dialect::Google => google::mark(value),
+            Dialect::Cohere => cohere::mark(value),
+            Dialect::Ollama => ollama::mark(value),
+        }
+    }
+
+    /// What `data: [DONE]` says: it ends OpenAI's older grammars, and some send it in others too.
+    fn mark_done(self) -> Mark {
+        match self {
+            Dialect::Chat | Dialect::Completions => Mark::Terminal,
+            _ => Mark::Progress,
+        }
+    }
+
+    /// Whether this event exists only for callers who asked for usage.
+    fn is_usage(self, event: &Event) -> bool {
+        matches!(self, Dialect::Chat | Dialect::Completions)
+            && serde_json::from_str(&event.data).is_ok_and(|value: Value| chat::is_usage(&value))
+    }
+
+    /// Whether a stream has the final chunk that callers who asked for usage wait for.
+    pub fn has_usage(self, events: &[Event]) -> bool {
+        events.iter().any(|event| self.is_usage(event))
+    }
+
+    /// Whether the grammar has such a chunk at all.
+    pub fn separates_usage(self) -> bool {
+        matches!(self, Dialect::Chat | Dialect::Completions)
+    }
+
+    /// A stream's bytes without the final usage chunk; every other byte is kept. `None`: it cannot be told apart.
+    pub fn without_usage(self, body: &[u8]) -> Option<Vec<u8>> {
+        // A block is an event with the blank line that ends it, as the provider wrote it.
+        let text = std::str::from_utf8(body).ok()?;
+        let blocks = text.split_inclusive("\n\n");
+        let kept = blocks.filter(|block| {
+            let events = sse::decode(Framing::Events, block.as_bytes()).unwrap_or_default();
+            !self.has_usage(&events)
+        });
+        let kept: String = kept.collect();
+        let events = self.events(kept.as_bytes()).ok()?;
+        (!self.has_usage(&events) && self.check(&events).is_ok()).then(|| kept.into_bytes())
+    }
+
+    /// The object that a whole stream amounts to, as the official client's accumulator builds it.
+    pub fn to_object(self, events: &[Event]) -> Option<Value> {
+        let chunks = || -> Option<Vec<Value>> {
+            let events = events.iter().filter(|event| event.data.trim() != "[DONE]");
+            events.map(|event| serde_json::from_str(&event.data).ok()).collect()
+        };
+        match self {
+            Dialect::Chat => chat::to_object(chunks()?),
+            Dialect::Completions => completions::to_object(chunks()?),
+            Dialect::Responses => responses::to_object(chunks()?),
+            Dialect::Anthropic => anthropic::to_object(chunks()?),
+            Dialect::Google => google::to_object(chunks()?),
+            Dialect::Cohere => cohere::to_object(chunks()?),
+            Dialect::Ollama => ollama::to_object(chunks()?),
+        }
+    }
+
+    /// A stream that amounts to an object, ending in its terminal event.
+    pub fn to_events(self, object: Value, carriage: Carriage) -> Option<Vec<Event>> {
+        let Value::Object(object) = object else {
+            return None;
+        };
+        match self {
+            Dialect::Chat => chat::to_events(object, carriage),
+            Dialect::Completions => completions::to_events(object, carriage),
+            Dialect::Responses => responses::to_events(object),
+            Dialect::Anthropic => anthropic::to_events(object),
+            Dialect::Google => google::to_events(object),
+            Dialect::Cohere => cohere::to_events(object),
+            Dialect::Ollama => ollama::to_events(object),
+        }
+    }
+
+    /// A stored body in the other mode: (content type, body). `to_stream`: from an object to a stream.
+    pub fn convert(self, body: &[u8], carriage: Carriage) -> Option<(&'static str, Vec<u8>)> {
+        if !carriage.stream {
+            let object = self.to_object(&self.events(body).ok()?)?;
+            return Some(("application/json", serde_json::to_vec(&object).ok()?));
+        }
+        let events = self.to_events(serde_json::from_slice(body).ok()?, carriage)?;
+        // What we make must pass our own gate.
+        self.check(&events).ok()?;
+        let mut out = Vec::new();
+        if self == Dialect::Ollama {
+            events.iter().for_each(|event| event.write_line(&mut out));
+            return Some(("application/x-ndjson", out));
+        }
+        events.iter().for_each(|event| event.write_sse(&mut out));
+        Some(("text/event-stream; charset=utf-8", out))
+    }
+}
+
+/// Whether an object has this member with a value other than `null`.
+fn is_set(value: &Value, name: &str) -> bool {
+    value.get(name).is_some_and(|value| !value.is_null())
+}
+
+/// An array's items; of anything else none.
+fn items<'a>(value: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
+    value.get(name).and_then(Value::as_array).into_iter().flatten()
+}
+
+/// A member's text; empty where there is none.
+fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+    value.get(name).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// An object of its members, in this order.
+fn object<const N: usize>(members: [(&str, Value); N]) -> Value {
+    Value::Object(members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<Map<_, _>>())
+}

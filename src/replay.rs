@@ -1,0 +1,40 @@
+//! In what form does a stored answer go to a caller: as it is, without its usage chunk, or converted to the other mode?
+
+use crate::dialect::{Carriage, Dialect};
+use crate::endpoint::Endpoint;
+use crate::entry::Head;
+
+/// What has to be done to a stored body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Nothing: its bytes go out verbatim.
+    Verbatim,
+    /// The final usage chunk is left out: its asker wanted it, this caller does not.
+    WithoutUsage(Dialect),
+    /// It is given in the other mode.
+    Converted(Dialect),
+}
+
+/// The form in which an entry answers a caller who wants it carried like this. `None`: in none.
+pub fn form(endpoint: Endpoint, head: &Head, wanted: Carriage) -> Option<Form> {
+    let dialect = Dialect::of(endpoint);
+    if head.stream != wanted.stream {
+        return dialect.map(Form::Converted);
+    }
+    match dialect.filter(|dialect| head.stream && dialect.separates_usage()) {
+        Some(_) if wanted.include_usage && !head.has_usage => None,
+        Some(dialect) if !wanted.include_usage && head.asked_usage && head.has_usage => {
+            Some(Form::WithoutUsage(dialect))
+        }
+        _ => Some(Form::Verbatim),
+    }
+}
+
+/// A body in another form: its bytes, and its content type where that changes. `None`: it cannot be given faithfully.
+pub fn render(form: Form, body: &[u8], wanted: Carriage) -> Option<(Option<&'static str>, Vec<u8>)> {
+    match form {
+        Form::Verbatim => Some((None, body.to_vec())),
+        Form::WithoutUsage(dialect) => dialect.without_usage(body).map(|bytes| (None, bytes)),
+        Form::Converted(dialect) => dialect.convert(body, wanted).map(|(kind, bytes)| (Some(kind), bytes)),
+    }
+}
