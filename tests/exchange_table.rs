@@ -244,7 +244,11 @@ impl World {
         let mut asking = match looked {
             Verdict::Answer(reply) => return own(reply),
             Verdict::Replay(replay) => {
-                return Got { status: replay.status, headers: header_map(&replay.headers), body: entry.unwrap().body };
+                return Got {
+                    status: replay.status,
+                    headers: header_map(&replay.headers),
+                    body: replay.body.unwrap_or_else(|| entry.unwrap().body),
+                };
             }
             Verdict::Ask(asking) => asking,
         };

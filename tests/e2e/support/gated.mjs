@@ -1,0 +1,26 @@
+// The built worker behind a gate: before each operation on the store the test is asked, through the GATE
+// service, what shall become of it. It may let the operation pass, keep it waiting or make it fail. The worker
+// itself is the product's, unchanged.
+
+import Worker from "../../../build/index.js";
+export * from "../../../build/index.js";
+
+function gated(store, gate) {
+  return new Proxy(store, {
+    get(target, operation) {
+      const method = target[operation];
+      if (typeof method !== "function") return method;
+      return async (...args) => {
+        const verdict = await gate.fetch(`http://gate/${operation}`);
+        if (!verdict.ok) throw new Error(`KV ${operation} failed: ${verdict.status}`);
+        return method.apply(target, args);
+      };
+    },
+  });
+}
+
+export default class extends Worker {
+  constructor(ctx, env) {
+    super(ctx, { ...env, OPENAI_CACHE: gated(env.OPENAI_CACHE, env.GATE) });
+  }
+}

@@ -1,0 +1,171 @@
+// The built worker in workerd, as wrangler.toml describes it, with a real local KV.
+
+import { existsSync, readdirSync } from "node:fs";
+import { createRequire } from "node:module";
+import path from "node:path";
+import { after } from "node:test";
+import { fileURLToPath } from "node:url";
+import { within } from "./wait.mjs";
+
+export const ROOT = fileURLToPath(new URL("../../../", import.meta.url));
+const require = createRequire(import.meta.url);
+const wrangler = require("wrangler");
+// The Miniflare that this wrangler runs on, wherever npm has put it.
+const { Miniflare, convertV4MiniflareOptions } = createRequire(require.resolve("wrangler"))("miniflare");
+
+// What every test wants unless it says otherwise: no tier in memory, or the store would not be seen.
+const DEFAULT_VARS = { MEMORY_CACHE_BYTES: "0" };
+
+const pool = new Map();
+after(() => Promise.all([...pool.values()].map(async (worker) => (await worker).dispose())));
+
+// The worker with these `vars` and this `store` ("kv", "gated" or "none"); the same wishes share one instance.
+// Everything is stopped when the test file is done.
+export function worker({ vars = {}, store = "kv" } = {}) {
+  const key = JSON.stringify([store, Object.entries(vars).sort()]);
+  if (!pool.has(key)) pool.set(key, start(vars, store));
+  return pool.get(key);
+}
+
+// For a file that needs many variants one after the other.
+export async function release(instance) {
+  for (const [key, pooled] of pool) if ((await pooled) === instance) pool.delete(key);
+  await instance.dispose();
+}
+
+async function start(vars, store) {
+  const config = wrangler.unstable_readConfig({ config: path.join(ROOT, "wrangler.toml") });
+  const main = path.resolve(ROOT, config.main);
+  if (!existsSync(main)) throw new Error(`${config.main} is missing: run \`npm run build\` first`);
+  const { workerOptions } = wrangler.unstable_getMiniflareWorkerOptions(config);
+  const options = {
+    ...workerOptions,
+    name: "worker",
+    // The file's variables and the test's, but not those of a developer's own .dev.vars or .env.
+    bindings: { ...config.vars, ...DEFAULT_VARS, ...vars },
+    modulesRoot: ROOT,
+    modules: modules(main),
+    // A socket straight into the worker: nothing of Miniflare stands between the bytes and the test.
+    unsafeDirectSockets: [{ host: "127.0.0.1", port: 0 }],
+  };
+  const running = new RunningWorker();
+  if (store === "gated") {
+    options.modules.unshift({ type: "ESModule", path: fileURLToPath(new URL("gated.mjs", import.meta.url)) });
+    options.serviceBindings = { ...options.serviceBindings, GATE: (request) => running.pass(request) };
+  }
+  if (store === "none") {
+    options.kvNamespaces = Object.fromEntries(
+      Object.entries(options.kvNamespaces).filter(([name]) => name !== "OPENAI_CACHE"),
+    );
+  }
+  const miniflare = new Miniflare(
+    convertV4MiniflareOptions({
+      ...options,
+      host: "127.0.0.1",
+      port: 0,
+      cf: false, // nothing to fetch from the internet
+      handleStructuredLogs: (entry) => running.heard(entry),
+    }),
+  );
+  await within(miniflare.ready, "workerd to start");
+  running.origin = (await miniflare.unsafeGetDirectURL()).origin;
+  running.dispose = () => miniflare.dispose();
+  if (store !== "none") running.kv = await miniflare.getKVNamespace("OPENAI_CACHE");
+  return running;
+}
+
+function modules(main) {
+  const folder = path.dirname(main);
+  const wasm = readdirSync(folder).filter((name) => name.endsWith(".wasm"));
+  return [
+    { type: "ESModule", path: main },
+    ...wasm.map((name) => ({ type: "CompiledWasm", path: path.join(folder, name) })),
+  ];
+}
+
+class RunningWorker {
+  origin;
+  dispose;
+  kv; // the namespace that the worker stores in
+  output = ""; // everything that the worker and the runtime have written
+  lines = []; // the log lines of answered requests, parsed, in order
+  #listeners = new Set();
+  #gates = new Map();
+
+  heard({ message }) {
+    this.output += `${message}\n`;
+    const line = parsed(message);
+    // A request's line is told from other JSON by the two fields that nothing else has.
+    if (line?.method !== undefined && line.route !== undefined) this.lines.push(line);
+    for (const listener of this.#listeners) listener();
+    this.#listeners.clear();
+  }
+
+  // Resolves with the n-th request's log line. It is written when all work of that request is done, the store
+  // write included, so this is also how to wait for a write.
+  async logged(n) {
+    while (this.lines.length < n) {
+      const heard = new Promise((resolve) => this.#listeners.add(resolve));
+      await within(heard, `log line ${n}, after:\n${this.output.slice(-2000)}`);
+    }
+    return this.lines[n - 1];
+  }
+
+  // Runs `exchange` and waits until the worker is done with the one request it makes.
+  async settled(exchange) {
+    const before = this.lines.length;
+    const result = await exchange();
+    await this.logged(before + 1);
+    return result;
+  }
+
+  // Every entry in the store: [[key, bytes, metadata], …].
+  async entries() {
+    const entries = [];
+    let cursor;
+    do {
+      const page = await this.kv.list({ cursor });
+      for (const { name } of page.keys) {
+        const { value, metadata } = await this.kv.getWithMetadata(name, "arrayBuffer");
+        entries.push([name, Buffer.from(value), metadata]);
+      }
+      cursor = page.cursor;
+    } while (cursor);
+    return entries;
+  }
+
+  async clear() {
+    for (const [name] of await this.entries()) await this.kv.delete(name);
+  }
+
+  // With the store "gated": what becomes of each "get" or "put" from now on. `verdict` is "pass", "fail", or a
+  // promise of one; a promise that never resolves is a store that never answers. Returns a promise of the
+  // first operation that arrives.
+  gate(operation, verdict) {
+    let arrive;
+    const arrived = new Promise((resolve) => (arrive = resolve));
+    this.#gates.set(operation, { verdict, arrive });
+    return arrived;
+  }
+
+  openGates() {
+    this.#gates.clear();
+  }
+
+  async pass(request) {
+    // KV offers a value by `get` and by `getWithMetadata`: to a test both are a get.
+    const operation = new URL(request.url).pathname.startsWith("/get") ? "get" : new URL(request.url).pathname.slice(1);
+    const gate = this.#gates.get(operation);
+    gate?.arrive();
+    const verdict = (await gate?.verdict) ?? "pass";
+    return new Response(null, { status: verdict === "pass" ? 204 : 500 });
+  }
+}
+
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
