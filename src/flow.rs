@@ -19,7 +19,7 @@ use crate::entry;
 use crate::error::{ErrorKind, ProxyError};
 use crate::headers;
 use crate::key::{self, Key, Party};
-use crate::log::Facts;
+use crate::log::{Debug, Facts};
 use crate::policy::Rules;
 use crate::present::{self, Edits, Reply};
 use crate::replay::{self, Form};
@@ -222,9 +222,14 @@ pub fn arrive(config: &Config, request: RequestHead, has_body: bool) -> Arrival 
         headers: headers::forwarded(&request.headers, upgrade),
         upgrade,
     };
+    let debug = config.debug.then(|| Debug {
+        upstream: target.url.split('?').next().unwrap_or_default().to_owned(),
+        request_headers: request.headers.keys().map(ToString::to_string).collect(),
+        cache_status: None,
+    });
     let pending = Pending {
         max_bytes: config.max_bytes,
-        facts: Facts { provider: target.provider, ..facts },
+        facts: Facts { provider: target.provider, debug, ..facts },
         request,
         target,
         directives,
@@ -405,7 +410,7 @@ impl Passage {
     /// The upstream's head came: what to change in it for the client.
     pub fn answered(&mut self, status: StatusCode) -> Edits {
         self.report.fwd_status = Some(status.as_u16());
-        self.facts.note(status, &self.report);
+        self.facts.note(status.as_u16(), &self.report);
         present::edits(&self.report)
     }
 
@@ -443,8 +448,7 @@ impl Question {
     fn replay(self, head: &entry::Head, mut report: Report, now: u64, rendered: Option<Rendered>) -> Verdict {
         report.key = Some(self.key);
         let mut facts = self.facts;
-        facts.outcome = Some(report.outcome);
-        facts.status = Some(head.status);
+        facts.note(head.status, &report);
         let (kind, body) = rendered.map_or((None, None), |(kind, body)| (kind, Some(body)));
         Verdict::Replay(Box::new(Replay {
             status: head.status,
@@ -512,7 +516,7 @@ impl Asking {
         if capture.is_ok() {
             self.report.ttl = self.store.ok().flatten().map(|ms| ms.div_ceil(1000));
         }
-        self.facts.note(status, &self.report);
+        self.facts.note(status.as_u16(), &self.report);
         (present::edits(&self.report), capture)
     }
 

@@ -3,7 +3,6 @@
 use crate::flow::RequestHead;
 use crate::key::Key;
 use crate::status::{Outcome, Reason, Report};
-use http::StatusCode;
 use serde::Serialize;
 
 /// Longest path or model name that is written, in characters.
@@ -28,6 +27,19 @@ pub struct Facts {
     pub reason: Option<Reason>,
     /// The question's name.
     pub key: Option<Key>,
+    /// More, where `DEBUG` is on.
+    pub debug: Option<Debug>,
+}
+
+/// What `DEBUG` adds.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Debug {
+    /// The URL that is asked, without its query (which may hold a key).
+    pub upstream: String,
+    /// The names of the request's headers.
+    pub request_headers: Vec<String>,
+    /// The whole value of `Cache-Status`.
+    pub cache_status: Option<String>,
 }
 
 impl Facts {
@@ -37,10 +49,13 @@ impl Facts {
     }
 
     /// Adds what came of it.
-    pub fn note(&mut self, status: StatusCode, report: &Report) {
-        self.status = Some(status.as_u16());
+    pub fn note(&mut self, status: u16, report: &Report) {
+        self.status = Some(status);
         self.outcome = Some(report.outcome);
         self.reason = report.reason;
+        if let Some(debug) = &mut self.debug {
+            debug.cache_status = Some(report.cache_status());
+        }
     }
 }
 
@@ -68,6 +83,8 @@ struct Line<'a> {
     ms: u64,
     upstream_ms: Option<u64>,
     bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    debug: Option<&'a Debug>,
 }
 
 /// The log line. `kept`: what came of storing the answer, where that was tried.
@@ -85,6 +102,7 @@ pub fn line(facts: &Facts, measures: Measures, kept: Result<(), Reason>) -> Stri
         ms: measures.ms,
         upstream_ms: measures.upstream_ms,
         bytes: measures.bytes,
+        debug: facts.debug.as_ref(),
     };
     // Strings and numbers always serialise.
     serde_json::to_string(&line).unwrap_or_default()

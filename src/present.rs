@@ -83,7 +83,7 @@ pub fn refusal(error: &ProxyError, facts: Facts) -> Reply {
 
 /// An error in place of an answer, with what the cache did.
 pub fn failure(error: &ProxyError, report: &Report, mut facts: Facts) -> Reply {
-    facts.note(error.kind.status(), report);
+    facts.note(error.kind.status().as_u16(), report);
     let mut reply = reply(error.kind.status(), error.body(), Some(facts));
     reply.headers.extend(explanation(report));
     reply

@@ -226,6 +226,14 @@ mod tests {
     }
 
     #[test]
+    fn every_reason_is_documented() {
+        let readme = include_str!("../README.md");
+        for reason in Reason::ALL {
+            assert!(readme.contains(&format!("`{}`", reason.as_str())), "{}", reason.as_str());
+        }
+    }
+
+    #[test]
     fn every_reason_has_its_own_token() {
         let mut tokens: Vec<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
         tokens.sort_unstable();
