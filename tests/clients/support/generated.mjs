@@ -1,0 +1,110 @@
+// Streams and objects with everything that the recorded ones lack.
+
+const sse = (...chunks) => [...chunks.map((chunk) => JSON.stringify(chunk)), "[DONE]"].map((data) => `data: ${data}\n\n`).join("");
+
+const chat = (choices, more = {}) => ({
+  id: "chatcmpl-1",
+  object: "chat.completion.chunk",
+  created: 1700000000,
+  model: "m-1",
+  system_fingerprint: "fp_1",
+  service_tier: "default",
+  choices,
+  ...more,
+});
+const choice = (delta, finish_reason = null, more = {}) => ({ index: 0, delta, finish_reason, logprobs: null, ...more });
+const say = (...choices) => choices.map((one) => chat([one]));
+const logprob = (token, top = []) => ({ token, logprob: -0.12345678901, bytes: [...Buffer.from(token)], top_logprobs: top });
+const usage = {
+  prompt_tokens: 5,
+  completion_tokens: 7,
+  total_tokens: 12,
+  completion_tokens_details: { reasoning_tokens: 3 },
+};
+
+export const streams = {
+  chat: [
+    ["text in pieces", sse(...say(choice({ role: "assistant", content: "" }), choice({ content: "Hé" }), choice({ content: "llo\n" }), choice({}, "stop")))],
+    ["an empty answer", sse(...say(choice({ role: "assistant", content: "" }), choice({}, "stop")))],
+    ["a refusal", sse(...say(choice({ role: "assistant", content: null, refusal: "" }), choice({ refusal: "I " }), choice({ refusal: "won't" }), choice({}, "stop")))],
+    [
+      "parallel tool calls with interleaved fragments",
+      sse(
+        ...say(
+          choice({ role: "assistant", content: null, tool_calls: [{ index: 0, id: "a", type: "function", function: { name: "f", arguments: "" } }] }),
+          choice({ tool_calls: [{ index: 1, id: "b", type: "function", function: { name: "g", arguments: "" } }] }),
+          choice({ tool_calls: [{ index: 0, function: { arguments: '{"x"' } }, { index: 1, function: { arguments: "{" } }] }),
+          choice({ tool_calls: [{ index: 1, function: { arguments: "}" } }] }),
+          choice({ tool_calls: [{ index: 0, function: { arguments: ":1}" } }] }),
+          choice({}, "tool_calls"),
+        ),
+      ),
+    ],
+    [
+      "a legacy function call",
+      sse(...say(choice({ role: "assistant", content: null, function_call: { name: "f", arguments: "" } }), choice({ function_call: { arguments: "{}" } }), choice({}, "function_call"))),
+    ],
+    [
+      "several choices, interleaved",
+      sse(
+        chat([choice({ role: "assistant", content: "" }), { ...choice({ role: "assistant", content: "" }), index: 1 }]),
+        chat([{ ...choice({ content: "b" }), index: 1 }]),
+        chat([choice({ content: "a" })]),
+        chat([{ ...choice({}, "stop"), index: 1 }]),
+        chat([choice({}, "stop")]),
+      ),
+    ],
+    [
+      "log probabilities",
+      sse(
+        ...say(
+          choice({ role: "assistant", content: "" }, null, { logprobs: { content: [], refusal: null } }),
+          choice({ content: "a" }, null, { logprobs: { content: [logprob("a", [{ token: "b", logprob: -1e-9, bytes: [98] }])], refusal: null } }),
+          choice({ content: "b" }, null, { logprobs: { content: [logprob("b")], refusal: null } }),
+          choice({}, "stop"),
+        ),
+      ),
+    ],
+    ["usage", sse(...say(choice({ role: "assistant", content: "a" }), choice({}, "stop")).map((one) => ({ ...one, usage: null })), chat([], { usage }))],
+  ],
+};
+
+const completion = (message, more = {}, around = {}) => ({
+  id: "chatcmpl-1",
+  object: "chat.completion",
+  created: 1700000000,
+  model: "m-1",
+  choices: [{ index: 0, message: { role: "assistant", content: null, refusal: null, ...message }, logprobs: null, finish_reason: "stop", ...more }],
+  usage,
+  service_tier: "default",
+  system_fingerprint: "fp_1",
+  ...around,
+});
+
+export const objects = {
+  chat: [
+    ["text", completion({ content: "Héllo\n\u2028😀" })],
+    ["an empty text", completion({ content: "" })],
+    ["a refusal", completion({ refusal: "I won't" })],
+    [
+      "tool calls",
+      completion(
+        {
+          tool_calls: [
+            { id: "a", type: "function", function: { name: "f", arguments: '{"x":1}' } },
+            { id: "b", type: "function", function: { name: "g", arguments: "" } },
+          ],
+        },
+        { finish_reason: "tool_calls" },
+      ),
+    ],
+    ["a legacy function call", completion({ function_call: { name: "f", arguments: "{}" } }, { finish_reason: "function_call" })],
+    ["log probabilities", completion({ content: "ab" }, { logprobs: { content: [logprob("a"), logprob("b")], refusal: null } })],
+    [
+      "several choices",
+      completion({}, {}, {
+        choices: [0, 1, 2].map((index) => ({ index, message: { role: "assistant", content: `c${index}`, refusal: null }, logprobs: null, finish_reason: "stop" })),
+      }),
+    ],
+  ],
+};
