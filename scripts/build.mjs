@@ -1,0 +1,33 @@
+// `npm run build`, and wrangler's own build command: compiles src/ into build/, if anything has changed.
+import { existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { gzipSync } from 'node:zlib';
+import { main, root, run, say, sha256 } from './lib.mjs';
+import { setup } from './setup.mjs';
+
+const at = (...parts) => path.join(root, ...parts);
+const stamp = at('build', '.stamp');
+const products = [at('build', 'index.js'), at('build', 'index_bg.wasm')];
+
+export async function build() {
+  const { workerBuild, env, versions } = await setup();
+  const inputs = fingerprint(versions);
+  if (products.every(existsSync) && existsSync(stamp) && readFileSync(stamp, 'utf8') === inputs) return;
+  rmSync(stamp, { force: true });
+  say('Building the worker (about a minute the first time, seconds after that)');
+  await run(workerBuild, ['--release'], { env });
+  const wasm = readFileSync(products[1]);
+  const kB = (bytes) => `${Math.round(bytes / 1000)} kB`;
+  say(`build/index_bg.wasm: ${kB(wasm.length)}, ${kB(gzipSync(wasm).length)} gzipped`);
+  writeFileSync(stamp, inputs);
+}
+
+/** Stands for all that a build depends on; taken before the build, so that a later edit builds again. */
+function fingerprint(versions) {
+  const sources = readdirSync(at('src'), { recursive: true }).sort().map((file) => path.join('src', file));
+  const files = ['Cargo.toml', 'Cargo.lock', path.join('.cargo', 'config.toml'), ...sources]
+    .filter((file) => existsSync(at(file)) && statSync(at(file)).isFile());
+  return sha256(process.env.RUSTFLAGS ?? '', ...versions, ...files.flatMap((file) => [file, readFileSync(at(file))]));
+}
+
+await main(import.meta, build);

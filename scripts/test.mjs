@@ -1,0 +1,116 @@
+// `npm test`: every tier in order, stopping at the first that fails. `npm test -- --only unit,e2e` runs some.
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { build } from './build.mjs';
+import { cache, main, node, output, root, run, say, sha256, Stop, systemPackages, toolEnv, which,
+  wrangler } from './lib.mjs';
+import { setup } from './setup.mjs';
+
+const WASM = ['--target', 'wasm32-unknown-unknown'];
+// As worker-build compiles, so that what is linted is what is shipped.
+const wasmEnv = { ...toolEnv, WASM_BINDGEN_USE_JS_SYS: '1' };
+const cargo = (args, env = toolEnv) => run('cargo', args, { env });
+
+const steps = {
+  fmt: () => cargo(['fmt', '--check']),
+  'clippy-host': () => cargo(['clippy', '--locked', '--all-targets', '--', '-D', 'warnings']),
+  'clippy-wasm': () => cargo(['clippy', '--locked', ...WASM, '--', '-D', 'warnings'], wasmEnv),
+  unit: () => cargo(['test', '--locked']),
+  build,
+  deploy: () => run(...wrangler('deploy', '--dry-run')),
+  e2e: () => nodeTests('e2e'),
+  clients: async () => nodeTests('clients', { REPRISE_PYTHON: await python() }),
+};
+
+/** Runs tests/{folder}/*.test.mjs; a folder without tests is a failure, not a success. */
+async function nodeTests(folder, variables = {}) {
+  const at = path.join(root, 'tests', folder);
+  const files = (existsSync(at) ? readdirSync(at) : []).filter((file) => file.endsWith('.test.mjs')).sort();
+  if (files.length === 0) throw new Stop(`tests/${folder} has no *.test.mjs`);
+  await run(node(), ['--test', '--test-reporter=spec', ...files.map((file) => path.join('tests', folder, file))],
+    { env: { ...toolEnv, ...variables } });
+}
+
+/** rustfmt and clippy, which a minimal Rust does not have. */
+async function rustComponents() {
+  const missing = [];
+  for (const [component, command] of [['rustfmt', 'fmt'], ['clippy', 'clippy']]) {
+    if (await output('cargo', [command, '--version']) === undefined) missing.push(component);
+  }
+  if (missing.length === 0) return;
+  const names = missing.join(' and ');
+  if (!which('rustup')) throw new Stop(`This Rust has no ${names}. Install Rust from https://rustup.rs.`);
+  say(`Adding ${names} to Rust (seconds)`);
+  await run('rustup', ['component', 'add', ...missing]);
+}
+
+/** A Python that has exactly tests/clients/requirements.txt; made once. */
+async function python() {
+  const requirements = path.join(root, 'tests', 'clients', 'requirements.txt');
+  const home = path.join(cache, `python-${sha256(readFileSync(requirements)).slice(0, 12)}`);
+  const windows = process.platform === 'win32';
+  const program = path.join(home, windows ? 'Scripts\\python.exe' : 'bin/python');
+  const whole = path.join(home, '.whole'); // written last: an interrupted installation is done again
+  if (existsSync(whole) && existsSync(program)) return program;
+  let base = await systemPython();
+  if (!base) {
+    await systemPackages('Python 3.10 or newer with venv', ['python3', 'python3-venv'], 'https://www.python.org');
+    base = await systemPython();
+    if (!base) throw new Stop('The Python of this system is too old: get 3.10 or newer from https://www.python.org.');
+  }
+  say('Installing the OpenAI client for Python for the tests (under a minute)');
+  rmSync(home, { recursive: true, force: true });
+  mkdirSync(cache, { recursive: true });
+  await run(base, ['-m', 'venv', home]);
+  await run(program, ['-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '-r', requirements]);
+  writeFileSync(whole, '');
+  return program;
+}
+
+async function systemPython() {
+  const usable = 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))';
+  for (const name of ['python3', 'python']) {
+    if (await output(name, ['-c', usable]) !== undefined) return which(name);
+  }
+  return undefined;
+}
+
+/** The steps to run: all, or those of --only, with a build before what runs the built worker. */
+function chosen(args) {
+  const names = Object.keys(steps);
+  if (args.length === 0) return names;
+  const only = args[0] === '--only' && args.length === 2 ? args[1].split(',') : [];
+  if (only.length === 0 || only.some((name) => !names.includes(name))) {
+    throw new Stop(`Usage: npm test [-- --only step,…], with steps among ${names.join(', ')}`);
+  }
+  if (['deploy', 'e2e', 'clients'].some((name) => only.includes(name))) only.push('build');
+  return names.filter((name) => only.includes(name));
+}
+
+await main(import.meta, async () => {
+  const seconds = [];
+  const timed = async (name, step) => {
+    const start = performance.now();
+    try {
+      await step();
+    } finally {
+      seconds.push(`${name} ${((performance.now() - start) / 1000).toFixed(1)}`);
+    }
+  };
+  const names = chosen(process.argv.slice(2));
+  try {
+    await timed('set-up', async () => {
+      await setup();
+      await rustComponents();
+      if (names.includes('clients')) await python();
+    });
+    for (const name of names) {
+      console.log(`\n=== ${name} ===`);
+      await timed(name, steps[name]);
+    }
+    console.log();
+    say('All passed.');
+  } finally {
+    say(`Seconds: ${seconds.join(', ')}`);
+  }
+});
