@@ -34,9 +34,99 @@ const answers = {
   }),
 };
 
+const TEXT = ["Bits hum", ", and are still."];
+
+const response = ({ model }) => ({
+  id: "resp_1",
+  object: "response",
+  created_at: 1700000000,
+  status: "completed",
+  error: null,
+  incomplete_details: null,
+  model,
+  output: [
+    {
+      id: "msg_1",
+      type: "message",
+      role: "assistant",
+      status: "completed",
+      content: [{ type: "output_text", text: TEXT.join(""), annotations: [], logprobs: [] }],
+    },
+  ],
+  usage: { input_tokens: 9, input_tokens_details: { cached_tokens: 0 }, output_tokens: 6, output_tokens_details: { reasoning_tokens: 0 }, total_tokens: 15 },
+});
+answers["/v1/responses"] = response;
+
+const message = ({ model }) => ({
+  id: "msg_1",
+  type: "message",
+  role: "assistant",
+  model,
+  content: [{ type: "text", text: TEXT.join("") }],
+  stop_reason: "end_turn",
+  stop_sequence: null,
+  usage: { input_tokens: 9, output_tokens: 6 },
+});
+answers["/v1/messages"] = message;
+
+// The same answers as streams: lists of events' data.
+const streams = {
+  "/v1/chat/completions": (asked) => {
+    const { choices, usage, ...rest } = answers["/v1/chat/completions"](asked);
+    const around = { ...rest, object: "chat.completion.chunk" };
+    const chunk = (delta, finish_reason = null) => ({ ...around, choices: [{ index: 0, delta, logprobs: null, finish_reason }] });
+    const chunks = [chunk({ role: "assistant", content: "", refusal: null }), ...TEXT.map((content) => chunk({ content })), chunk({}, choices[0].finish_reason)];
+    if (asked.stream_options?.include_usage) chunks.push({ ...around, choices: [], usage });
+    return [...chunks, "[DONE]"];
+  },
+  "/v1/responses": (asked) => {
+    const whole = response(asked);
+    const [item] = whole.output;
+    const begun = { ...whole, status: "in_progress", output: [], usage: null };
+    const at = { item_id: item.id, output_index: 0, content_index: 0 };
+    const part = { type: "output_text", text: "", annotations: [], logprobs: [] };
+    const events = [
+      { type: "response.created", response: begun },
+      { type: "response.in_progress", response: begun },
+      { type: "response.output_item.added", output_index: 0, item: { ...item, status: "in_progress", content: [] } },
+      { type: "response.content_part.added", ...at, part },
+      ...TEXT.map((delta) => ({ type: "response.output_text.delta", ...at, delta, logprobs: [] })),
+      { type: "response.output_text.done", ...at, text: TEXT.join(""), logprobs: [] },
+      { type: "response.content_part.done", ...at, part: item.content[0] },
+      { type: "response.output_item.done", output_index: 0, item },
+      { type: "response.completed", response: whole },
+    ];
+    return events.map((event, sequence_number) => ({ ...event, sequence_number }));
+  },
+  "/v1/messages": (asked) => {
+    const { content, stop_reason, stop_sequence, usage, ...rest } = message(asked);
+    const start = { ...rest, content: [], stop_reason: null, stop_sequence: null, usage: { ...usage, output_tokens: 1 } };
+    return [
+      { type: "message_start", message: start },
+      { type: "content_block_start", index: 0, content_block: { type: "text", text: "" } },
+      { type: "ping" },
+      ...TEXT.map((text) => ({ type: "content_block_delta", index: 0, delta: { type: "text_delta", text } })),
+      { type: "content_block_stop", index: 0 },
+      { type: "message_delta", delta: { stop_reason, stop_sequence }, usage: { output_tokens: usage.output_tokens } },
+      { type: "message_stop" },
+    ];
+  },
+};
+
 // An answer for the scripted upstream, from what it was asked.
 export function likeOpenAI(call) {
+  const asked = JSON.parse(call.body.toString());
+  const headers = { "x-request-id": "req_1" };
+  if (asked.stream && streams[call.url]) {
+    const body = streams[call.url](asked).map(eventOf).join("");
+    return { headers: { ...headers, "content-type": "text/event-stream; charset=utf-8" }, body };
+  }
   const answer = answers[call.url];
-  if (!answer) return { status: 404, json: { error: { message: `no ${call.url} here`, type: "invalid_request_error", code: null, param: null } } };
-  return { headers: { "x-request-id": "req_1" }, json: answer(JSON.parse(call.body.toString())) };
+  if (answer) return { headers, json: answer(asked) };
+  return { status: 404, json: { error: { message: `no ${call.url} here`, type: "invalid_request_error", code: null, param: null } } };
+}
+
+function eventOf(data) {
+  const name = data.type ? `event: ${data.type}\n` : "";
+  return `${name}data: ${typeof data === "string" ? data : JSON.stringify(data)}\n\n`;
 }
