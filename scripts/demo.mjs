@@ -1,13 +1,10 @@
 // `npm run demo`: the worker in front of a stand-in for OpenAI on this machine, without a key or the internet.
 // Every request is sent twice; the second answer must be the first one's bytes, from the cache.
-import { spawn } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
-import os from 'node:os';
-import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { build } from './build.mjs';
-import { freePort, main, root, say, Stop, toolEnv, wrangler } from './lib.mjs';
+import { main, say, Stop } from './lib.mjs';
+import { startWorker } from './worker.mjs';
 
 const LATENCY = 400; // ms that the stand-in takes to answer
 
@@ -46,43 +43,6 @@ async function startUpstream() {
   });
   await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
   return Object.assign(upstream, { base: `http://127.0.0.1:${server.address().port}/v1`, close: () => server.close() });
-}
-
-/** The built worker in wrangler dev, with an empty cache of its own and none of the user's variables. */
-async function startWorker(upstreamBase) {
-  const folder = mkdtempSync(path.join(os.tmpdir(), 'reprise-demo-'));
-  const noVars = path.join(folder, 'vars');
-  writeFileSync(noVars, '');
-  const port = await freePort();
-  const [program, args] = wrangler('dev', '--port', port, '--inspector-port', await freePort(),
-    '--persist-to', folder, '--env-file', noVars, '--var', `OPENAI_BASE_URL:${upstreamBase}`,
-    '--show-interactive-dev-session=false');
-  const env = { ...toolEnv, WRANGLER_REGISTRY_PATH: path.join(folder, 'registry') };
-  // A process group of its own, so that wrangler and the workerd it starts end together.
-  const child = spawn(program, args, { cwd: root, env, stdio: ['ignore', 'pipe', 'pipe'], detached: true });
-  let log = '';
-  for (const stream of [child.stdout, child.stderr]) stream.on('data', (data) => { log += data; });
-  const ended = new Promise((resolve) => child.once('exit', resolve));
-  const kill = (signal) => {
-    try { process.kill(-child.pid, signal); } catch { /* it has ended */ }
-  };
-  const cleanUp = () => {
-    kill('SIGKILL');
-    rmSync(folder, { recursive: true, force: true });
-  };
-  process.once('exit', cleanUp); // whatever ends the demo
-
-  const url = `http://127.0.0.1:${port}`;
-  const deadline = Date.now() + 60_000;
-  while (!await fetch(`${url}/healthz`).then((response) => response.ok, () => false)) {
-    if (child.exitCode !== null || Date.now() > deadline) throw new Stop(`The worker did not start:\n${log}`);
-    await sleep(100);
-  }
-  const stop = async () => {
-    kill('SIGTERM');
-    await Promise.race([ended, sleep(5000, undefined, { ref: false })]);
-  };
-  return { url, stop };
 }
 
 async function ask(url, [, endpoint, body]) {

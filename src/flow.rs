@@ -215,7 +215,9 @@ pub fn arrive(config: &Config, request: RequestHead, has_body: bool) -> Arrival 
         Ok(directives) => directives,
         Err(error) => return Arrival::Answer(present::refusal(&error, facts)),
     };
-    let upgrade = request.headers.contains_key(http::header::UPGRADE);
+    // Other protocols than WebSocket (curl offers `h2c`) are between the caller and us.
+    let upgrade =
+        request.headers.get(http::header::UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
     let outbound = Outbound {
         method: request.method.clone(),
         url: target.url.clone(),
