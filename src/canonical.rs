@@ -87,6 +87,11 @@ impl Document {
         self.flat.first() == Some(&b'{')
     }
 
+    /// Whether this text stands anywhere in the document, in keys or values, however it was escaped.
+    pub fn contains(&self, needle: &str) -> bool {
+        self.flat.windows(needle.len().max(1)).any(|window| window == needle.as_bytes())
+    }
+
     /// The values of the top-level member `name`, compact but in document order: none, one, or several where the key
     /// is repeated. Empty where the text is not an object.
     pub fn fields<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {

@@ -11,6 +11,7 @@ mod google;
 mod ollama;
 mod responses;
 
+use crate::canonical::Document;
 use crate::endpoint::Endpoint;
 use crate::headers;
 use crate::sse::{self, Event, Framing};
@@ -105,7 +106,7 @@ impl Dialect {
             let mark = if event.data.trim() == "[DONE]" {
                 self.mark_done()
             } else {
-                let value = serde_json::from_str(&event.data).map_err(|_| Reason::AnswerNotJson)?;
+                let value = parse(&event.data).ok_or(Reason::AnswerNotJson)?;
                 self.mark(event, &value)
             };
             match mark {
@@ -142,7 +143,7 @@ impl Dialect {
     /// Whether this event exists only for callers who asked for usage.
     fn is_usage(self, event: &Event) -> bool {
         matches!(self, Dialect::Chat | Dialect::Completions)
-            && serde_json::from_str(&event.data).is_ok_and(|value: Value| chat::is_usage(&value))
+            && parse(&event.data).is_some_and(|value| chat::is_usage(&value))
     }
 
     /// Whether a stream has the final chunk that callers who asked for usage wait for.
@@ -173,7 +174,7 @@ impl Dialect {
     pub fn to_object(self, events: &[Event]) -> Option<Value> {
         let chunks = || -> Option<Vec<Value>> {
             let events = events.iter().filter(|event| event.data.trim() != "[DONE]");
-            events.map(|event| serde_json::from_str(&event.data).ok()).collect()
+            events.map(|event| parse(&event.data)).collect()
         };
         match self {
             Dialect::Chat => chat::to_object(chunks()?),
@@ -208,7 +209,7 @@ impl Dialect {
             let object = self.to_object(&self.events(body).ok()?)?;
             return Some(("application/json", serde_json::to_vec(&object).ok()?));
         }
-        let events = self.to_events(serde_json::from_slice(body).ok()?, carriage)?;
+        let events = self.to_events(parse(std::str::from_utf8(body).ok()?)?, carriage)?;
         // What we make must pass our own gate.
         self.check(&events).ok()?;
         let mut out = Vec::new();
@@ -219,6 +220,15 @@ impl Dialect {
         events.iter().for_each(|event| event.write_sse(&mut out));
         Some(("text/event-stream; charset=utf-8", out))
     }
+}
+
+/// Reads a JSON text. `serde_json` marks number tokens by a key of its own; a text that has such a key would be misread,
+/// so it counts as unreadable.
+fn parse(text: &str) -> Option<Value> {
+    const MARK: &str = "serde_json::private";
+    let escaped = || Document::parse(text.as_bytes()).is_ok_and(|document| document.contains(MARK));
+    let misread = text.contains(MARK) || (text.contains("\\u00") && escaped());
+    if misread { None } else { serde_json::from_str(text).ok() }
 }
 
 /// Whether an object has this member with a value other than `null`.
@@ -239,4 +249,16 @@ fn text<'a>(value: &'a Value, name: &str) -> &'a str {
 /// An object of its members, in this order.
 fn object<const N: usize>(members: [(&str, Value); N]) -> Value {
     Value::Object(members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<Map<_, _>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_not_faked() {
+        assert!(parse(r#"{"a":1.50}"#).is_some_and(|value| format!("{value}") == r#"{"a":1.50}"#));
+        assert_eq!(parse(r#"{"a":{"$serde_json::private::Number":"1"}}"#), None);
+        assert_eq!(parse(r#"{"a":{"\u0024serde\u005fjson::private::Number":"1"}}"#), None);
+    }
 }
