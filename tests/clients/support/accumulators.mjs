@@ -52,7 +52,7 @@ function startPython() {
 }
 
 // What the clients add for their callers' comfort, and never came over the wire.
-const COMFORT = ["parsed", "parsed_arguments", "output_text", "_request_id"];
+const COMFORT = ["parsed", "output_parsed", "parsed_output", "parsed_arguments", "output_text", "_request_id"];
 
 export function plain(value) {
   return JSON.parse(JSON.stringify(value), (name, inner) => (COMFORT.includes(name) ? undefined : inner));
