@@ -62,7 +62,7 @@ async function nodeModules() {
 const packageVersion = (name) => JSON.parse(readFileSync(path.join(modules, name, 'package.json'), 'utf8')).version;
 
 /** A cargo-installed program of an exact version: in our cache, or on PATH, or compiled now into the cache. */
-async function ownTool(program, crate, version, minutes, prepare = async () => {}) {
+export async function ownTool(program, crate, version, minutes, prepare = async () => {}) {
   const ready = await findTool(program, version);
   if (ready) return ready;
   await prepare();

@@ -1,0 +1,18 @@
+//! However a stream is cut into pieces, it decodes the same.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use reprise::sse::{Decoder, Framing, decode};
+
+fuzz_target!(|input: (u8, Vec<u8>, bool)| {
+    let (size, bytes, lines) = input;
+    let framing = if lines { Framing::Lines } else { Framing::Events };
+    let whole = decode(framing, &bytes);
+    let mut events = Vec::new();
+    let mut decoder = Decoder::new(framing);
+    for piece in bytes.chunks(usize::from(size).max(1)) {
+        decoder.push(piece, &mut |event| events.push(event));
+    }
+    let end = decoder.finish(&mut |event| events.push(event));
+    assert_eq!(whole, end.map(|()| events));
+});
