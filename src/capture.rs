@@ -53,7 +53,7 @@ impl Capture {
             return Err(Reason::Status);
         }
         let essence = headers::essence(response);
-        let stream = Dialect::of(terms.endpoint).filter(|dialect| dialect.is_stream(&essence));
+        let stream = Dialect::of(terms.endpoint).filter(|dialect| dialect.is_stream(&essence, terms.carriage.stream));
         // A stream in no grammar that we know has no end that we could recognise.
         if stream.is_none() && matches!(essence.as_str(), "text/event-stream" | "application/x-ndjson") {
             return Err(Reason::Stream);
@@ -140,22 +140,47 @@ impl Capture {
     }
 }
 
-/// How a choice ended that a filter or a failure cut short: OpenAI, Mistral, Google, Cohere, Anthropic.
-const CUT_SHORT: [&str; 13] = [
+/// How an answer ended that a filter cut short: OpenAI, Bedrock, Anthropic, Google, Cohere.
+const FILTERED: [&str; 13] = [
     "content_filter",
     "content_filtered",
-    "error",
     "refusal",
     "SAFETY",
     "IMAGE_SAFETY",
     "RECITATION",
+    "IMAGE_RECITATION",
     "BLOCKLIST",
     "PROHIBITED_CONTENT",
+    "IMAGE_PROHIBITED_CONTENT",
     "SPII",
-    "ERROR",
+    "LANGUAGE",
     "ERROR_TOXIC",
-    "ERROR_LIMIT",
 ];
+
+/// How an answer ended that failed on its way: Mistral, OpenRouter, Google, Cohere.
+const FAILED: [&str; 10] = [
+    "error",
+    "ERROR",
+    "ERROR_LIMIT",
+    "TIMEOUT",
+    "USER_CANCEL",
+    "OTHER",
+    "IMAGE_OTHER",
+    "NO_IMAGE",
+    "MALFORMED_FUNCTION_CALL",
+    "UNEXPECTED_TOOL_CALL",
+];
+
+/// Why an answer that ended for this reason is not kept; `None`: it ended well.
+pub(crate) fn fault(finish_reason: &str) -> Option<Reason> {
+    if FILTERED.contains(&finish_reason) {
+        Some(Reason::ContentFilter)
+    } else if FAILED.contains(&finish_reason) {
+        Some(Reason::NotCompleted)
+    } else {
+        None
+    }
+}
 
 #[derive(Deserialize)]
 struct Choice {
@@ -189,8 +214,8 @@ fn check_json(endpoint: Endpoint, body: &[u8]) -> Result<(), Reason> {
             if !choice.error.is_null() {
                 return Err(Reason::ErrorBody);
             }
-            if choice.finish_reason.as_str().is_some_and(cut_short) {
-                return Err(Reason::ContentFilter);
+            if let Some(reason) = choice.finish_reason.as_str().and_then(fault) {
+                return Err(reason);
             }
         }
     }
@@ -198,19 +223,14 @@ fn check_json(endpoint: Endpoint, body: &[u8]) -> Result<(), Reason> {
         let feedback = serde_json::from_str::<Value>(feedback);
         feedback.is_ok_and(|feedback| feedback.get("blockReason").is_some())
     };
-    let unquoted = |text: &str| text.trim_matches('"').to_owned();
-    let stopped = ["stop_reason", "finish_reason"]
-        .iter()
-        .flat_map(|name| document.fields(name))
-        .any(|reason| cut_short(&unquoted(reason)));
-    if stopped || document.fields("promptFeedback").any(blocked) {
+    let ends = ["stop_reason", "finish_reason"].iter().flat_map(|name| document.fields(name));
+    if let Some(reason) = ends.filter_map(|end| fault(end.trim_matches('"'))).next() {
+        return Err(reason);
+    }
+    if document.fields("promptFeedback").any(blocked) {
         return Err(Reason::ContentFilter);
     }
     Ok(())
-}
-
-pub(crate) fn cut_short(reason: &str) -> bool {
-    CUT_SHORT.contains(&reason)
 }
 
 #[cfg(test)]

@@ -117,10 +117,31 @@ impl Endpoint {
         let on = |value: &str| !matches!(value, "false" | "null");
         match self {
             Endpoint::StreamGenerateContent => true,
+            Endpoint::GenerateContent => false,
             Endpoint::Ollama => stream.next().is_none_or(|first| on(first) || stream.any(on)),
             _ => stream.any(on),
         }
     }
+}
+
+/// The URL that names a question in its key. Google's method and `alt=sse` only choose how the answer is carried, as
+/// `stream` does elsewhere: both modes ask at one place. A stream in another framing keeps a name of its own, and so
+/// does whatever is not spelled in the usual way.
+pub fn question_url(endpoint: Endpoint, url: &str) -> String {
+    let carried_as_events = || {
+        let (path, query) = url.split_once('?')?;
+        let path = path.strip_suffix(":streamGenerateContent")?;
+        let (carriage, others): (Vec<&str>, Vec<&str>) = query.split('&').partition(|pair| *pair == "alt=sse");
+        let other_alt =
+            |pair: &str| pair.split('=').next().is_some_and(|name| name.ends_with("alt") || name.contains('%'));
+        if carriage.len() != 1 || others.iter().any(|pair| other_alt(pair)) {
+            return None;
+        }
+        let mark = if others.is_empty() { "" } else { "?" };
+        Some(format!("{path}:generateContent{mark}{}", others.join("&")))
+    };
+    let named = if endpoint == Endpoint::StreamGenerateContent { carried_as_events() } else { None };
+    named.unwrap_or_else(|| url.to_owned())
 }
 
 /// `v1`, `v1beta`, `v2alpha3`, …, and the `openai` below which some providers speak OpenAI's API.
@@ -215,5 +236,32 @@ mod tests {
         assert!(streams(Endpoint::Ollama, &[]));
         assert!(!streams(Endpoint::Ollama, &["false"]));
         assert!(streams(Endpoint::StreamGenerateContent, &[]));
+    }
+
+    #[test]
+    fn both_modes_of_google_ask_at_one_place() {
+        let at = |url: &str| question_url(Endpoint::StreamGenerateContent, url);
+        for (stream, plain) in [
+            ("https://h/m:streamGenerateContent?alt=sse", "https://h/m:generateContent"),
+            ("https://h/m:streamGenerateContent?key=k&alt=sse", "https://h/m:generateContent?key=k"),
+            ("https://h/m:streamGenerateContent?alt=sse&a=1&key=k", "https://h/m:generateContent?a=1&key=k"),
+        ] {
+            assert_eq!(at(stream), plain);
+            assert_eq!(question_url(Endpoint::GenerateContent, plain), plain);
+        }
+        for other in [
+            "https://h/m:streamGenerateContent",
+            "https://h/m:streamGenerateContent?key=k",
+            "https://h/m:streamGenerateContent?alt=json",
+            "https://h/m:streamGenerateContent?alt=sse&alt=json",
+            "https://h/m:streamGenerateContent?alt=sse&$alt=json",
+            "https://h/m:streamGenerateContent?alt=sse&%61lt=json",
+            "https://h/m:streamGenerateContent/?alt=sse",
+        ] {
+            assert_eq!(at(other), other);
+        }
+        let plain = "https://h/m:generateContent?alt=sse";
+        assert_eq!(question_url(Endpoint::GenerateContent, plain), plain);
+        assert!(!Endpoint::GenerateContent.streams(["true"].into_iter()));
     }
 }

@@ -14,7 +14,7 @@ use crate::capture::{Capture, Terms};
 use crate::config::{Config, ConfigError};
 use crate::dialect::Carriage;
 use crate::directives::Directives;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, question_url};
 use crate::entry;
 use crate::error::{ErrorKind, ProxyError};
 use crate::headers;
@@ -333,7 +333,7 @@ impl Pending {
             namespace: &self.directives.namespace,
             party: &party,
             method: self.request.method.as_str(),
-            url: &self.target.url,
+            url: &question_url(endpoint, &self.target.url),
             variants: &headers::variants(&self.request.headers),
             mode: if endpoint.is_chat() { wanted } else { key::MatchMode::Exact },
             ignored: &ignored,

@@ -99,7 +99,7 @@ pub struct Question<'a> {
     pub party: &'a Party,
     /// The method, upper case.
     pub method: &'a str,
-    /// The URL that is asked, with its query.
+    /// The URL that is asked, with its query, but for what only chooses how the answer is carried.
     pub url: &'a str,
     /// Request headers that change answers: (name, value), in order of name.
     pub variants: &'a [(String, Vec<u8>)],

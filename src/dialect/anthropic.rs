@@ -1,9 +1,8 @@
 //! Anthropic messages (API reference, "Streaming Messages").
 
 use super::{Mark, object, text};
-use crate::capture::cut_short;
+use crate::capture::fault;
 use crate::sse::Event;
-use crate::status::Reason;
 use serde_json::{Map, Value, json};
 
 type Object = Map<String, Value>;
@@ -12,8 +11,9 @@ type Object = Map<String, Value>;
 pub(super) fn mark(value: &Value) -> Mark {
     match text(value, "type") {
         "message_stop" => Mark::Terminal,
-        "message_delta" if cut_short(value.get("delta").map_or("", |delta| text(delta, "stop_reason"))) => {
-            Mark::Fault(Reason::ContentFilter)
+        "message_delta" => {
+            let end = value.get("delta").map_or("", |delta| text(delta, "stop_reason"));
+            fault(end).map_or(Mark::Progress, Mark::Fault)
         }
         _ => Mark::Progress,
     }

@@ -1,7 +1,7 @@
 //! OpenAI chat completions (API reference, "Chat completion chunk object") and everyone who speaks like them.
 
 use super::{Carriage, Mark, is_set, items, object, text};
-use crate::capture::cut_short;
+use crate::capture::fault;
 use crate::sse::Event;
 use crate::status::Reason;
 use serde_json::map::Entry;
@@ -16,8 +16,8 @@ pub(super) fn mark(value: &Value) -> Mark {
         if is_set(choice, "error") {
             return Mark::Fault(Reason::ErrorBody);
         }
-        if cut_short(text(choice, "finish_reason")) {
-            return Mark::Fault(Reason::ContentFilter);
+        if let Some(reason) = fault(text(choice, "finish_reason")) {
+            return Mark::Fault(reason);
         }
     }
     Mark::Progress

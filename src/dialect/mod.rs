@@ -66,19 +66,19 @@ impl Dialect {
             Endpoint::Completions => Some(Dialect::Completions),
             Endpoint::Responses => Some(Dialect::Responses),
             Endpoint::Messages => Some(Dialect::Anthropic),
-            Endpoint::StreamGenerateContent => Some(Dialect::Google),
+            Endpoint::GenerateContent | Endpoint::StreamGenerateContent => Some(Dialect::Google),
             Endpoint::CohereChat => Some(Dialect::Cohere),
             Endpoint::Ollama => Some(Dialect::Ollama),
-            Endpoint::GenerateContent | Endpoint::Speech | Endpoint::Compute | Endpoint::Custom => None,
+            Endpoint::Speech | Endpoint::Compute | Endpoint::Custom => None,
         }
     }
 
-    /// Whether a body of this media type (without parameters) is a stream in this grammar.
-    pub fn is_stream(self, essence: &str) -> bool {
+    /// Whether a body of this media type (without parameters) is a stream in this grammar. `asked`: one was asked for.
+    pub fn is_stream(self, essence: &str, asked: bool) -> bool {
         match self {
             Dialect::Ollama => essence == "application/x-ndjson",
             // Without `alt=sse` Google streams one JSON array.
-            Dialect::Google => essence == "text/event-stream" || headers::is_json(essence),
+            Dialect::Google => essence == "text/event-stream" || asked && headers::is_json(essence),
             _ => essence == "text/event-stream",
         }
     }
@@ -102,11 +102,15 @@ impl Dialect {
     /// Why it is not.
     pub fn check(self, events: &[Event]) -> Result<(), Reason> {
         let mut terminal = false;
+        let mut ends = google::Ends::default();
         for event in events {
             let mark = if event.data.trim() == "[DONE]" {
                 self.mark_done()
             } else {
                 let value = parse(&event.data).ok_or(Reason::AnswerNotJson)?;
+                if self == Dialect::Google {
+                    ends.see(&value);
+                }
                 self.mark(event, &value)
             };
             match mark {
@@ -115,7 +119,7 @@ impl Dialect {
                 Mark::Fault(reason) => return Err(reason),
             }
         }
-        if terminal { Ok(()) } else { Err(Reason::Truncated) }
+        if terminal && ends.all() { Ok(()) } else { Err(Reason::Truncated) }
     }
 
     fn mark(self, event: &Event, value: &Value) -> Mark {
