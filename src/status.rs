@@ -141,6 +141,8 @@ reasons! {
     AnswerEmpty = "answer-empty",
     /// Not stored: the answer broke off.
     Truncated = "truncated",
+    /// Not stored: the answer paused for longer than `TIMEOUT`.
+    Stalled = "stalled",
     /// Not stored: the answer is not JSON where it should be.
     AnswerNotJson = "answer-not-json",
     /// Not stored: the answer is of a kind that the endpoint does not give.

@@ -176,7 +176,7 @@ impl Edge {
             (Ok(capture), Some(body)) => {
                 let [to_client, to_us] = convert::tee(&body);
                 let _ = head_came.send(convert::passing(&response, Some(&to_client), &edits));
-                let (entry, bytes) = upstream::capture(capture, &to_us, now).await;
+                let (entry, bytes) = upstream::capture(capture, &to_us, config.timeout, now).await;
                 let kept = match (entry, &self.store) {
                     (Ok(entry), Some(store)) => store.put(&asking.key, &entry, now()).await,
                     (Ok(_), None) => Err(Reason::StoreMissing),

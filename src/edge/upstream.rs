@@ -81,23 +81,44 @@ pub async fn probe(url: &str, timeout: Duration) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Reads an answer to its end. Gives the entry, or why there is none, and how many bytes were read.
+/// Reads an answer to its end, which must not pause for longer than `idle`. Gives the entry, or why there is none, and
+/// how many bytes were read.
 ///
 /// Piece by piece: reading a branch whole would hold the client's branch back until the end.
 pub async fn capture(
     mut capture: Capture,
     branch: &ReadableStream,
+    idle: Duration,
     now: impl Fn() -> u64,
 ) -> (Result<Entry, Reason>, usize) {
     let mut read = 0usize;
     let reader: ReadableStreamDefaultReader = branch.get_reader().unchecked_into();
+    let give_up = |reason, read| {
+        drop(reader.cancel());
+        (Err(reason), read)
+    };
+    // One timer for many pieces: when it rings, the last piece tells whether it rings in earnest.
+    let idle = idle.min(LONGEST);
+    let mut clock = pin!(Delay::from(idle));
+    let mut last = now();
     loop {
-        match next(&reader).await {
+        let mut piece = pin!(next(&reader));
+        let piece = loop {
+            if let Either::Left((piece, _)) = select(piece.as_mut(), clock.as_mut()).await {
+                break piece;
+            }
+            let quiet = Duration::from_millis(now().saturating_sub(last));
+            if quiet >= idle {
+                return give_up(Reason::Stalled, read);
+            }
+            clock.set(Delay::from(idle.saturating_sub(quiet)));
+        };
+        match piece {
             Ok(Some(piece)) => {
+                last = now();
                 read = read.saturating_add(piece.len());
                 if let Err(reason) = capture.push(&piece) {
-                    drop(reader.cancel());
-                    return (Err(reason), read);
+                    return give_up(reason, read);
                 }
             }
             Ok(None) => return (capture.finish(now()), read),
