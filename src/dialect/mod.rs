@@ -146,32 +146,32 @@ impl Dialect {
 
     /// Whether this event exists only for callers who asked for usage.
     fn is_usage(self, event: &Event) -> bool {
-        matches!(self, Dialect::Chat | Dialect::Completions)
-            && parse(&event.data).is_some_and(|value| chat::is_usage(&value))
+        self.separates_usage() && parse(&event.data).is_some_and(|value| chat::is_usage(&value))
     }
 
-    /// Whether a stream has the final chunk that callers who asked for usage wait for.
+    /// Whether a stream tells its usage, in a chunk of its own or (OpenRouter) beside the last choice.
     pub fn has_usage(self, events: &[Event]) -> bool {
-        events.iter().any(|event| self.is_usage(event))
+        let tells = |event: &Event| parse(&event.data).is_some_and(|value| is_set(&value, "usage"));
+        self.separates_usage() && events.iter().any(tells)
     }
 
-    /// Whether the grammar has such a chunk at all.
+    /// Whether callers choose if the stream ends in a usage chunk.
     pub fn separates_usage(self) -> bool {
         matches!(self, Dialect::Chat | Dialect::Completions)
     }
 
     /// A stream's bytes without the final usage chunk; every other byte is kept. `None`: it cannot be told apart.
     pub fn without_usage(self, body: &[u8]) -> Option<Vec<u8>> {
-        // A block is an event with the blank line that ends it, as the provider wrote it.
         let text = std::str::from_utf8(body).ok()?;
-        let blocks = text.split_inclusive("\n\n");
-        let kept = blocks.filter(|block| {
+        let wanted: Vec<Event> = self.events(body).ok()?.into_iter().filter(|event| !self.is_usage(event)).collect();
+        // A block is an event with the blank line that ends it, as the provider wrote it.
+        let blank_line = if text.contains("\r\n\r\n") { "\r\n\r\n" } else { "\n\n" };
+        let only_usage = |block: &&str| {
             let events = sse::decode(Framing::Events, block.as_bytes()).unwrap_or_default();
-            !self.has_usage(&events)
-        });
-        let kept: String = kept.collect();
-        let events = self.events(kept.as_bytes()).ok()?;
-        (!self.has_usage(&events) && self.check(&events).is_ok()).then(|| kept.into_bytes())
+            events.iter().any(|event| self.is_usage(event))
+        };
+        let kept: String = text.split_inclusive(blank_line).filter(|block| !only_usage(block)).collect();
+        (self.events(kept.as_bytes()).ok()? == wanted).then(|| kept.into_bytes())
     }
 
     /// The object that a whole stream amounts to, as the official client's accumulator builds it.
