@@ -1,6 +1,7 @@
 // Streams while they run: nothing held back, nothing lost when the client leaves, nothing incomplete stored.
 
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import net from "node:net";
 import { after, before, beforeEach, test } from "node:test";
 import { open, send } from "./support/client.mjs";
@@ -95,6 +96,33 @@ for (const when of ["before the head", "after the first piece"]) {
     const repeat = await ask();
     assert.equal(repeat.headers["x-cache-status"], "HIT");
     assert.ok(repeat.body.toString().endsWith(event("b") + event("", "stop") + DONE));
+    assert.equal(upstream.calls.length, 1);
+  });
+}
+
+// The streams of the exchange table, one for each protocol.
+const table = JSON.parse(readFileSync(new URL("../exchanges/streams.json", import.meta.url), "utf8"));
+for (const { id, vars = {}, steps } of table.filter(({ id }) => /^stream-.*-replayed$/.test(id))) {
+  test(`${id.split("-").slice(1, -1).join(" ")}: a client that leaves does not spoil the entry`, async () => {
+    const base = (vars.OPENAI_BASE_URL ?? "{upstream}/v1").replace("{upstream}", upstream.origin);
+    const proxy = await worker({ vars: { OPENAI_BASE_URL: base } });
+    await proxy.clear();
+    const [{ request, upstream: said }] = steps;
+    const asked = { ...question, path: request.path, body: JSON.stringify(request.json) };
+    const half = said.body.length >> 1;
+    const stream = commandedStream({ headers: said.headers });
+    upstream.next(stream.answer);
+    const logged = proxy.lines.length + 1;
+    const reply = await open(proxy.origin, asked);
+    await stream.send(said.body.slice(0, half));
+    await reply.next();
+    reply.leave();
+    await stream.send(said.body.slice(half));
+    await stream.end();
+    assert.equal((await proxy.logged(logged)).reason, null);
+    const repeat = await proxy.settled(() => send(proxy.origin, asked));
+    assert.equal(repeat.headers["x-cache-status"], "HIT");
+    assert.equal(repeat.body.toString(), said.body);
     assert.equal(upstream.calls.length, 1);
   });
 }
