@@ -19,7 +19,7 @@ pub struct Capture {
     essence: String,
     /// The grammar of a stream; `None`: the answer is plain.
     stream: Option<Dialect>,
-    asked_usage: bool,
+    asked: Carriage,
     /// What `Content-Length` promises of the bytes that we see.
     expected_len: Option<usize>,
     max_bytes: usize,
@@ -63,7 +63,12 @@ impl Capture {
         if length.is_some_and(|length| length > terms.max_bytes) {
             return Err(Reason::TooLarge);
         }
-        let coded = response.contains_key(http::header::CONTENT_ENCODING);
+        let coding = headers::text(response, http::header::CONTENT_ENCODING);
+        let coded = !matches!(coding.as_str(), "" | "identity");
+        // The platform decodes these two alone; of others we would store the coded bytes.
+        if coded && !matches!(coding.as_str(), "gzip" | "br") {
+            return Err(Reason::ContentEncoding);
+        }
         let kept = headers::collect(response, |name| headers::is_stored(name, terms.shared));
         Ok(Capture {
             endpoint: terms.endpoint,
@@ -74,7 +79,7 @@ impl Capture {
                 .collect(),
             essence,
             stream,
-            asked_usage: terms.carriage.include_usage,
+            asked: terms.carriage,
             expected_len: length.filter(|_| !coded),
             max_bytes: terms.max_bytes,
             lifetime_ms: terms.lifetime_ms,
@@ -120,7 +125,7 @@ impl Capture {
                 stored_at: now,
                 expires_at: self.lifetime_ms.map(|ms| now.saturating_add(ms)),
                 stream: self.stream.is_some(),
-                asked_usage: self.asked_usage,
+                asked: self.asked,
                 has_usage,
             },
             body: self.body,
@@ -158,7 +163,10 @@ const FILTERED: [&str; 13] = [
 ];
 
 /// How an answer ended that failed on its way: Mistral, OpenRouter, Google, Cohere.
-const FAILED: [&str; 10] = [
+const FAILED: [&str; 12] = [
+    // Ollama's, of requests that only load or unload a model.
+    "load",
+    "unload",
     "error",
     "ERROR",
     "ERROR_LIMIT",
@@ -205,6 +213,11 @@ fn check_json(endpoint: Endpoint, body: &[u8]) -> Result<(), Reason> {
     if is_response && !completed {
         return Err(Reason::NotCompleted);
     }
+    // Anthropic's and Cloudflare's errors, should they come with a good status.
+    let failed = |field: &str, value: &str| document.fields(field).any(|found| found == value);
+    if failed("type", "\"error\"") || failed("success", "false") {
+        return Err(Reason::ErrorBody);
+    }
     if endpoint == Endpoint::Ollama && !says("done", "true") {
         return Err(Reason::NotCompleted);
     }
@@ -223,7 +236,7 @@ fn check_json(endpoint: Endpoint, body: &[u8]) -> Result<(), Reason> {
         let feedback = serde_json::from_str::<Value>(feedback);
         feedback.is_ok_and(|feedback| feedback.get("blockReason").is_some())
     };
-    let ends = ["stop_reason", "finish_reason"].iter().flat_map(|name| document.fields(name));
+    let ends = ["stop_reason", "finish_reason", "done_reason"].iter().flat_map(|name| document.fields(name));
     if let Some(reason) = ends.filter_map(|end| fault(end.trim_matches('"'))).next() {
         return Err(reason);
     }

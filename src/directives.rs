@@ -40,15 +40,12 @@ impl Directives {
             match_mode: header(headers, "x-proxy-match", "exact or chat", MatchMode::from_word)?,
             ..Directives::default()
         };
-        if let Some(namespace) = headers.get("x-proxy-namespace") {
-            directives.namespace = namespace.as_bytes().to_vec();
+        if let Some(namespace) = header(headers, "x-proxy-namespace", "ASCII or UTF-8, given once", legible)? {
+            directives.namespace = namespace.into_bytes();
         }
-        directives.ignore = headers
-            .get_all("x-proxy-ignore")
-            .iter()
-            .filter_map(|value| std::str::from_utf8(value.as_bytes()).ok())
-            .flat_map(list)
-            .collect();
+        if let Some(ignore) = header(headers, "x-proxy-ignore", "ASCII or UTF-8, given once", legible)? {
+            directives.ignore = list(&ignore).collect();
+        }
         for value in headers.get_all(http::header::CACHE_CONTROL) {
             directives.cache_control(&String::from_utf8_lossy(value.as_bytes()));
         }
@@ -88,7 +85,7 @@ fn header<T>(
         return Ok(None);
     };
     let single = values.next().is_none();
-    let text = value.to_str().ok().filter(|_| single);
+    let text = std::str::from_utf8(value.as_bytes()).ok().filter(|_| single);
     match text.map(str::trim).and_then(read) {
         Some(value) => Ok(Some(value)),
         None => Err(ProxyError::new(
@@ -96,6 +93,11 @@ fn header<T>(
             format!("The header {name} must be {expected}. Correct it or leave it out."),
         )),
     }
+}
+
+/// Text as it was sent: where the platform could not read it as UTF-8, different values look alike.
+fn legible(text: &str) -> Option<String> {
+    (!text.contains(char::REPLACEMENT_CHARACTER)).then(|| text.to_owned())
 }
 
 /// A whole number of seconds; huge ones saturate.

@@ -1,5 +1,7 @@
 //! What does this path compute, and in whose grammar? Decides which endpoints have answers that can be kept.
 
+use percent_encoding::percent_decode_str;
+
 /// An endpoint that computes an answer without changing state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Endpoint {
@@ -51,6 +53,8 @@ const STATEFUL: [&str; 17] = [
 impl Endpoint {
     /// The endpoint at `rest`, the path below the route's prefix, without query. `None`: not known to be one.
     pub fn at(rest: &str) -> Option<Endpoint> {
+        // An escaped letter is that letter.
+        let rest = percent_decode_str(rest).decode_utf8().ok()?;
         let rest = rest.trim_matches('/');
         if let Some((path, method)) = rest.rsplit_once(':') {
             return if path.contains("models/") || path.contains("tunedModels/") { Self::google(method) } else { None };

@@ -10,6 +10,7 @@
 //!
 //! A store keeps it as an opaque value. On a hit the [`Prefix`] and the [`Head`] are read; the body is handed on unread.
 
+use crate::dialect::Carriage;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -31,9 +32,9 @@ pub struct Head {
     pub expires_at: Option<u64>,
     /// Whether the body is an event stream.
     pub stream: bool,
-    /// Whether its asker wanted a final usage chunk.
+    /// How its asker wanted it carried, which the upstream need not have done.
     #[serde(default)]
-    pub asked_usage: bool,
+    pub asked: Carriage,
     /// Whether it has one.
     #[serde(default)]
     pub has_usage: bool,
@@ -80,7 +81,8 @@ impl Prefix {
 
 /// Reads the JSON of a head whose digest has been checked. `None`: not a head of this version.
 pub fn decode_head(json: &[u8]) -> Option<Head> {
-    serde_json::from_slice(json).ok()
+    let head: Head = serde_json::from_slice(json).ok()?;
+    (200..300).contains(&head.status).then_some(head)
 }
 
 /// An answer worth keeping. Only a finished capture makes one.
@@ -125,7 +127,7 @@ mod tests {
                 stored_at: 1_000,
                 expires_at: Some(61_500),
                 stream: false,
-                asked_usage: false,
+                asked: Carriage::default(),
                 has_usage: false,
             },
             body: vec![0, 255, 10],

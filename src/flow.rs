@@ -372,19 +372,22 @@ fn names_server_state(document: &Document) -> bool {
     let set = |name: &str| document.fields(name).any(|value| value != "null");
     let background = document.fields("background").any(|value| !matches!(value, "false" | "null"));
     background
-        || ["conversation", "previous_response_id", "container"].into_iter().any(set)
+        || ["conversation", "conversation_id", "previous_response_id", "container"].into_iter().any(set)
+        || document.fields("deferred").any(|value| value == "true")
+        || document.fields("prompt").any(names_template)
         || document.fields("tools").any(names_container)
 }
 
-/// A tool that runs in a container which exists already (a string; an object describes a new one).
+/// A prompt that the provider keeps, in whatever version it has by now.
+fn names_template(prompt: &str) -> bool {
+    let prompt = serde_json::from_str::<serde_json::Value>(prompt).unwrap_or_default();
+    prompt.get("id").is_some() && prompt.get("version").is_none_or(serde_json::Value::is_null)
+}
+
+/// A tool that runs in a container which exists already (a string; an object describes a new one), at any depth. The
+/// text is compact and its strings have one spelling, so no string inside it can look like these.
 fn names_container(tools: &str) -> bool {
-    #[derive(serde::Deserialize)]
-    struct Tool {
-        #[serde(default)]
-        container: serde_json::Value,
-    }
-    // Tools of an unknown shape are the upstream's to judge.
-    serde_json::from_str::<Vec<Tool>>(tools).is_ok_and(|tools| tools.iter().any(|tool| tool.container.is_string()))
+    tools.contains("\"container\":\"") || tools.contains("\"container_id\":\"")
 }
 
 /// Whether `stream_options` asks for a final usage chunk.
@@ -454,7 +457,7 @@ impl Question {
         let (kind, body) = rendered.map_or((None, None), |(kind, body)| (kind, Some(body)));
         Verdict::Replay(Box::new(Replay {
             status: head.status,
-            headers: present::hit(head, kind, &report, now),
+            headers: present::hit(head, body.is_some(), kind, &report, now),
             body,
             facts,
         }))

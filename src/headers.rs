@@ -17,7 +17,7 @@ const HOP_BY_HOP: [&str; 10] = [
 ];
 
 /// Headers that describe the way to us, speak to us, or are made anew for the way on.
-const NOT_FORWARDED: [&str; 12] = [
+const NOT_FORWARDED: [&str; 17] = [
     "host",
     "content-length",
     "expect",
@@ -29,11 +29,17 @@ const NOT_FORWARDED: [&str; 12] = [
     "x-cluster-client-ip",
     "true-client-ip",
     "fastly-client-ip",
+    "fly-client-ip",
+    "x-azure-clientip",
+    "x-azure-socketip",
+    "x-originating-ip",
+    "x-forwarded",
     "cdn-loop",
 ];
 
 /// Families of the same.
-const NOT_FORWARDED_FAMILIES: [&str; 3] = ["x-proxy-", "x-forwarded-", "cf-"];
+const NOT_FORWARDED_FAMILIES: [&str; 7] =
+    ["x-proxy-", "x-forwarded-", "x-original-forwarded-", "x-vercel-", "x-appengine-", "x-envoy-", "cf-"];
 
 /// Whether a request header reaches the upstream.
 fn is_forwarded(name: &str) -> bool {
@@ -75,11 +81,11 @@ pub fn is_credential(name: &str) -> bool {
     }
     CREDENTIALS.contains(&name)
         || ["key", "token", "secret"].iter().any(|ending| name.ends_with(ending))
-        || name.contains("auth")
+        || ["auth", "jwt", "password"].iter().any(|word| name.contains(word))
 }
 
 /// Families of headers that choose a version, a model, a route or an account.
-const VARIANT_FAMILIES: [&str; 14] = [
+const VARIANT_FAMILIES: [&str; 17] = [
     "openai-",
     "anthropic-",
     "x-goog-",
@@ -94,14 +100,18 @@ const VARIANT_FAMILIES: [&str; 14] = [
     "x-upstream",
     "x-base-url",
     "x-deployment",
+    "x-ms-",
+    "azureml-",
+    "x-amzn-bedrock-",
 ];
 
 /// Single names of the same kind; `origin` because a browser's answer carries its permission to be read.
-const VARIANTS: [&str; 8] = [
+const VARIANTS: [&str; 9] = [
     "api-version",
     "x-api-version",
     "origin",
     "prefer",
+    "extra-parameters",
     "x-bill-to",
     "x-use-cache",
     "x-wait-for-model",
@@ -109,11 +119,15 @@ const VARIANTS: [&str; 8] = [
 ];
 
 /// Telemetry that shares a family's name.
-const TELEMETRY: [&str; 1] = ["x-goog-api-client"];
+const TELEMETRY: [&str; 4] = ["x-goog-api-client", "x-ms-client-request-id", "x-ms-date", "x-ms-useragent"];
+
+/// How a header that names an account ends.
+const ACCOUNT_ENDINGS: [&str; 4] = ["account-id", "org-id", "tenant-id", "organization-id"];
 
 /// Whether a request header changes answers by its name alone (`accept` and `content-type` do by their value).
 pub fn is_variant(name: &str) -> bool {
-    let named = VARIANTS.contains(&name) || starts_with_any(name, &VARIANT_FAMILIES);
+    let account = ACCOUNT_ENDINGS.iter().any(|ending| name.ends_with(ending));
+    let named = account || VARIANTS.contains(&name) || starts_with_any(name, &VARIANT_FAMILIES);
     named && !TELEMETRY.contains(&name) && !is_credential(name) && is_forwarded(name)
 }
 
@@ -148,6 +162,17 @@ pub fn collect(headers: &HeaderMap, passes: impl Fn(&str) -> bool) -> Vec<(Strin
         .collect();
     pairs.sort_by(|a, b| a.0.cmp(&b.0));
     pairs
+}
+
+/// A header's value, trimmed and in lower case; empty where there is none, and several values joined by commas.
+pub fn text(headers: &HeaderMap, name: HeaderName) -> String {
+    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    values.map(|value| value.trim().to_ascii_lowercase()).collect::<Vec<_>>().join(",")
+}
+
+/// Whether a header describes the bytes of a body, which a conversion changes.
+pub fn describes_bytes(name: &str) -> bool {
+    matches!(name, "content-md5" | "content-digest" | "repr-digest" | "digest")
 }
 
 /// The media type without parameters, lower case; empty where there is none.

@@ -13,7 +13,7 @@ const VERSION: &str = "reprise-key-1";
 const CARRIAGE: [&str; 2] = ["stream", "stream_options"];
 
 /// Where the endpoints that hold a conversation keep it: OpenAI, Anthropic, Google, Cohere, Ollama.
-const CONVERSATION: [&str; 11] = [
+const CONVERSATION: [&str; 18] = [
     "messages",
     "system",
     "input",
@@ -25,6 +25,13 @@ const CONVERSATION: [&str; 11] = [
     "message",
     "chat_history",
     "preamble",
+    "tool_results",
+    "documents",
+    "images",
+    "context",
+    "cachedContent",
+    "cached_content",
+    "suffix",
 ];
 
 /// The name of a question: 32 bytes, printed as 64 hexadecimal digits.

@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::entry;
 use crate::error::{ErrorKind, ProxyError};
+use crate::headers::describes_bytes;
 use crate::log::Facts;
 use crate::route;
 use crate::status::{Outcome, Report};
@@ -39,9 +40,12 @@ pub fn edits(report: &Report) -> Edits {
     Edits { set: (X_CACHE_STATUS, report.outcome.as_str().to_owned()), append: (CACHE_STATUS, report.cache_status()) }
 }
 
-/// The headers of a hit. `kind`: its content type, where that is not the stored one.
-pub fn hit(head: &entry::Head, kind: Option<&str>, report: &Report, now: u64) -> Vec<(String, String)> {
+/// The headers of a hit. `rendered`: its bytes are not the stored ones; `kind`: nor is its content type.
+pub fn hit(head: &entry::Head, rendered: bool, kind: Option<&str>, report: &Report, now: u64) -> Vec<(String, String)> {
     let mut headers = head.headers.clone();
+    if rendered {
+        headers.retain(|(name, _)| !describes_bytes(name));
+    }
     if let Some(kind) = kind {
         headers.retain(|(name, _)| name != "content-type");
         headers.push(("content-type".to_owned(), kind.to_owned()));

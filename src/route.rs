@@ -75,8 +75,12 @@ fn default_target(config: &Config, before: &str, rest: &str, query: Option<&str>
     let base = &config.base_url;
     let base_path = base.path().trim_end_matches('/');
     // Ollama's native endpoints stand beside its OpenAI-compatible base, not below it.
-    let (base_path, below) = if rest == "api" || rest.starts_with("api/") {
-        ("", rest.to_owned())
+    let (base_path, below) = if let Some(native) = rest.strip_prefix("api/") {
+        return Some(Target {
+            provider: "default",
+            url: join(base, "/api", native, query)?,
+            endpoint: Endpoint::at(rest).or_else(|| custom(config, rest)),
+        });
     } else {
         let below = format!("{before}{rest}");
         let repeated = base_path.ends_with("/v1");

@@ -16,6 +16,7 @@ use crate::endpoint::Endpoint;
 use crate::headers;
 use crate::sse::{self, Event, Framing};
 use crate::status::Reason;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
@@ -50,7 +51,7 @@ enum Mark {
 }
 
 /// How a caller wants the answer carried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Carriage {
     /// As a stream of events.
     pub stream: bool,
@@ -101,6 +102,9 @@ impl Dialect {
     /// # Errors
     /// Why it is not.
     pub fn check(self, events: &[Event]) -> Result<(), Reason> {
+        if events.iter().all(|event| event.data.trim() == "[DONE]") {
+            return Err(Reason::AnswerEmpty);
+        }
         let mut terminal = false;
         let mut ends = google::Ends::default();
         for event in events {
@@ -149,10 +153,11 @@ impl Dialect {
         self.separates_usage() && parse(&event.data).is_some_and(|value| chat::is_usage(&value))
     }
 
-    /// Whether a stream tells its usage, in a chunk of its own or (OpenRouter) beside the last choice.
+    /// Whether a stream ends in its usage, in a chunk of its own or (OpenRouter) beside the last choice.
     pub fn has_usage(self, events: &[Event]) -> bool {
+        let last = events.iter().rfind(|event| event.data.trim() != "[DONE]");
         let tells = |event: &Event| parse(&event.data).is_some_and(|value| is_set(&value, "usage"));
-        self.separates_usage() && events.iter().any(tells)
+        self.separates_usage() && last.is_some_and(tells)
     }
 
     /// Whether callers choose if the stream ends in a usage chunk.

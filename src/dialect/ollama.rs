@@ -1,6 +1,7 @@
 //! Ollama chat and generate (its API documentation): one JSON object a line, the last with `"done": true`.
 
-use super::Mark;
+use super::{Mark, text};
+use crate::capture::fault;
 use crate::sse::Event;
 use serde_json::{Map, Value};
 
@@ -9,7 +10,7 @@ type Object = Map<String, Value>;
 /// What a line says about its stream.
 pub(super) fn mark(value: &Value) -> Mark {
     match value.get("done") {
-        Some(Value::Bool(true)) => Mark::Terminal,
+        Some(Value::Bool(true)) => fault(text(value, "done_reason")).map_or(Mark::Terminal, Mark::Fault),
         _ => Mark::Progress,
     }
 }

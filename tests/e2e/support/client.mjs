@@ -50,12 +50,13 @@ export async function open(origin, { method = "POST", path = "/", headers = {}, 
   };
 }
 
-// For what no HTTP library would send: bytes in, and whatever comes back until the other side closes.
-export function raw(origin, bytes) {
+// For what no HTTP library would send: bytes in, and whatever comes back until the other side closes. With `hangUp`
+// this side says that it has nothing more to send.
+export function raw(origin, bytes, { hangUp = false } = {}) {
   const { hostname, port } = new URL(origin);
   return within(
     new Promise((resolve, reject) => {
-      const socket = net.connect(Number(port), hostname, () => socket.write(bytes));
+      const socket = net.connect(Number(port), hostname, () => (hangUp ? socket.end(bytes) : socket.write(bytes)));
       const chunks = [];
       socket.on("data", (chunk) => chunks.push(chunk));
       // A server may well refuse malformed bytes by hanging up: that is an answer, too.

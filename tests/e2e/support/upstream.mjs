@@ -68,6 +68,7 @@ export class Upstream {
       this.#server.listen(this.#port, "127.0.0.1", resolve);
     });
     this.#port = this.#server.address().port;
+    this.#server.unref(); // a test file that fails before its first test must end, not wait for calls
   }
 
   // From here on nobody can connect; `listen()` opens the same port again.
@@ -172,19 +173,22 @@ function takeFrame(data) {
 // A streamed answer under the test's command: hand `.answer` to the upstream, then send, end or break.
 export function commandedStream({ status = 200, headers = { "content-type": "text/event-stream" } } = {}) {
   let response;
+  let closed; // nobody confirms a write to a caller that has hung up
   let begin;
   const begun = new Promise((resolve) => (begin = resolve));
+  const done = (start, what) => within(Promise.race([new Promise(start), closed]), what);
   return {
     begun, // resolves with the call once the upstream has been asked and its head has been sent
     answer: async (call, res) => {
       response = res;
+      closed = new Promise((resolve) => res.once("close", resolve));
       await call.whole;
       res.writeHead(status, headers);
       res.flushHeaders();
       begin(call);
     },
-    send: (chunk) => new Promise((resolve) => response.write(chunk, resolve)),
-    end: () => new Promise((resolve) => response.end(resolve)),
+    send: (chunk) => done((sent) => response.write(chunk, sent), "a piece to be sent"),
+    end: () => done((sent) => response.end(sent), "the end to be sent"),
     cut: () => response.destroy(),
   };
 }
