@@ -21,6 +21,8 @@ pub enum ErrorKind {
     InvalidJson,
     /// 400: a control header cannot be read.
     InvalidHeader,
+    /// 400: a GET or HEAD with a body.
+    BodyNotAllowed,
     /// 404: no such route.
     NotFound,
     /// 500: a variable cannot be read.
@@ -37,7 +39,7 @@ impl ErrorKind {
     /// The HTTP status.
     pub const fn status(self) -> StatusCode {
         match self {
-            ErrorKind::InvalidJson | ErrorKind::InvalidHeader => StatusCode::BAD_REQUEST,
+            ErrorKind::InvalidJson | ErrorKind::InvalidHeader | ErrorKind::BodyNotAllowed => StatusCode::BAD_REQUEST,
             ErrorKind::NotFound => StatusCode::NOT_FOUND,
             ErrorKind::Misconfigured => StatusCode::INTERNAL_SERVER_ERROR,
             ErrorKind::UpstreamUnreachable => StatusCode::BAD_GATEWAY,
@@ -50,6 +52,7 @@ impl ErrorKind {
         match self {
             ErrorKind::InvalidJson => "invalid_json",
             ErrorKind::InvalidHeader => "invalid_header",
+            ErrorKind::BodyNotAllowed => "body_not_allowed",
             ErrorKind::NotFound => "not_found",
             ErrorKind::Misconfigured => "misconfigured",
             ErrorKind::UpstreamUnreachable => "upstream_unreachable",
@@ -63,6 +66,7 @@ impl ErrorKind {
         match self {
             ErrorKind::InvalidJson => Some(Reason::InvalidJson),
             ErrorKind::InvalidHeader => Some(Reason::InvalidHeader),
+            ErrorKind::BodyNotAllowed => Some(Reason::Method),
             ErrorKind::NotFound => None,
             ErrorKind::Misconfigured => Some(Reason::Misconfigured),
             ErrorKind::UpstreamUnreachable => Some(Reason::UpstreamUnreachable),

@@ -38,6 +38,8 @@ pub struct RequestHead {
     pub query: Option<String>,
     /// The headers.
     pub headers: HeaderMap,
+    /// A header whose value could not be taken over, if there is one.
+    pub unreadable: Option<String>,
 }
 
 /// What is sent to the upstream; the body is the client's own.
@@ -200,6 +202,12 @@ pub fn misconfigured(error: &ConfigError, request: &RequestHead) -> Reply {
     present::refusal(&ProxyError::new(ErrorKind::Misconfigured, message), Facts::of(request))
 }
 
+/// The reply to a GET or HEAD with a body, which the platform cannot send on.
+pub fn body_not_allowed(request: &RequestHead) -> Reply {
+    let message = format!("A {} request with a body cannot be passed on. Send it without, or as POST.", request.method);
+    present::refusal(&ProxyError::new(ErrorKind::BodyNotAllowed, message), Facts::of(request))
+}
+
 /// Step 1. `body_len`: the request's `Content-Length`, if it has one; `has_body`: whether there is a body at all.
 pub fn arrive(config: &Config, request: RequestHead, has_body: bool) -> Arrival {
     let own = matches!(request.method, Method::GET | Method::HEAD);
@@ -211,6 +219,10 @@ pub fn arrive(config: &Config, request: RequestHead, has_body: bool) -> Arrival 
         Route::Upstream(target) => target,
         _ => return Arrival::Answer(present::not_found(config, facts)),
     };
+    if let Some(name) = &request.unreadable {
+        let message = format!("The header {name} has a value with control characters. Correct it or leave it out.");
+        return Arrival::Answer(present::refusal(&ProxyError::new(ErrorKind::InvalidHeader, message), facts));
+    }
     let directives = match Directives::read(&request.headers) {
         Ok(directives) => directives,
         Err(error) => return Arrival::Answer(present::refusal(&error, facts)),

@@ -193,6 +193,7 @@ impl World {
             path: path.to_owned(),
             query,
             headers: request.header_map(&defaults),
+            unreadable: None,
         };
         let status = StatusCode::from_u16(answer.status.unwrap_or(200)).unwrap();
         let headers = answer.header_map(&[("content-type", "application/json")]);

@@ -6,7 +6,7 @@ use crate::sse::Event;
 use crate::status::Reason;
 use serde_json::map::Entry;
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 type Object = Map<String, Value>;
 
@@ -31,14 +31,47 @@ pub(super) fn is_usage(value: &Value) -> bool {
 /// Fields of a chunk that mean nothing in the object.
 const CHUNK_ONLY: [&str; 2] = ["obfuscation", "object"];
 
-/// The fields around the choices: of several chunks the last one's, but for usage, whose last value counts.
+/// Fields that may change from chunk to chunk; the last value is the answer's.
+const CHANGING: [&str; 9] = [
+    "created",
+    "usage",
+    "service_tier",
+    "system_fingerprint",
+    "x_groq",
+    "finish_reason",
+    "native_finish_reason",
+    "stop_reason",
+    "content_filter_results",
+];
+
+/// Adds a field of which there is one in the object. `None`: it is another one now.
+pub(super) fn add_once(whole: &mut Object, name: String, value: Value) -> Option<()> {
+    match whole.entry(name) {
+        Entry::Vacant(slot) => {
+            slot.insert(value);
+        }
+        Entry::Occupied(mut slot) => {
+            let changes = CHANGING.contains(&slot.key().as_str());
+            let nothing_yet = slot.get().is_null() || slot.get() == "";
+            match value {
+                Value::Null => {}
+                Value::String(text) if text.is_empty() => {}
+                value if changes || nothing_yet => *slot.get_mut() = value,
+                value if *slot.get() == value => {}
+                _ => return None,
+            }
+        }
+    }
+    Some(())
+}
+
+/// The fields around the choices. `None`: the chunks are not of one answer.
 pub(super) fn envelope(chunks: &mut [Value], kind: &str) -> Option<Object> {
     let mut whole = Object::new();
     for chunk in chunks {
         for (name, value) in chunk.as_object_mut()? {
-            let null_after_value = value.is_null() && whole.get(name).is_some_and(|found| !found.is_null());
-            if name != "choices" && !CHUNK_ONLY.contains(&name.as_str()) && !null_after_value {
-                whole.insert(name.clone(), value.take());
+            if name != "choices" && !CHUNK_ONLY.contains(&name.as_str()) {
+                add_once(&mut whole, name.clone(), value.take())?;
             }
         }
     }
@@ -83,9 +116,11 @@ impl Choice {
         }
         add_logprobs(&mut self.logprobs, choice.remove("logprobs").unwrap_or_default())?;
         for (name, value) in choice {
-            if !value.is_null() || !self.others.contains_key(&name) {
-                self.others.insert(name, value);
+            // Answers of another kind beside the deltas.
+            if matches!(name.as_str(), "message" | "text") {
+                return None;
             }
+            add_once(&mut self.others, name, value)?;
         }
         Some(())
     }
@@ -172,7 +207,10 @@ fn add_field(whole: &mut Object, name: String, value: Value) -> Option<()> {
             (true, Value::String(so_far), Value::String(more)) => so_far.push_str(&more),
             (false, Value::String(so_far), value @ Value::String(_)) if so_far.is_empty() => *slot.get_mut() = value,
             (false, Value::String(_), Value::String(more)) if more.is_empty() => {}
-            (false, so_far, value) if *so_far == value => {}
+            // Two equal lists may as well be two halves of one.
+            (false, so_far, value) if *so_far == value && !value.is_array() => {}
+            (false, so_far, Value::Array(more)) if more.is_empty() && so_far.is_array() => {}
+            (false, Value::Array(so_far), value @ Value::Array(_)) if so_far.is_empty() => *slot.get_mut() = value,
             _ => return None,
         },
     }
@@ -231,6 +269,12 @@ impl Chunks {
         let Value::Array(choices) = whole.remove("choices")? else {
             return None;
         };
+        // Each choice has to end, and to have a place of its own.
+        let ended = |choice: &Value| !text(choice, "finish_reason").is_empty();
+        let places: BTreeSet<Option<u64>> = choices.iter().map(|choice| choice.get("index")?.as_u64()).collect();
+        if choices.is_empty() || !choices.iter().all(ended) || places.len() != choices.len() || places.contains(&None) {
+            return None;
+        }
         let usage = whole.remove("usage").unwrap_or_default();
         if carriage.include_usage && usage.is_null() {
             return None;

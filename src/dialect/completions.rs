@@ -1,6 +1,6 @@
 //! OpenAI's legacy completions (API reference, "Completions"): a chunk is a small completion.
 
-use super::chat::{Chunks, add_logprobs, envelope};
+use super::chat::{Chunks, add_logprobs, add_once, envelope};
 use super::{Carriage, object};
 use crate::sse::Event;
 use serde_json::{Map, Value};
@@ -16,12 +16,10 @@ pub(super) fn to_object(mut chunks: Vec<Value>) -> Option<Value> {
             let choice = std::mem::take(choice.as_object_mut()?);
             let whole = choices.entry(choice.get("index")?.as_u64()?).or_default();
             for (name, value) in choice {
-                let slot = whole.entry(name.clone()).or_insert(Value::Null);
-                match (name.as_str(), slot, value) {
-                    ("text", Value::String(so_far), Value::String(more)) => so_far.push_str(&more),
-                    ("logprobs", slot, value) => add_logprobs(slot, value)?,
-                    (_, _, Value::Null) => {}
-                    (_, slot, value) => *slot = value,
+                match (name.as_str(), whole.get_mut(&name), value) {
+                    ("text", Some(Value::String(so_far)), Value::String(more)) => so_far.push_str(&more),
+                    ("logprobs", slot, value) if slot.is_some() => add_logprobs(slot?, value)?,
+                    (_, _, value) => add_once(whole, name, value)?,
                 }
             }
         }

@@ -30,28 +30,31 @@ pub fn request_head(request: &Request) -> RequestHead {
         Some((path, query)) => (path, Some(query.to_owned())),
         None => (target, None),
     };
+    let (headers, unreadable) = header_map(&request.headers());
     RequestHead {
         method: Method::from_bytes(request.method().as_bytes()).unwrap_or_default(),
         path: if path.is_empty() { "/" } else { path }.to_owned(),
         query,
-        headers: header_map(&request.headers()),
+        headers,
+        unreadable,
     }
 }
 
-/// The platform's headers as a map. Values keep the platform's reading of their bytes, so that they go on as they came.
-fn header_map(headers: &Headers) -> HeaderMap {
+/// The platform's headers as a map, and the name of one that does not fit into it, if any. Values keep the platform's
+/// reading of their bytes, so that they go on as they came.
+fn header_map(headers: &Headers) -> (HeaderMap, Option<String>) {
     let mut map = HeaderMap::new();
+    let mut unreadable = None;
     let pairs = js_sys::try_iter(headers).ok().flatten();
     for pair in pairs.into_iter().flatten().flatten() {
         let pair: Array = pair.unchecked_into();
-        let name = pair.get(0).as_string().and_then(|name| name.parse::<HeaderName>().ok());
-        let value = pair.get(1).as_string();
-        let value = value.and_then(|value| HeaderValue::from_bytes(value.as_bytes()).ok());
-        if let (Some(name), Some(value)) = (name, value) {
-            map.append(name, value);
+        let [name, value] = [pair.get(0), pair.get(1)].map(|text| text.as_string().unwrap_or_default());
+        match (name.parse::<HeaderName>(), HeaderValue::from_bytes(value.as_bytes())) {
+            (Ok(name), Ok(value)) => _ = map.append(name, value),
+            _ => unreadable = Some(name),
         }
     }
-    map
+    (map, unreadable)
 }
 
 /// A map as the platform's headers.
@@ -78,7 +81,13 @@ fn append(headers: &Headers, name: &str, value: &str) {
 /// An upstream's status and headers.
 pub fn response_head(response: &Response) -> (StatusCode, HeaderMap) {
     let status = StatusCode::from_u16(response.status()).unwrap_or_default();
-    (status, header_map(&response.headers()))
+    (status, header_map(&response.headers()).0)
+}
+
+/// Whether a body that is there in name has nothing in it.
+pub async fn is_empty(body: ReadableStream) -> bool {
+    let reader: ReadableStreamDefaultReader = body.get_reader().unchecked_into();
+    matches!(upstream::next(&reader).await, Ok(None))
 }
 
 /// A body that was read, or found to be too long to be.
@@ -132,6 +141,12 @@ pub fn tee(stream: &ReadableStream) -> [ReadableStream; 2] {
     [branches.get(0), branches.get(1)].map(JsCast::unchecked_into)
 }
 
+/// The socket of a switched protocol.
+pub fn socket(response: &Response) -> Option<JsValue> {
+    let socket = Reflect::get(response, &"webSocket".into()).ok()?;
+    (!socket.is_null() && !socket.is_undefined()).then_some(socket)
+}
+
 /// The upstream's answer for the client: its head with `edits`, and `body`.
 pub fn passing(response: &Response, body: Option<&ReadableStream>, edits: &Edits) -> Response {
     let headers = Headers::new_with_headers(&response.headers()).unwrap_or_else(|_| new_headers());
@@ -144,10 +159,7 @@ pub fn passing(response: &Response, body: Option<&ReadableStream>, edits: &Edits
     init.set_status_text(&response.status_text());
     init.set_headers(&headers);
     // A switched protocol (101) goes on in its socket.
-    if let Ok(socket) = Reflect::get(response, &"webSocket".into())
-        && !socket.is_null()
-        && !socket.is_undefined()
-    {
+    if let Some(socket) = socket(response) {
         let _ = Reflect::set(&init, &"webSocket".into(), &socket);
     }
     Response::new_with_opt_readable_stream_and_init(body, &init).unwrap_or_else(|_| bare_response(502))

@@ -13,6 +13,7 @@ use crate::log::{self, Facts, Measures};
 use crate::present::{self, Reply};
 use crate::status::Reason;
 use futures_channel::oneshot;
+use http::Method;
 use js_sys::Uint8Array;
 use std::cell::OnceCell;
 use std::rc::Rc;
@@ -20,7 +21,7 @@ use std::time::Duration;
 use store::Store;
 use upstream::Body;
 use wasm_bindgen::prelude::*;
-use web_sys::{Request, Response};
+use web_sys::{AbortSignal, Request, Response};
 use worker::{Context, Env, event};
 
 /// How long `/health` waits for the upstream.
@@ -69,12 +70,14 @@ fn report_panics() {
 struct Edge {
     settings: Rc<Result<Config, ConfigError>>,
     store: Option<Store>,
+    /// Rings when the client leaves.
+    client: AbortSignal,
     started: u64,
 }
 
 #[event(fetch)]
 async fn fetch(request: Request, env: Env, ctx: Context) -> worker::Result<Response> {
-    let edge = Edge { settings: config(&env), store: Store::bound(&env), started: now() };
+    let edge = Edge { settings: config(&env), store: Store::bound(&env), client: request.signal(), started: now() };
     Ok(edge.handle(request, &ctx).await)
 }
 
@@ -87,7 +90,14 @@ impl Edge {
             Ok(config) => config,
             Err(error) => return self.reply(flow::misconfigured(error, &head)),
         };
-        let body = request.body();
+        let bodiless = matches!(head.method, Method::GET | Method::HEAD);
+        let body = match request.body() {
+            Some(body) if bodiless => match convert::is_empty(body).await {
+                true => None,
+                false => return self.reply(flow::body_not_allowed(&head)),
+            },
+            body => body,
+        };
         // (1)
         match flow::arrive(config, head.clone(), body.is_some()) {
             Arrival::Answer(reply) => self.reply(reply),
@@ -159,7 +169,8 @@ impl Edge {
             return;
         };
         let sent = now();
-        let response = match upstream::send(&asking.outbound, body, config.timeout).await {
+        let client = if asking.stores() { None } else { Some(&self.client) };
+        let response = match upstream::send(&asking.outbound, body, config.timeout, client).await {
             Ok(response) => response,
             Err(failure) => {
                 let reply = self.reply_after(asking.failed(failure), Some(sent));
@@ -196,7 +207,7 @@ impl Edge {
 
     async fn pass(&self, mut passage: Passage, body: Body, config: &Config) -> Response {
         let sent = now();
-        match upstream::send(&passage.outbound, body, config.timeout).await {
+        match upstream::send(&passage.outbound, body, config.timeout, Some(&self.client)).await {
             Ok(response) => {
                 let (status, headers) = convert::response_head(&response);
                 let edits = passage.answered(status);

@@ -7,16 +7,21 @@ use crate::flow::{Failure, Outbound};
 use crate::status::Reason;
 use futures_util::future::{Either, select};
 use http::{HeaderMap, Method};
-use js_sys::{Promise, Reflect, Uint8Array};
+use js_sys::{Array, Promise, Reflect, Uint8Array};
 use std::pin::pin;
 use std::time::Duration;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
-use web_sys::{AbortController, ReadableStream, ReadableStreamDefaultReader, RequestInit, RequestRedirect, Response};
+use web_sys::{
+    AbortController, AbortSignal, ReadableStream, ReadableStreamDefaultReader, RequestInit, RequestRedirect, Response,
+};
 use worker::Delay;
 
 #[wasm_bindgen]
 extern "C" {
+    #[wasm_bindgen(js_namespace = AbortSignal, js_name = any)]
+    fn any_signal(signals: &Array) -> AbortSignal;
+
     #[wasm_bindgen(js_name = fetch, catch)]
     fn js_fetch(url: &str, init: &RequestInit) -> Result<Promise, JsValue>;
 }
@@ -34,11 +39,17 @@ pub enum Body {
     Bytes(Uint8Array),
 }
 
-/// Sends a request and waits for its answer's head.
+/// Sends a request and waits for its answer's head. `client`: where the answer is for this client alone, the upstream is
+/// left as soon as the client leaves.
 ///
 /// # Errors
 /// [`Failure`] if none comes within `timeout`.
-pub async fn send(outbound: &Outbound, body: Body, timeout: Duration) -> Result<Response, Failure> {
+pub async fn send(
+    outbound: &Outbound,
+    body: Body,
+    timeout: Duration,
+    client: Option<&AbortSignal>,
+) -> Result<Response, Failure> {
     let init = RequestInit::new();
     init.set_method(outbound.method.as_str());
     init.set_headers(&convert::js_headers(&outbound.headers));
@@ -50,13 +61,13 @@ pub async fn send(outbound: &Outbound, body: Body, timeout: Duration) -> Result<
         Body::Bytes(bytes) => init.set_body(bytes),
     }
     let controller = AbortController::new().ok();
-    if let Some(controller) = &controller {
-        init.set_signal(Some(&controller.signal()));
-    }
+    let ours = controller.as_ref().map(AbortController::signal);
+    let signals: Array = ours.iter().chain(client).collect();
+    init.set_signal(Some(&any_signal(&signals)));
     let asked = js_fetch(&outbound.url, &init).map_err(|_| Failure::Unreachable)?;
     let clock = pin!(Delay::from(timeout.min(LONGEST)));
     match select(pin!(JsFuture::from(asked)), clock).await {
-        Either::Left((Ok(response), _)) => Ok(response.unchecked_into()),
+        Either::Left((Ok(response), _)) => sound(response.unchecked_into()),
         Either::Left((Err(_), _)) => Err(Failure::Unreachable),
         Either::Right(_) => {
             if let Some(controller) = controller {
@@ -67,13 +78,19 @@ pub async fn send(outbound: &Outbound, body: Body, timeout: Duration) -> Result<
     }
 }
 
+/// An answer that can be given on: a final status, or a switched protocol with its socket.
+fn sound(response: Response) -> Result<Response, Failure> {
+    let switched = response.status() == 101 && convert::socket(&response).is_some();
+    if switched || (200..600).contains(&response.status()) { Ok(response) } else { Err(Failure::Unreachable) }
+}
+
 /// Whether `url` gives any HTTP answer.
 ///
 /// # Errors
 /// [`Failure`] if none comes within `timeout`.
 pub async fn probe(url: &str, timeout: Duration) -> Result<(), Failure> {
     let outbound = Outbound { method: Method::GET, url: url.to_owned(), headers: HeaderMap::new(), upgrade: false };
-    let response = send(&outbound, Body::None, timeout).await?;
+    let response = send(&outbound, Body::None, timeout, None).await?;
     if let Some(body) = response.body() {
         // Unread bodies keep connections; whether it can be cancelled does not matter.
         drop(body.cancel());
