@@ -28,7 +28,7 @@ use worker::{Context, Env, event};
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 
 thread_local! {
-    static CONFIG: OnceCell<Rc<Result<Config, ConfigError>>> = const { OnceCell::new() };
+    static CONFIG: OnceCell<Result<Rc<Config>, ConfigError>> = const { OnceCell::new() };
 }
 
 #[wasm_bindgen]
@@ -47,11 +47,11 @@ fn now() -> u64 {
 }
 
 /// The settings, read once per isolate.
-fn config(env: &Env) -> Rc<Result<Config, ConfigError>> {
+fn config(env: &Env) -> Result<Rc<Config>, ConfigError> {
     CONFIG.with(|cell| {
         cell.get_or_init(|| {
             report_panics();
-            Rc::new(Config::read(|name| convert::variable(env, name)))
+            Config::read(|name| convert::variable(env, name)).map(Rc::new)
         })
         .clone()
     })
@@ -68,7 +68,7 @@ fn report_panics() {
 
 /// One exchange's means: what the steps below share.
 struct Edge {
-    settings: Rc<Result<Config, ConfigError>>,
+    config: Rc<Config>,
     store: Option<Store>,
     /// Rings when the client leaves.
     client: AbortSignal,
@@ -77,19 +77,20 @@ struct Edge {
 
 #[event(fetch)]
 async fn fetch(request: Request, env: Env, ctx: Context) -> worker::Result<Response> {
-    let edge = Edge { settings: config(&env), store: Store::bound(&env), client: request.signal(), started: now() };
-    Ok(edge.handle(request, &ctx).await)
+    let started = now();
+    let head = convert::request_head(&request);
+    match config(&env) {
+        Ok(config) => {
+            let edge = Edge { config, store: Store::bound(&env), client: request.signal(), started };
+            Ok(edge.handle(request, head, &ctx).await)
+        }
+        Err(error) => Ok(reply(flow::misconfigured(&error, &head), started, None)),
+    }
 }
 
 impl Edge {
     /// Takes the request through the steps of [`crate::flow`].
-    async fn handle(self, request: Request, ctx: &Context) -> Response {
-        let head = convert::request_head(&request);
-        let settings = self.settings.clone();
-        let config = match settings.as_ref() {
-            Ok(config) => config,
-            Err(error) => return self.reply(flow::misconfigured(error, &head)),
-        };
+    async fn handle(self, request: Request, head: RequestHead, ctx: &Context) -> Response {
         let bodiless = matches!(head.method, Method::GET | Method::HEAD);
         let body = match request.body() {
             Some(body) if bodiless => match convert::is_empty(body).await {
@@ -99,37 +100,37 @@ impl Edge {
             body => body,
         };
         // (1)
-        match flow::arrive(config, head.clone(), body.is_some()) {
+        match flow::arrive(&self.config, head.clone(), body.is_some()) {
             Arrival::Answer(reply) => self.reply(reply),
             Arrival::Health(target) => self.health(&target, &head).await,
             Arrival::Pass(passage) => {
                 let body = body.map_or(Body::None, Body::Stream);
-                self.pass(*passage, body, config).await
+                self.pass(*passage, body).await
             }
-            Arrival::Read(pending) => self.plan(*pending, request, ctx, config).await,
+            Arrival::Read(pending) => self.plan(*pending, request, ctx).await,
         }
     }
 
     /// (2) The body is read before anything else is awaited: the platform ties it to this event.
-    async fn plan(self, pending: Pending, request: Request, ctx: &Context, config: &Config) -> Response {
+    async fn plan(self, pending: Pending, request: Request, ctx: &Context) -> Response {
         let (planned, body) = match convert::read_body(&request, pending.max_bytes).await {
             Ok(convert::ReadBody::Whole { bytes, handle }) => {
-                (pending.with_body(config, &bytes, self.store.is_some()), Body::Bytes(handle))
+                (pending.with_body(&self.config, &bytes, self.store.is_some()), Body::Bytes(handle))
             }
             Ok(convert::ReadBody::Longer(stream)) => (pending.too_large(), Body::Stream(stream)),
             Err(_) => return self.reply(pending.broken_off()),
         };
         match planned {
             Planned::Answer(reply) => self.reply(reply),
-            Planned::Pass(passage) => self.pass(*passage, body, config).await,
+            Planned::Pass(passage) => self.pass(*passage, body).await,
             Planned::Ask(question) => self.answer(*question, body, ctx).await,
         }
     }
 
     /// (3)
     async fn answer(self, question: Question, body: Body, ctx: &Context) -> Response {
-        let (found, stored_body) = match (&self.store, self.settings.as_ref()) {
-            (Some(store), Ok(config)) if question.reads() => store.get(&question.key, config.store_timeout).await,
+        let (found, stored_body) = match &self.store {
+            Some(store) if question.reads() => store.get(&question.key, self.config.store_timeout).await,
             _ => (Found::Nothing, None),
         };
         let verdict = match question.look(&found, now()) {
@@ -144,7 +145,7 @@ impl Edge {
                 let rendered = replay.body.as_deref().map(Uint8Array::from);
                 let body = rendered.or(stored_body);
                 let length = body.as_ref().map(|body| u64::from(body.length()));
-                self.log(&replay.facts, None, length, Ok(()));
+                log(&replay.facts, self.started, None, length);
                 convert::response(replay.status, &replay.headers, body.as_ref())
             }
             Verdict::Answer(reply) => self.reply(reply),
@@ -165,15 +166,12 @@ impl Edge {
 
     /// (4) and (5): asks the upstream, gives its answer away as soon as its head is there, and stores a copy.
     async fn ask(self, mut asking: Asking, body: Body, head_came: oneshot::Sender<Response>) {
-        let Ok(config) = self.settings.as_ref() else {
-            return;
-        };
         let sent = now();
         let client = if asking.stores() { None } else { Some(&self.client) };
-        let response = match upstream::send(&asking.outbound, body, config.timeout, client).await {
+        let response = match upstream::send(&asking.outbound, body, self.config.timeout, client).await {
             Ok(response) => response,
             Err(failure) => {
-                let reply = self.reply_after(asking.failed(failure), Some(sent));
+                let reply = reply(asking.failed(failure), self.started, Some(sent));
                 // Nobody listens any more if the client has left.
                 let _ = head_came.send(reply);
                 return;
@@ -181,13 +179,13 @@ impl Edge {
         };
         let answered = now();
         let (status, headers) = convert::response_head(&response);
-        let (edits, capture) = asking.answered(config, status, &headers);
+        let (edits, capture) = asking.answered(&self.config, status, &headers);
         let upstream_ms = Some(answered.saturating_sub(sent));
         let (kept, bytes) = match (capture, response.body()) {
             (Ok(capture), Some(body)) => {
                 let [to_client, to_us] = convert::tee(&body);
                 let _ = head_came.send(convert::passing(&response, Some(&to_client), &edits));
-                let (entry, bytes) = upstream::capture(capture, &to_us, config.timeout, now).await;
+                let (entry, bytes) = upstream::capture(capture, &to_us, self.config.timeout, now).await;
                 let kept = match (entry, &self.store) {
                     (Ok(entry), Some(store)) => store.put(&asking.key, &entry, now()).await,
                     (Ok(_), None) => Err(Reason::StoreMissing),
@@ -202,21 +200,22 @@ impl Edge {
             }
         };
         let bytes = bytes.and_then(|bytes| u64::try_from(bytes).ok());
-        self.log_at(answered, &asking.facts, upstream_ms, bytes, kept);
+        let measures = Measures { ms: answered.saturating_sub(self.started), upstream_ms, bytes };
+        console_log(&log::line(&asking.facts, measures, kept));
     }
 
-    async fn pass(&self, mut passage: Passage, body: Body, config: &Config) -> Response {
+    async fn pass(&self, mut passage: Passage, body: Body) -> Response {
         let sent = now();
-        match upstream::send(&passage.outbound, body, config.timeout, Some(&self.client)).await {
+        match upstream::send(&passage.outbound, body, self.config.timeout, Some(&self.client)).await {
             Ok(response) => {
                 let (status, headers) = convert::response_head(&response);
                 let edits = passage.answered(status);
                 let upstream_ms = Some(now().saturating_sub(sent));
                 let bytes = flow::content_length(&headers).and_then(|n| u64::try_from(n).ok());
-                self.log(&passage.facts, upstream_ms, bytes, Ok(()));
+                log(&passage.facts, self.started, upstream_ms, bytes);
                 convert::passing(&response, response.body().as_ref(), &edits)
             }
-            Err(failure) => self.reply_after(passage.failed(failure), Some(sent)),
+            Err(failure) => reply(passage.failed(failure), self.started, Some(sent)),
         }
     }
 
@@ -225,35 +224,23 @@ impl Edge {
         self.reply(present::health(target, answer.is_ok(), Facts::of(head)))
     }
 
-    fn reply(&self, reply: Reply) -> Response {
-        self.reply_after(reply, None)
+    fn reply(&self, own: Reply) -> Response {
+        reply(own, self.started, None)
     }
+}
 
-    /// An answer of our own; `sent`: when the upstream was asked, if it was.
-    fn reply_after(&self, reply: Reply, sent: Option<u64>) -> Response {
-        if let Some(facts) = &reply.facts {
-            let upstream_ms = sent.map(|sent| now().saturating_sub(sent));
-            let bytes = u64::try_from(reply.body.len()).ok();
-            self.log(facts, upstream_ms, bytes, Ok(()));
-        }
-        let bytes = Uint8Array::from(reply.body.as_slice());
-        convert::response(reply.status, &reply.headers, Some(&bytes))
+/// An answer of our own to a request that came at `started`; `sent`: when the upstream was asked, if it was.
+fn reply(reply: Reply, started: u64, sent: Option<u64>) -> Response {
+    if let Some(facts) = &reply.facts {
+        let upstream_ms = sent.map(|sent| now().saturating_sub(sent));
+        log(facts, started, upstream_ms, u64::try_from(reply.body.len()).ok());
     }
+    let bytes = Uint8Array::from(reply.body.as_slice());
+    convert::response(reply.status, &reply.headers, Some(&bytes))
+}
 
-    fn log(&self, facts: &Facts, upstream_ms: Option<u64>, bytes: Option<u64>, kept: Result<(), Reason>) {
-        self.log_at(now(), facts, upstream_ms, bytes, kept);
-    }
-
-    /// One line per request, once everything that belongs to it is done. `replied`: when its reply's head was ready.
-    fn log_at(
-        &self,
-        replied: u64,
-        facts: &Facts,
-        upstream_ms: Option<u64>,
-        bytes: Option<u64>,
-        kept: Result<(), Reason>,
-    ) {
-        let measures = Measures { ms: replied.saturating_sub(self.started), upstream_ms, bytes };
-        console_log(&log::line(facts, measures, kept));
-    }
+/// The one line of a request that came at `started` and has its reply's head ready now, with nothing left to be done.
+fn log(facts: &Facts, started: u64, upstream_ms: Option<u64>, bytes: Option<u64>) {
+    let measures = Measures { ms: now().saturating_sub(started), upstream_ms, bytes };
+    console_log(&log::line(facts, measures, Ok(())));
 }
