@@ -31,12 +31,29 @@ pub struct Config {
     pub read: bool,
     /// `STORE_CACHE`.
     pub store: bool,
+    /// `UPSTASH_REDIS_REST_URL` and `UPSTASH_REDIS_REST_TOKEN`, where both are set.
+    pub upstash: Option<Upstash>,
     /// `STORE_TIMEOUT_MS`: after that the store counts as a miss.
     pub store_timeout: Duration,
     /// `TIMEOUT`: to the upstream's response head.
     pub timeout: Duration,
     /// `DEBUG`.
     pub debug: bool,
+}
+
+/// A database at Upstash.
+#[derive(Clone)]
+pub struct Upstash {
+    /// The base URL of its REST API.
+    pub url: Url,
+    /// Its token: visible ASCII.
+    pub token: String,
+}
+
+impl std::fmt::Debug for Upstash {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Upstash(…)")
+    }
 }
 
 /// A variable that cannot be read. The message never repeats the value, which may be a secret.
@@ -53,10 +70,9 @@ const DEFAULT_MAX_BYTES: usize = 10 << 20;
 
 /// Settings that change what callers see or who may call. This version does not have them, and going on as if they
 /// were unset would be a surprise.
-const NOT_AVAILABLE: [&str; 8] = [
+const NOT_AVAILABLE: [&str; 7] = [
     "PROXY_TOKENS",
     "CACHE_ENCRYPTION_KEY",
-    "UPSTASH_REDIS_REST_URL",
     "UPSTREAMS",
     "OVERRIDE_MODEL",
     "LLM_PARAMS",
@@ -86,6 +102,7 @@ impl Config {
             max_bytes: vars
                 .parse("CACHE_MAX_BYTES", "a whole number of bytes", |text| text.parse().ok())?
                 .unwrap_or(DEFAULT_MAX_BYTES),
+            upstash: upstash(&vars)?,
             read: vars.switch("RESPOND_WITH_CACHE", true)?,
             store: vars.switch("STORE_CACHE", true)?,
             store_timeout: vars
@@ -162,6 +179,14 @@ fn base_url<F: Fn(&str) -> Option<String>>(vars: &Vars<'_, F>) -> Result<Url, Co
         return Err(wrong("must not have a query or a fragment. Callers' queries are passed on."));
     }
     Ok(url)
+}
+
+fn upstash<F: Fn(&str) -> Option<String>>(vars: &Vars<'_, F>) -> Result<Option<Upstash>, ConfigError> {
+    let web = |text: &str| Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+    let visible = |text: &str| text.bytes().all(|b| b.is_ascii_graphic()).then(|| text.to_owned());
+    let url = vars.parse("UPSTASH_REDIS_REST_URL", "a URL that begins with https://", web)?;
+    let token = vars.parse("UPSTASH_REDIS_REST_TOKEN", "the token of the database, without spaces", visible)?;
+    Ok(url.zip(token).map(|(url, token)| Upstash { url, token }))
 }
 
 fn path_prefix<F: Fn(&str) -> Option<String>>(vars: &Vars<'_, F>) -> Result<String, ConfigError> {
@@ -246,6 +271,8 @@ mod tests {
             ("TIMEOUT", "0"),
             ("API_REQUEST_TIMEOUT", "x"),
             ("DEBUG", "x"),
+            ("UPSTASH_REDIS_REST_URL", "geheim"),
+            ("UPSTASH_REDIS_REST_TOKEN", "ge heim"),
             ("ALLOW_ANONYMOUS", "x"),
             ("PROXY_TOKENS", "geheim"),
         ] {

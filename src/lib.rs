@@ -20,6 +20,7 @@ pub mod key;
 pub mod log;
 pub mod policy;
 pub mod present;
+pub mod redis;
 pub mod replay;
 pub mod route;
 pub mod sse;

@@ -90,6 +90,15 @@ pub async fn is_empty(body: ReadableStream) -> bool {
     matches!(upstream::next(&reader).await, Ok(None))
 }
 
+/// A whole body.
+///
+/// # Errors
+/// Whatever broke it off.
+pub async fn bytes(response: &Response) -> Result<Vec<u8>, JsValue> {
+    let buffer = JsFuture::from(response.array_buffer()?).await?;
+    Ok(Uint8Array::new(&buffer).to_vec())
+}
+
 /// A body that was read, or found to be too long to be.
 pub enum ReadBody {
     /// All of it, here and as the platform's own buffer.

@@ -81,7 +81,8 @@ async fn fetch(request: Request, env: Env, ctx: Context) -> worker::Result<Respo
     let head = convert::request_head(&request);
     match config(&env) {
         Ok(config) => {
-            let edge = Edge { config, store: Store::bound(&env), client: request.signal(), started };
+            let store = Store::bound(&env, &config);
+            let edge = Edge { config, store, client: request.signal(), started };
             Ok(edge.handle(request, head, &ctx).await)
         }
         Err(error) => Ok(reply(flow::misconfigured(&error, &head), started, None)),

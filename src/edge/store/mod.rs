@@ -1,10 +1,13 @@
 //! Where entries are kept. A store never breaks a request: what fails or takes too long is a miss with its reason.
 
 mod kv;
+mod upstash;
 
+use crate::config::Config;
 use crate::entry::{self, Entry, Prefix};
 use crate::flow::Found;
 use crate::key::Key;
+use crate::redis;
 use crate::status::Reason;
 use futures_util::future::{Either, select};
 use js_sys::{Promise, Uint8Array};
@@ -28,29 +31,43 @@ extern "C" {
 pub enum Store {
     /// Cloudflare KV.
     Kv(kv::Namespace),
+    /// Redis at Upstash.
+    Upstash(upstash::Database),
 }
 
 impl Store {
-    /// The store that the environment binds, if any.
-    pub fn bound(env: &Env) -> Option<Store> {
-        kv::Namespace::bound(env).map(Store::Kv)
+    /// The store to use: Upstash where it is set up, otherwise the namespace that the environment binds, if any.
+    pub fn bound(env: &Env, config: &Config) -> Option<Store> {
+        match &config.upstash {
+            Some(settings) => Some(Store::Upstash(upstash::Database::new(settings))),
+            None => kv::Namespace::bound(env).map(Store::Kv),
+        }
     }
 
     /// Looks a key up: what is there, and its body as the platform's own buffer.
     pub async fn get(&self, key: &Key, timeout: Duration) -> (Found, Option<Uint8Array>) {
-        let Store::Kv(kv) = self;
-        let found = async {
-            match kv.get(&key.to_string()).await {
-                Ok(None) => (Found::Nothing, None),
-                Ok(Some(value)) => match open(&value).await {
-                    Some((head, body)) => (Found::Entry(head), Some(body)),
-                    None => (Found::Failed(Reason::EntryCorrupt), None),
-                },
-                Err(_) => (Found::Failed(Reason::StoreError), None),
-            }
-        };
         let late = (Found::Failed(Reason::StoreTimeout), None);
-        within(timeout, found).await.unwrap_or(late)
+        within(timeout, self.look(&key.to_string(), timeout)).await.unwrap_or(late)
+    }
+
+    async fn look(&self, key: &str, timeout: Duration) -> (Found, Option<Uint8Array>) {
+        let value = match self {
+            Store::Kv(kv) => kv.get(key).await.map(|value| value.map(Some)).map_err(drop),
+            Store::Upstash(database) => database.get(key, timeout).await.map_err(drop),
+        };
+        let value = match value {
+            Ok(Some(value)) => value,
+            Ok(None) => return (Found::Nothing, None),
+            Err(()) => return (Found::Failed(Reason::StoreError), None),
+        };
+        let entry = match &value {
+            Some(value) => open(value).await,
+            None => None,
+        };
+        match entry {
+            Some((head, body)) => (Found::Entry(head), Some(body)),
+            None => (Found::Failed(Reason::EntryCorrupt), None),
+        }
     }
 
     /// Stores an entry. `now`: milliseconds since 1970.
@@ -58,16 +75,22 @@ impl Store {
     /// # Errors
     /// Why it is not stored.
     pub async fn put(&self, key: &Key, entry: &Entry, now: u64) -> Result<(), Reason> {
-        let Store::Kv(kv) = self;
-        let value = entry.encode().ok_or(Reason::TooLarge)?;
-        let value = Uint8Array::from(value.as_slice());
         let key = key.to_string();
-        let put = kv.put(&key, &value, entry.head.ttl(now));
-        match within(WRITE_TIMEOUT, put).await {
-            Some(Ok(())) => Ok(()),
-            Some(Err(_)) => Err(Reason::StoreError),
-            None => Err(Reason::StoreTimeout),
-        }
+        let ttl = entry.head.ttl(now);
+        let value = entry.encode().ok_or(Reason::TooLarge)?;
+        let put = async {
+            match self {
+                Store::Kv(kv) => {
+                    let put = kv.put(&key, &Uint8Array::from(value.as_slice()), ttl).await;
+                    put.map_err(|_| Reason::StoreError)
+                }
+                Store::Upstash(database) => {
+                    let command = redis::set(&key, &value, ttl).ok_or(Reason::TooLarge)?;
+                    database.put(&command, WRITE_TIMEOUT).await.map_err(|_| Reason::StoreError)
+                }
+            }
+        };
+        within(WRITE_TIMEOUT, put).await.unwrap_or(Err(Reason::StoreTimeout))
     }
 }
 

@@ -65,6 +65,45 @@ export const streams = {
         ),
       ),
     ],
+    [
+      "reasoning and text",
+      sse(
+        ...say(
+          choice({ role: "assistant", content: "", reasoning_content: "Hm" }),
+          choice({ reasoning_content: ", yes." }),
+          choice({ content: "Yes" }),
+          choice({ content: "." }),
+          choice({}, "stop"),
+        ),
+      ),
+      // openai-node keeps the last piece of a text that it does not know.
+      { only: "openai-python" },
+    ],
+    [
+      "audio",
+      sse(
+        ...say(
+          choice({ role: "assistant", content: null, audio: { id: "audio_1", transcript: "He" } }),
+          choice({ audio: { data: "AAAA", transcript: "llo" } }),
+          choice({ audio: { data: "BBBB" } }),
+          choice({ audio: { expires_at: 1700003600 } }),
+          choice({}, "stop"),
+        ),
+      ),
+    ],
+    [
+      "annotations and fields of the future",
+      sse(
+        ...say(
+          choice({ role: "assistant", content: "see" }),
+          choice({ annotations: [{ type: "url_citation", url_citation: { url: "https://x", title: "x", start_index: 0, end_index: 3 } }] }),
+          choice({ mood: { calm: true } }),
+          choice({}, "stop"),
+        ),
+      ),
+      // openai-python joins lists by an index that annotations do not have.
+      { only: "openai-node" },
+    ],
     ["usage", sse(...say(choice({ role: "assistant", content: "a" }), choice({}, "stop")).map((one) => ({ ...one, usage: null })), chat([], { usage }))],
   ],
 };
@@ -100,6 +139,17 @@ export const objects = {
     ],
     ["a legacy function call", completion({ function_call: { name: "f", arguments: "{}" } }, { finish_reason: "function_call" })],
     ["log probabilities", completion({ content: "ab" }, { logprobs: { content: [logprob("a"), logprob("b")], refusal: null } })],
+    ["reasoning and text", completion({ content: "Yes.", reasoning_content: "Hm, yes." })],
+    ["audio", completion({ audio: { id: "audio_1", data: "AAAABBBB", transcript: "Hello", expires_at: 1700003600 } })],
+    [
+      "annotations and fields of the future",
+      completion(
+        { content: "see", annotations: [{ type: "url_citation", url_citation: { url: "https://x", title: "x", start_index: 0, end_index: 3 } }], mood: { calm: true } },
+        { verdict: ["a", 1.5] },
+        { era: { since: 2030 } },
+      ),
+      { only: "openai-node" },
+    ],
     [
       "several choices",
       completion({}, {}, {

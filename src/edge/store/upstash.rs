@@ -1,0 +1,56 @@
+//! Redis behind Upstash's REST API: one request a command.
+
+use crate::config::Upstash;
+use crate::edge::convert;
+use crate::edge::upstream::{self, Body};
+use crate::flow::Outbound;
+use crate::redis::{self, Refused};
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method};
+use js_sys::Uint8Array;
+use std::time::Duration;
+
+/// A database at Upstash.
+pub struct Database {
+    url: String,
+    headers: HeaderMap,
+}
+
+impl Database {
+    /// The database of these settings.
+    pub fn new(settings: &Upstash) -> Database {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        // A token that is no header value was refused with the settings.
+        if let Ok(token) = HeaderValue::from_str(&format!("Bearer {}", settings.token)) {
+            headers.insert(AUTHORIZATION, token);
+        }
+        Database { url: settings.url.to_string(), headers }
+    }
+
+    /// A key's value; `Some(None)` where it is not one of ours.
+    ///
+    /// # Errors
+    /// [`Refused`] where the database does not answer as it should.
+    pub async fn get(&self, key: &str, timeout: Duration) -> Result<Option<Option<Uint8Array>>, Refused> {
+        let found = redis::found(&self.say(&redis::get(key), timeout).await?)?;
+        Ok(found.map(|value| value.map(|value| Uint8Array::from(value.as_slice()))))
+    }
+
+    /// Says a `SET`.
+    ///
+    /// # Errors
+    /// [`Refused`], as there.
+    pub async fn put(&self, command: &str, timeout: Duration) -> Result<(), Refused> {
+        redis::stored(&self.say(command, timeout).await?)
+    }
+
+    async fn say(&self, command: &str, timeout: Duration) -> Result<Vec<u8>, Refused> {
+        let outbound =
+            Outbound { method: Method::POST, url: self.url.clone(), headers: self.headers.clone(), upgrade: false };
+        let body = Body::Bytes(Uint8Array::from(command.as_bytes()));
+        let response = upstream::send(&outbound, body, timeout, None).await.map_err(|_| Refused)?;
+        // Errors come with a status of their own, and with `{"error":…}` too.
+        convert::bytes(&response).await.map_err(|_| Refused)
+    }
+}

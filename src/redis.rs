@@ -1,0 +1,92 @@
+//! What is said to a Redis behind Upstash's REST API, and what it answers (Upstash documentation, "REST API"): a command is
+//! a JSON array posted to the base URL, an answer is `{"result":…}` or `{"error":"…"}`.
+//!
+//! Strings in JSON are Unicode, entries are any bytes: a value is kept as base64.
+
+use base64::prelude::{BASE64_STANDARD, Engine};
+use serde::Deserialize;
+use serde_json::json;
+use std::borrow::Cow;
+
+/// What Upstash takes as one request, in bytes.
+pub const MAX_REQUEST: usize = 10_000_000;
+
+/// The server's answer is no answer to the command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refused;
+
+#[derive(Deserialize)]
+struct Answer<'a> {
+    #[serde(borrow, default)]
+    result: Option<Cow<'a, str>>,
+    error: Option<serde::de::IgnoredAny>,
+}
+
+/// The command that reads a key.
+pub fn get(key: &str) -> String {
+    json!(["GET", name(key)]).to_string()
+}
+
+/// The command that sets a key, to be forgotten after `ttl` seconds or never. `None`: it is larger than Upstash takes.
+pub fn set(key: &str, value: &[u8], ttl: Option<u64>) -> Option<String> {
+    let value = BASE64_STANDARD.encode(value);
+    let command = match ttl {
+        Some(ttl) => json!(["SET", name(key), value, "EX", ttl.max(1)]),
+        None => json!(["SET", name(key), value]),
+    };
+    Some(command.to_string()).filter(|command| command.len() <= MAX_REQUEST)
+}
+
+/// Keys are set apart from whatever else lives in the database.
+fn name(key: &str) -> String {
+    format!("reprise:{key}")
+}
+
+/// What a read found: nothing, or a value, `None` where it is not one of ours.
+///
+/// # Errors
+/// [`Refused`] where the server says so, or nothing that can be read.
+pub fn found(answer: &[u8]) -> Result<Option<Option<Vec<u8>>>, Refused> {
+    let result = result(answer)?;
+    Ok(result.map(|value| BASE64_STANDARD.decode(value.as_bytes()).ok()))
+}
+
+/// Whether a write was done.
+///
+/// # Errors
+/// [`Refused`] as there.
+pub fn stored(answer: &[u8]) -> Result<(), Refused> {
+    result(answer)?.filter(|word| word == "OK").map(drop).ok_or(Refused)
+}
+
+fn result(answer: &[u8]) -> Result<Option<Cow<'_, str>>, Refused> {
+    let answer: Answer<'_> = serde_json::from_slice(answer).map_err(|_| Refused)?;
+    if answer.error.is_some() { Err(Refused) } else { Ok(answer.result) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_json_arrays() {
+        assert_eq!(get("k"), r#"["GET","reprise:k"]"#);
+        assert_eq!(set("k", &[0, 255], None).unwrap(), r#"["SET","reprise:k","AP8="]"#);
+        assert_eq!(set("k", b"", Some(0)).unwrap(), r#"["SET","reprise:k","","EX",1]"#);
+        assert_eq!(set("k", &vec![0; 8_000_000], None), None);
+    }
+
+    #[test]
+    fn answers_are_read_or_refused() {
+        assert_eq!(found(br#"{"result":null}"#), Ok(None));
+        assert_eq!(found(br#"{"result":"AP8="}"#), Ok(Some(Some(vec![0, 255]))));
+        assert_eq!(found(br#"{"result":"AP\u0038="}"#), Ok(Some(Some(vec![0, 255]))));
+        assert_eq!(found(br#"{"result":"not base64"}"#), Ok(Some(None)));
+        for bad in [&b"{\"error\":\"WRONGPASS\"}"[..], b"", b"<html>", b"{\"result\":7}", b"[]"] {
+            assert_eq!(found(bad), Err(Refused), "{}", String::from_utf8_lossy(bad));
+            assert_eq!(stored(bad), Err(Refused));
+        }
+        assert_eq!(stored(br#"{"result":"OK"}"#), Ok(()));
+        assert_eq!(stored(br#"{"result":null}"#), Err(Refused));
+    }
+}
