@@ -310,6 +310,9 @@ impl Pending {
         let Some(endpoint) = self.target.endpoint.filter(|_| self.request.method == Method::POST) else {
             return self.bypass(Reason::Endpoint);
         };
+        if headers::is_blurred(&self.request.headers) {
+            return self.bypass(Reason::InvalidHeader);
+        }
         if names_server_state(&document) {
             return self.bypass(Reason::ServerState);
         }

@@ -131,6 +131,15 @@ pub fn is_variant(name: &str) -> bool {
     named && !TELEMETRY.contains(&name) && !is_credential(name) && is_forwarded(name)
 }
 
+/// Whether a header that belongs in the key has lost bytes on its way: where the platform could not read them as UTF-8,
+/// different values look alike.
+pub fn is_blurred(request: &HeaderMap) -> bool {
+    const LOST: &[u8] = "\u{fffd}".as_bytes();
+    let keyed = |name: &str| is_credential(name) || is_variant(name) || name == "accept";
+    let lost = |value: &[u8]| value.windows(LOST.len()).any(|window| window == LOST);
+    request.iter().any(|(name, value)| keyed(name.as_str()) && lost(value.as_bytes()))
+}
+
 /// The request headers that change answers, for the key: (name, value), in order of name.
 pub fn variants(request: &HeaderMap) -> Vec<(String, Vec<u8>)> {
     let special = |name: &str| match name {

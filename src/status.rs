@@ -131,7 +131,7 @@ reasons! {
     UpstreamTimeout = "upstream-timeout",
     /// The body claims to be JSON but is not.
     InvalidJson = "invalid-json",
-    /// A control header could not be read.
+    /// A control header, or one that belongs in the key, could not be read.
     InvalidHeader = "invalid-header",
     /// A variable could not be read.
     Misconfigured = "misconfigured",
