@@ -44,6 +44,13 @@ async function rustComponents() {
   await run('rustup', ['component', 'add', ...missing]);
 }
 
+/** A Redis, which the tests of that store start themselves. */
+async function redis() {
+  if (which('redis-server')) return;
+  await systemPackages('redis-server', ['redis-server'], 'the package called redis');
+  if (!which('redis-server')) throw new Stop('The package redis-server is installed but brought no redis-server.');
+}
+
 /** A Python that has exactly tests/clients/requirements.txt; made once. */
 async function python() {
   const requirements = path.join(root, 'tests', 'clients', 'requirements.txt');
@@ -102,6 +109,7 @@ await main(import.meta, async () => {
     await timed('set-up', async () => {
       await setup();
       await rustComponents();
+      if (names.includes('e2e')) await redis();
       if (names.includes('clients')) await python();
     });
     for (const name of names) {

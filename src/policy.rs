@@ -54,7 +54,8 @@ impl Rules {
     pub fn judge(&self, head: &entry::Head, now: u64) -> Result<Report, Report> {
         let expired = head.expires_at.is_some_and(|at| at <= now);
         let age_ms = now.saturating_sub(head.stored_at);
-        let too_old = self.max_age.is_some_and(|most| age_ms > most.saturating_mul(1000));
+        // Nothing that is stored is new enough for 0, however short ago it was.
+        let too_old = self.max_age.is_some_and(|most| most == 0 || age_ms > most.saturating_mul(1000));
         let (fwd, reason) = if expired {
             (Fwd::Stale, Reason::Expired)
         } else if too_old {

@@ -1,4 +1,5 @@
-// The exchange table, end to end: every case of tests/exchanges/ through the built worker in workerd.
+// The exchange table, end to end: every case of tests/exchanges/ through the built worker in workerd, on KV, and those
+// that a store could tell apart on Upstash, too.
 // The format is described in tests/exchanges/README.md.
 
 import assert from "node:assert/strict";
@@ -67,25 +68,31 @@ function known(object, kind, where) {
 const upstream = await startUpstream();
 after(() => upstream.close());
 
-// One worker per distinct set of variables, started when its cases begin and stopped when they are done.
-const byVars = Map.groupBy(
-  cases.filter((entry) => entry.only !== "host"),
-  (entry) => JSON.stringify(Object.entries(entry.vars ?? {}).sort()),
-);
-for (const [key, group] of byVars) {
-  const vars = { OPENAI_BASE_URL: "{upstream}/v1", ...Object.fromEntries(JSON.parse(key)) };
-  for (const name of Object.keys(vars)) vars[name] = vars[name].replaceAll("{upstream}", upstream.origin);
+const UPSTASH = ["controls.json", "store.json", "streams.json"];
+playOn("kv", "", cases);
+playOn("upstash", " on Upstash", cases.filter(({ file }) => UPSTASH.includes(file)));
 
-  describe(key === "[]" ? "without variables" : key, () => {
-    let proxy;
-    before(async () => {
-      proxy = await worker({ vars });
+// One worker per distinct set of variables, started when its cases begin and stopped when they are done.
+function playOn(store, where, entries) {
+  const byVars = Map.groupBy(
+    entries.filter((entry) => entry.only !== "host"),
+    (entry) => JSON.stringify(Object.entries(entry.vars ?? {}).sort()),
+  );
+  for (const [key, group] of byVars) {
+    const vars = { OPENAI_BASE_URL: "{upstream}/v1", ...Object.fromEntries(JSON.parse(key)) };
+    for (const name of Object.keys(vars)) vars[name] = vars[name].replaceAll("{upstream}", upstream.origin);
+
+    describe((key === "[]" ? "without variables" : key) + where, () => {
+      let proxy;
+      before(async () => {
+        proxy = await worker({ vars, store });
+      });
+      after(() => release(proxy));
+      for (const entry of group) {
+        test(`${entry.id}${where}: ${entry.name}`, () => play(entry, proxy));
+      }
     });
-    after(() => release(proxy));
-    for (const entry of group) {
-      test(`${entry.id}: ${entry.name}`, () => play(entry, proxy));
-    }
-  });
+  }
 }
 
 async function play(entry, proxy) {

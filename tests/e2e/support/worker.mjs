@@ -1,10 +1,11 @@
-// The built worker in workerd, as wrangler.toml describes it, with a real local KV.
+// The built worker in workerd, as wrangler.toml describes it, with a real local KV or a real Redis.
 
 import { existsSync, readdirSync } from "node:fs";
 import { createRequire } from "node:module";
 import path from "node:path";
 import { after } from "node:test";
 import { fileURLToPath } from "node:url";
+import { asNamespace, startRedis } from "./redis.mjs";
 import { within } from "./wait.mjs";
 
 export const ROOT = fileURLToPath(new URL("../../../", import.meta.url));
@@ -19,7 +20,7 @@ const DEFAULT_VARS = { MEMORY_CACHE_BYTES: "0" };
 const pool = new Map();
 after(() => Promise.all([...pool.values()].map(async (worker) => (await worker).dispose())));
 
-// The worker with these `vars` and this `store` ("kv", "gated" or "none"); the same wishes share one instance.
+// The worker with these `vars` and this `store` ("kv", "gated", "upstash" or "none"); the same wishes share one instance.
 // Everything is stopped when the test file is done.
 export function worker({ vars = {}, store = "kv" } = {}) {
   const key = JSON.stringify([store, Object.entries(vars).sort()]);
@@ -49,11 +50,16 @@ async function start(vars, store) {
     unsafeDirectSockets: [{ host: "127.0.0.1", port: 0 }],
   };
   const running = new RunningWorker();
+  if (store === "upstash") {
+    running.redis = await startRedis();
+    options.bindings.UPSTASH_REDIS_REST_URL = running.redis.origin;
+    options.bindings.UPSTASH_REDIS_REST_TOKEN = running.redis.token;
+  }
   if (store === "gated") {
     options.modules.unshift({ type: "ESModule", path: fileURLToPath(new URL("gated.mjs", import.meta.url)) });
     options.serviceBindings = { ...options.serviceBindings, GATE: (request) => running.pass(request) };
   }
-  if (store === "none") {
+  if (store === "none" || store === "upstash") {
     options.kvNamespaces = Object.fromEntries(
       Object.entries(options.kvNamespaces).filter(([name]) => name !== "OPENAI_CACHE"),
     );
@@ -69,8 +75,9 @@ async function start(vars, store) {
   );
   await within(miniflare.ready, "workerd to start");
   running.origin = (await miniflare.unsafeGetDirectURL()).origin;
-  running.dispose = () => miniflare.dispose();
-  if (store !== "none") running.kv = await miniflare.getKVNamespace("OPENAI_CACHE");
+  running.dispose = () => Promise.all([miniflare.dispose(), running.redis?.close()]);
+  if (store === "upstash") running.kv = asNamespace(running.redis);
+  else if (store !== "none") running.kv = await miniflare.getKVNamespace("OPENAI_CACHE");
   return running;
 }
 
@@ -86,7 +93,8 @@ function modules(main) {
 class RunningWorker {
   origin;
   dispose;
-  kv; // the namespace that the worker stores in
+  kv; // the namespace that the worker stores in, or its Redis in the same shape
+  redis; // with the store "upstash": the bridge to it
   output = ""; // everything that the worker and the runtime have written
   lines = []; // the log lines of answered requests, parsed, in order
   #listeners = new Set();
