@@ -182,9 +182,11 @@ fn base_url<F: Fn(&str) -> Option<String>>(vars: &Vars<'_, F>) -> Result<Url, Co
 }
 
 fn upstash<F: Fn(&str) -> Option<String>>(vars: &Vars<'_, F>) -> Result<Option<Upstash>, ConfigError> {
-    let web = |text: &str| Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+    let bare = |url: &Url| url.username().is_empty() && url.password().is_none() && url.query().is_none();
+    let web = |text: &str| Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && bare(url));
     let visible = |text: &str| text.bytes().all(|b| b.is_ascii_graphic()).then(|| text.to_owned());
-    let url = vars.parse("UPSTASH_REDIS_REST_URL", "a URL that begins with https://", web)?;
+    let url =
+        vars.parse("UPSTASH_REDIS_REST_URL", "a URL that begins with https://, without credentials or query", web)?;
     let token = vars.parse("UPSTASH_REDIS_REST_TOKEN", "the token of the database, without spaces", visible)?;
     Ok(url.zip(token).map(|(url, token)| Upstash { url, token }))
 }
@@ -272,6 +274,7 @@ mod tests {
             ("API_REQUEST_TIMEOUT", "x"),
             ("DEBUG", "x"),
             ("UPSTASH_REDIS_REST_URL", "geheim"),
+            ("UPSTASH_REDIS_REST_URL", "https://x?_token=geheim"),
             ("UPSTASH_REDIS_REST_TOKEN", "ge heim"),
             ("ALLOW_ANONYMOUS", "x"),
             ("PROXY_TOKENS", "geheim"),

@@ -9,8 +9,6 @@ use worker::Env;
 const BINDING: &str = "OPENAI_CACHE";
 /// KV keeps nothing for less; an entry's own expiry is what counts.
 const SHORTEST_TTL: u64 = 60;
-/// Beyond this an entry may as well stay for ever: ten years, in seconds.
-const LONGEST_TTL: u64 = 10 * 365 * 24 * 3600;
 
 #[wasm_bindgen]
 extern "C" {
@@ -46,8 +44,8 @@ impl Namespace {
     /// Whatever the platform throws.
     pub async fn put(&self, key: &str, value: &Uint8Array, ttl: Option<u64>) -> Result<(), JsValue> {
         let options = Object::new();
-        if let Some(ttl) = ttl.filter(|ttl| *ttl <= LONGEST_TTL) {
-            // At most ten years: exact as a number.
+        if let Some(ttl) = ttl {
+            // At most some years: exact as a number.
             let ttl = ttl.max(SHORTEST_TTL) as f64;
             Reflect::set(&options, &"expirationTtl".into(), &ttl.into())?;
         }

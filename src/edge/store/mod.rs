@@ -18,6 +18,8 @@ use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 use worker::{Delay, Env};
 
+/// Beyond this an entry may as well stay for ever, and no store is asked to count that far: ten years, in seconds.
+const LONGEST_TTL: u64 = 10 * 365 * 24 * 3600;
 /// How long a write may take in the background.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -52,13 +54,13 @@ impl Store {
 
     async fn look(&self, key: &str, timeout: Duration) -> (Found, Option<Uint8Array>) {
         let value = match self {
-            Store::Kv(kv) => kv.get(key).await.map(|value| value.map(Some)).map_err(drop),
-            Store::Upstash(database) => database.get(key, timeout).await.map_err(drop),
+            Store::Kv(kv) => kv.get(key).await.map(|value| value.map(Some)).map_err(|_| Reason::StoreError),
+            Store::Upstash(database) => database.get(key, timeout).await,
         };
         let value = match value {
             Ok(Some(value)) => value,
             Ok(None) => return (Found::Nothing, None),
-            Err(()) => return (Found::Failed(Reason::StoreError), None),
+            Err(reason) => return (Found::Failed(reason), None),
         };
         let entry = match &value {
             Some(value) => open(value).await,
@@ -76,7 +78,7 @@ impl Store {
     /// Why it is not stored.
     pub async fn put(&self, key: &Key, entry: &Entry, now: u64) -> Result<(), Reason> {
         let key = key.to_string();
-        let ttl = entry.head.ttl(now);
+        let ttl = entry.head.ttl(now).filter(|ttl| *ttl <= LONGEST_TTL);
         let value = entry.encode().ok_or(Reason::TooLarge)?;
         let put = async {
             match self {
@@ -86,7 +88,7 @@ impl Store {
                 }
                 Store::Upstash(database) => {
                     let command = redis::set(&key, &value, ttl).ok_or(Reason::TooLarge)?;
-                    database.put(&command, WRITE_TIMEOUT).await.map_err(|_| Reason::StoreError)
+                    database.put(&command, WRITE_TIMEOUT).await
                 }
             }
         };

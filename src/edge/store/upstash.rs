@@ -3,8 +3,9 @@
 use crate::config::Upstash;
 use crate::edge::convert;
 use crate::edge::upstream::{self, Body};
-use crate::flow::Outbound;
+use crate::flow::{Failure, Outbound};
 use crate::redis::{self, Refused};
+use crate::status::Reason;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method};
 use js_sys::Uint8Array;
@@ -31,26 +32,33 @@ impl Database {
     /// A key's value; `Some(None)` where it is not one of ours.
     ///
     /// # Errors
-    /// [`Refused`] where the database does not answer as it should.
-    pub async fn get(&self, key: &str, timeout: Duration) -> Result<Option<Option<Uint8Array>>, Refused> {
-        let found = redis::found(&self.say(&redis::get(key), timeout).await?)?;
+    /// [`Reason::StoreTimeout`], or [`Reason::StoreError`] where the database does not answer as it should.
+    pub async fn get(&self, key: &str, timeout: Duration) -> Result<Option<Option<Uint8Array>>, Reason> {
+        let found = redis::found(&self.say(&redis::get(key), timeout).await?).map_err(refused)?;
         Ok(found.map(|value| value.map(|value| Uint8Array::from(value.as_slice()))))
     }
 
     /// Says a `SET`.
     ///
     /// # Errors
-    /// [`Refused`], as there.
-    pub async fn put(&self, command: &str, timeout: Duration) -> Result<(), Refused> {
-        redis::stored(&self.say(command, timeout).await?)
+    /// As there.
+    pub async fn put(&self, command: &str, timeout: Duration) -> Result<(), Reason> {
+        redis::stored(&self.say(command, timeout).await?).map_err(refused)
     }
 
-    async fn say(&self, command: &str, timeout: Duration) -> Result<Vec<u8>, Refused> {
+    async fn say(&self, command: &str, timeout: Duration) -> Result<Vec<u8>, Reason> {
         let outbound =
             Outbound { method: Method::POST, url: self.url.clone(), headers: self.headers.clone(), upgrade: false };
         let body = Body::Bytes(Uint8Array::from(command.as_bytes()));
-        let response = upstream::send(&outbound, body, timeout, None).await.map_err(|_| Refused)?;
+        let response = upstream::send(&outbound, body, timeout, None).await.map_err(|failure| match failure {
+            Failure::TimedOut => Reason::StoreTimeout,
+            Failure::Unreachable => Reason::StoreError,
+        })?;
         // Errors come with a status of their own, and with `{"error":…}` too.
-        convert::bytes(&response).await.map_err(|_| Refused)
+        convert::bytes(&response).await.map_err(|_| Reason::StoreError)
     }
+}
+
+fn refused(_: Refused) -> Reason {
+    Reason::StoreError
 }

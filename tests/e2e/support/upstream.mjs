@@ -61,6 +61,7 @@ export class Upstream {
     this.#server.on("upgrade", (req, socket) => this.#onUpgrade(req, socket));
     this.#server.on("connection", (socket) => {
       this.#sockets.add(socket);
+      socket.setMaxListeners(0); // each call on a connection that is kept waits for its end
       socket.on("close", () => this.#sockets.delete(socket));
     });
     await new Promise((resolve, reject) => {
