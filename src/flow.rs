@@ -9,6 +9,7 @@
 //! 4. [`Asking::answered`] with the upstream's head: what the client sees, and perhaps a [`Capture`].
 //! 5. [`Capture`] with the body, behind the client's back: an entry, or why not.
 
+use crate::body;
 use crate::canonical::{Document, ParseError};
 use crate::capture::{Capture, Terms};
 use crate::config::{Config, ConfigError};
@@ -303,7 +304,7 @@ impl Pending {
                 return Planned::Answer(present::refusal(&error, self.facts));
             }
         };
-        self.facts.model = model(&document, &self.target.url);
+        self.facts.model = body::model(&document, &self.target.url);
         if !document.is_object() {
             return self.bypass(Reason::NotAnObject);
         }
@@ -313,12 +314,12 @@ impl Pending {
         if headers::is_blurred(&self.request.headers) {
             return self.bypass(Reason::InvalidHeader);
         }
-        if names_server_state(&document) {
+        if body::names_server_state(&document) {
             return self.bypass(Reason::ServerState);
         }
         let carriage = Carriage {
             stream: endpoint.streams(document.fields("stream")),
-            include_usage: document.fields("stream_options").any(includes_usage),
+            include_usage: document.fields("stream_options").any(body::includes_usage),
         };
         let key = self.key(config, endpoint, body, &document);
         self.facts.key = Some(key);
@@ -380,44 +381,6 @@ impl Pending {
         };
         Ok(Box::new(Passage { outbound: self.outbound, facts: self.facts, report: Report::bypass(fwd, reason) }))
     }
-}
-
-/// Contract, section 2: requests whose answer depends on what the provider remembers.
-fn names_server_state(document: &Document) -> bool {
-    let set = |name: &str| document.fields(name).any(|value| value != "null");
-    let background = document.fields("background").any(|value| !matches!(value, "false" | "null"));
-    background
-        || ["conversation", "conversation_id", "previous_response_id", "container"].into_iter().any(set)
-        || document.fields("deferred").any(|value| value == "true")
-        || document.fields("prompt").any(names_template)
-        || document.fields("tools").any(names_container)
-}
-
-/// A prompt that the provider keeps, in whatever version it has by now.
-fn names_template(prompt: &str) -> bool {
-    let prompt = serde_json::from_str::<serde_json::Value>(prompt).unwrap_or_default();
-    prompt.get("id").is_some() && prompt.get("version").is_none_or(serde_json::Value::is_null)
-}
-
-/// A tool that runs in a container which exists already (a string; an object describes a new one), at any depth. The
-/// text is compact and its strings have one spelling, so no string inside it can look like these.
-fn names_container(tools: &str) -> bool {
-    tools.contains("\"container\":\"") || tools.contains("\"container_id\":\"")
-}
-
-/// Whether `stream_options` asks for a final usage chunk.
-fn includes_usage(options: &str) -> bool {
-    let options = serde_json::from_str::<serde_json::Value>(options);
-    options.is_ok_and(|options| options.get("include_usage") == Some(&true.into()))
-}
-
-/// The model's name, from the body or (Google) the URL.
-fn model(document: &Document, url: &str) -> Option<String> {
-    let in_body = document.fields("model").find_map(|value| serde_json::from_str::<String>(value).ok());
-    in_body.or_else(|| {
-        let (_, after) = url.rsplit_once("/models/")?;
-        after.split([':', '/', '?']).next().map(str::to_owned)
-    })
 }
 
 fn only_if_cached(facts: Facts) -> Reply {

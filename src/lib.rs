@@ -6,6 +6,7 @@
 //! Two floors. Everything here but `edge` is plain Rust without clock, network or bindings: it decides, and builds and
 //! tests on the host. `edge` exists for wasm only: it obeys. [`flow`] is the one place that names all the steps in order.
 
+pub mod body;
 pub mod canonical;
 pub mod capture;
 pub mod config;
