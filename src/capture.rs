@@ -146,7 +146,8 @@ impl Capture {
 }
 
 /// How an answer ended that a filter cut short: OpenAI, Bedrock, Anthropic, Google, Cohere.
-const FILTERED: [&str; 13] = [
+const FILTERED: [&str; 14] = [
+    "sensitive",
     "content_filter",
     "content_filtered",
     "refusal",
@@ -163,7 +164,11 @@ const FILTERED: [&str; 13] = [
 ];
 
 /// How an answer ended that failed on its way: Mistral, OpenRouter, Google, Cohere.
-const FAILED: [&str; 12] = [
+const FAILED: [&str; 19] = [
+    "abort",
+    "aborted",
+    "network_error",
+    "insufficient_system_resource",
     // Ollama's, of requests that only load or unload a model.
     "load",
     "unload",
@@ -177,6 +182,9 @@ const FAILED: [&str; 12] = [
     "NO_IMAGE",
     "MALFORMED_FUNCTION_CALL",
     "UNEXPECTED_TOOL_CALL",
+    "TOO_MANY_TOOL_CALLS",
+    "MALFORMED_RESPONSE",
+    "MISSING_THOUGHT_SIGNATURE",
 ];
 
 /// Why an answer that ended for this reason is not kept; `None`: it ended well.
@@ -213,9 +221,9 @@ fn check_json(endpoint: Endpoint, body: &[u8]) -> Result<(), Reason> {
     if is_response && !completed {
         return Err(Reason::NotCompleted);
     }
-    // Anthropic's and Cloudflare's errors, should they come with a good status.
+    // Anthropic's, vLLM's and Cloudflare's errors, should they come with a good status.
     let failed = |field: &str, value: &str| document.fields(field).any(|found| found == value);
-    if failed("type", "\"error\"") || failed("success", "false") {
+    if failed("type", "\"error\"") || failed("object", "\"error\"") || failed("success", "false") {
         return Err(Reason::ErrorBody);
     }
     if endpoint == Endpoint::Ollama && !says("done", "true") {

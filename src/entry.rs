@@ -33,10 +33,8 @@ pub struct Head {
     /// Whether the body is an event stream.
     pub stream: bool,
     /// How its asker wanted it carried, which the upstream need not have done.
-    #[serde(default)]
     pub asked: Carriage,
     /// Whether it has one.
-    #[serde(default)]
     pub has_usage: bool,
 }
 

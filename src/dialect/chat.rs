@@ -4,6 +4,7 @@ use super::{Carriage, Mark, is_set, items, object, text};
 use crate::capture::fault;
 use crate::sse::Event;
 use crate::status::Reason;
+use serde::de::IgnoredAny;
 use serde_json::map::Entry;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,8 +29,19 @@ pub(super) fn is_usage(value: &Value) -> bool {
     is_set(value, "usage") && value.get("choices").and_then(Value::as_array).is_some_and(Vec::is_empty)
 }
 
-/// Fields of a chunk that mean nothing in the object.
-const CHUNK_ONLY: [&str; 2] = ["obfuscation", "object"];
+/// Whether a chunk has choices that say nothing: no end, and nothing in them but a role. A chunk without choices is of
+/// another shape, of which nothing is known.
+pub(super) fn is_empty(value: &Value) -> bool {
+    let says = |(name, value): (&String, &Value)| name != "role" && !value.is_null() && value != "";
+    let full = |choice: &Value| {
+        let said = choice.get("delta").and_then(Value::as_object);
+        is_set(choice, "finish_reason") || !text(choice, "text").is_empty() || said.is_some_and(|d| d.iter().any(says))
+    };
+    value.get("choices").and_then(Value::as_array).is_some_and(|choices| !choices.iter().any(full))
+}
+
+/// Fields of a chunk that mean nothing in the object; `p` is Mistral's padding.
+const CHUNK_ONLY: [&str; 3] = ["obfuscation", "object", "p"];
 
 /// Fields that may change from chunk to chunk; the last value is the answer's.
 const CHANGING: [&str; 9] = [
@@ -109,6 +121,11 @@ impl Choice {
     /// Adds a chunk's choice. `None`: there is something in it that cannot be added up.
     fn add(&mut self, mut choice: Object) -> Option<()> {
         choice.remove("index");
+        // Together says the text twice.
+        let said = choice.get("delta").map_or("", |delta| text(delta, "content"));
+        if choice.get("text").is_some_and(|text| text == said) {
+            choice.shift_remove("text");
+        }
         match choice.remove("delta") {
             None | Some(Value::Null) => {}
             Some(Value::Object(delta)) => self.add_delta(delta)?,
@@ -128,6 +145,8 @@ impl Choice {
     fn add_delta(&mut self, delta: Object) -> Option<()> {
         for (name, value) in delta {
             match name.as_str() {
+                // Together's number of a fragment.
+                "token_id" => {}
                 "tool_calls" if value.is_null() => {}
                 "tool_calls" => {
                     self.message.entry(name).or_insert_with(|| Value::Array(Vec::new()));
@@ -167,7 +186,10 @@ impl Choice {
             for call in self.tool_calls.values() {
                 let named =
                     ["function", "custom"].iter().any(|part| call.get(*part).is_some_and(|p| is_set(p, "name")));
-                if !named {
+                // Two calls under one index run into each other.
+                let arguments = call.get("function").map_or("", |function| text(function, "arguments"));
+                let one = arguments.is_empty() || serde_json::from_str::<IgnoredAny>(arguments).is_ok();
+                if !named || !one {
                     return None;
                 }
             }
@@ -190,6 +212,9 @@ impl Choice {
 fn text_of<'a>(object: &'a Object, name: &str) -> Option<&'a str> {
     object.get(name)?.as_str()
 }
+
+/// Where providers put what a model thinks.
+const REASONING: [&str; 4] = ["reasoning_content", "reasoning", "reasoning_details", "thinking"];
 
 /// Texts that come in fragments.
 const FRAGMENTED: [&str; 9] =
@@ -341,9 +366,12 @@ pub(super) fn to_events(whole: Object, carriage: Carriage) -> Option<Vec<Event>>
             }
         }
         delta(opening, Value::Null);
-        for (name, value) in message {
+        // Who reasons does so before answering.
+        let mut parts: Object = REASONING.iter().filter_map(|name| message.shift_remove_entry(*name)).collect();
+        parts.append(&mut message);
+        for (name, value) in parts {
             let value = match (name.as_str(), value) {
-                ("content" | "refusal", Value::Null) => continue,
+                (_, Value::Null) => continue,
                 // Content in parts is not streamed by anyone.
                 ("content", value) if !value.is_string() => return None,
                 ("tool_calls", Value::Array(calls)) => Value::Array(indexed(calls)?),

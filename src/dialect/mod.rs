@@ -106,6 +106,7 @@ impl Dialect {
             return Err(Reason::AnswerEmpty);
         }
         let mut terminal = false;
+        let mut empty = self.separates_usage();
         let mut ends = google::Ends::default();
         for event in events {
             let mark = if event.data.trim() == "[DONE]" {
@@ -115,6 +116,7 @@ impl Dialect {
                 if self == Dialect::Google {
                     ends.see(&value);
                 }
+                empty = empty && chat::is_empty(&value);
                 self.mark(event, &value)
             };
             match mark {
@@ -123,11 +125,14 @@ impl Dialect {
                 Mark::Fault(reason) => return Err(reason),
             }
         }
+        if empty {
+            return Err(Reason::AnswerEmpty);
+        }
         if terminal && ends.all() { Ok(()) } else { Err(Reason::Truncated) }
     }
 
     fn mark(self, event: &Event, value: &Value) -> Mark {
-        if event.name == "error" || is_set(value, "error") {
+        if event.name == "error" || is_set(value, "error") || text(value, "object") == "error" {
             return Mark::Fault(Reason::ErrorBody);
         }
         match self {
@@ -157,7 +162,7 @@ impl Dialect {
     pub fn has_usage(self, events: &[Event]) -> bool {
         let last = events.iter().rfind(|event| event.data.trim() != "[DONE]");
         let tells = |event: &Event| parse(&event.data).is_some_and(|value| is_set(&value, "usage"));
-        self.separates_usage() && last.is_some_and(tells)
+        self.separates_usage() && (last.is_some_and(tells) || events.iter().any(|event| self.is_usage(event)))
     }
 
     /// Whether callers choose if the stream ends in a usage chunk.
@@ -234,9 +239,10 @@ impl Dialect {
 /// Reads a JSON text. `serde_json` marks number tokens by a key of its own; a text that has such a key would be misread,
 /// so it counts as unreadable.
 fn parse(text: &str) -> Option<Value> {
-    const MARK: &str = "serde_json::private";
-    let escaped = || Document::parse(text.as_bytes()).is_ok_and(|document| document.contains(MARK));
-    let misread = text.contains(MARK) || (text.contains("\\u00") && escaped());
+    const KEYS: [&str; 2] = ["\"$serde_json::private::Number\":", "\"$serde_json::private::RawValue\":"];
+    let suspicious = text.contains("serde_json") || text.contains("\\u00");
+    let misread = suspicious
+        && Document::parse(text.as_bytes()).is_ok_and(|document| KEYS.iter().any(|key| document.contains(key)));
     if misread { None } else { serde_json::from_str(text).ok() }
 }
 
@@ -267,7 +273,8 @@ mod tests {
     #[test]
     fn numbers_are_not_faked() {
         assert!(parse(r#"{"a":1.50}"#).is_some_and(|value| format!("{value}") == r#"{"a":1.50}"#));
-        assert_eq!(parse(r#"{"a":{"$serde_json::private::Number":"1"}}"#), None);
+        assert_eq!(parse(r#"{"a":{"$serde_json::private::Number" : "1"}}"#), None);
+        assert!(parse(r#"{"a":"$serde_json::private::Number","b":"\"$serde_json::private::Number\":"}"#).is_some());
         assert_eq!(parse(r#"{"a":{"\u0024serde\u005fjson::private::Number":"1"}}"#), None);
     }
 }
