@@ -58,8 +58,7 @@ impl Capture {
         if stream.is_none() && matches!(essence.as_str(), "text/event-stream" | "application/x-ndjson") {
             return Err(Reason::Stream);
         }
-        let length =
-            response.get(http::header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+        let length = headers::content_length(response);
         if length.is_some_and(|length| length > terms.max_bytes) {
             return Err(Reason::TooLarge);
         }

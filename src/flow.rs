@@ -50,8 +50,6 @@ pub struct Outbound {
     pub url: String,
     /// The headers, without those that concern this hop or speak to the cache.
     pub headers: HeaderMap,
-    /// Whether the protocol is to be switched (WebSocket).
-    pub upgrade: bool,
 }
 
 /// Step 1: what a request's head asks for.
@@ -60,7 +58,7 @@ pub enum Arrival {
     /// The proxy answers by itself.
     Answer(Reply),
     /// Ask whether this URL answers at all, and reply with [`present::health`].
-    Health(String),
+    Health(String, Facts),
     /// To the upstream and back, the body unread.
     Pass(Box<Passage>),
     /// The body decides. It is read up to [`Pending::max_bytes`].
@@ -92,14 +90,14 @@ pub fn body_not_allowed(request: &RequestHead) -> Reply {
     present::refusal(&ProxyError::new(ErrorKind::BodyNotAllowed, message), Facts::of(request))
 }
 
-/// Step 1. `body_len`: the request's `Content-Length`, if it has one; `has_body`: whether there is a body at all.
+/// Step 1. `has_body`: whether there is a body at all.
 pub fn arrive(config: &Config, request: RequestHead, has_body: bool) -> Arrival {
     let own = matches!(request.method, Method::GET | Method::HEAD);
     let facts = Facts::of(&request);
     let target = match route::route(config, &request.path, request.query.as_deref()) {
         Route::Index if own => return Arrival::Answer(present::index(config, facts)),
         Route::Alive if own => return Arrival::Answer(present::alive()),
-        Route::Health if own => return Arrival::Health(config.base_url.to_string()),
+        Route::Health if own => return Arrival::Health(config.base_url.to_string(), facts),
         Route::Upstream(target) => target,
         _ => return Arrival::Answer(present::not_found(config, facts)),
     };
@@ -114,28 +112,27 @@ pub fn arrive(config: &Config, request: RequestHead, has_body: bool) -> Arrival 
     // Other protocols than WebSocket (curl offers `h2c`) are between the caller and us.
     let upgrade =
         request.headers.get(http::header::UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    let outbound = Outbound {
-        method: request.method.clone(),
-        url: target.url.clone(),
-        headers: headers::forwarded(&request.headers, upgrade),
-        upgrade,
-    };
     let debug = config.debug.then(|| Debug {
         upstream: target.url.split('?').next().unwrap_or_default().to_owned(),
         request_headers: request.headers.keys().map(ToString::to_string).collect(),
         cache_status: None,
     });
+    let outbound = Outbound {
+        method: request.method.clone(),
+        url: target.url,
+        headers: headers::forwarded(&request.headers, upgrade),
+    };
     let pending = Pending {
         max_bytes: config.max_bytes,
         facts: Facts { provider: target.provider, debug, ..facts },
         request,
-        target,
+        endpoint: target.endpoint,
         directives,
         outbound,
     };
     let json = headers::is_json(&headers::essence(&pending.request.headers));
     let coded = pending.request.headers.contains_key(http::header::CONTENT_ENCODING);
-    let too_large = content_length(&pending.request.headers).is_some_and(|n| n > pending.max_bytes);
+    let too_large = headers::content_length(&pending.request.headers).is_some_and(|n| n > pending.max_bytes);
     let reason = if !has_body || upgrade {
         Reason::BodyEmpty
     } else if !json {
@@ -151,13 +148,6 @@ pub fn arrive(config: &Config, request: RequestHead, has_body: bool) -> Arrival 
         Ok(passage) => Arrival::Pass(passage),
         Err(reply) => Arrival::Answer(reply),
     }
-}
-
-/// What `Content-Length` says.
-pub fn content_length(headers: &HeaderMap) -> Option<usize> {
-    let value = headers.get(http::header::CONTENT_LENGTH)?;
-    // A length that does not fit is certainly too large.
-    Some(value.to_str().ok()?.parse().unwrap_or(usize::MAX))
 }
 
 impl Passage {

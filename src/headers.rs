@@ -179,6 +179,13 @@ pub fn text(headers: &HeaderMap, name: HeaderName) -> String {
     values.map(|value| value.trim().to_ascii_lowercase()).collect::<Vec<_>>().join(",")
 }
 
+/// What `Content-Length` says.
+pub fn content_length(headers: &HeaderMap) -> Option<usize> {
+    let value = headers.get(http::header::CONTENT_LENGTH)?;
+    // A length that does not fit is certainly too large.
+    Some(value.to_str().ok()?.parse().unwrap_or(usize::MAX))
+}
+
 /// Whether a header describes the bytes of a body, which a conversion changes.
 pub fn describes_bytes(name: &str) -> bool {
     matches!(name, "content-md5" | "content-digest" | "repr-digest" | "digest")

@@ -205,17 +205,12 @@ impl World {
         // (1)
         let planned = match flow::arrive(&config, head, sent_body.is_some()) {
             Arrival::Answer(reply) => Planned::Answer(reply),
-            Arrival::Health(target) => {
+            Arrival::Health(target, facts) => {
                 if !answer.refuse {
-                    let outbound = Outbound {
-                        method: Method::GET,
-                        url: target.clone(),
-                        headers: HeaderMap::new(),
-                        upgrade: false,
-                    };
+                    let outbound = Outbound { method: Method::GET, url: target.clone(), headers: HeaderMap::new() };
                     self.ask(&outbound, &[]);
                 }
-                return own(present::health(&target, !answer.refuse, Default::default()));
+                return own(present::health(&target, !answer.refuse, facts));
             }
             Arrival::Pass(passage) => Planned::Pass(passage),
             Arrival::Read(pending) if body.len() > pending.max_bytes => pending.too_large(),

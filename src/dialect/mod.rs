@@ -102,14 +102,14 @@ impl Dialect {
     /// # Errors
     /// Why it is not.
     pub fn check(self, events: &[Event]) -> Result<(), Reason> {
-        if events.iter().all(|event| event.data.trim() == "[DONE]") {
+        if events.iter().all(is_done) {
             return Err(Reason::AnswerEmpty);
         }
         let mut terminal = false;
         let mut empty = self.separates_usage();
         let mut ends = google::Ends::default();
         for event in events {
-            let mark = if event.data.trim() == "[DONE]" {
+            let mark = if is_done(event) {
                 self.mark_done()
             } else {
                 let value = parse(&event.data).ok_or(Reason::AnswerNotJson)?;
@@ -160,7 +160,7 @@ impl Dialect {
 
     /// Whether a stream ends in its usage, in a chunk of its own or (OpenRouter) beside the last choice.
     pub fn has_usage(self, events: &[Event]) -> bool {
-        let last = events.iter().rfind(|event| event.data.trim() != "[DONE]");
+        let last = events.iter().rfind(|event| !is_done(event));
         let tells = |event: &Event| parse(&event.data).is_some_and(|value| is_set(&value, "usage"));
         self.separates_usage() && (last.is_some_and(tells) || events.iter().any(|event| self.is_usage(event)))
     }
@@ -187,7 +187,7 @@ impl Dialect {
     /// The object that a whole stream amounts to, as the official client's accumulator builds it.
     pub fn to_object(self, events: &[Event]) -> Option<Value> {
         let chunks = || -> Option<Vec<Value>> {
-            let events = events.iter().filter(|event| event.data.trim() != "[DONE]");
+            let events = events.iter().filter(|event| !is_done(event));
             events.map(|event| parse(&event.data)).collect()
         };
         match self {
@@ -217,7 +217,7 @@ impl Dialect {
         }
     }
 
-    /// A stored body in the other mode: (content type, body). `to_stream`: from an object to a stream.
+    /// A stored body in the mode that `carriage` wants: (content type, body).
     pub fn convert(self, body: &[u8], carriage: Carriage) -> Option<(&'static str, Vec<u8>)> {
         if !carriage.stream {
             let object = self.to_object(&self.events(body).ok()?)?;
@@ -234,6 +234,11 @@ impl Dialect {
         events.iter().for_each(|event| event.write_sse(&mut out));
         Some(("text/event-stream; charset=utf-8", out))
     }
+}
+
+/// Whether this is `data: [DONE]`, which is no JSON.
+fn is_done(event: &Event) -> bool {
+    event.data.trim() == "[DONE]"
 }
 
 /// Reads a JSON text. `serde_json` marks number tokens by a key of its own; a text that has such a key would be misread,

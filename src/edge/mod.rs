@@ -3,15 +3,18 @@
 //! A panic resets the wasm instance under every concurrent request, so the client's bytes never depend on this code
 //! staying alive: an upstream's body goes to the client as a JavaScript stream, a stored one as a JavaScript buffer.
 
+mod clock;
 mod convert;
 mod store;
 mod upstream;
 
 use crate::config::{Config, ConfigError};
 use crate::flow::{self, Arrival, Asking, Found, Looked, Passage, Pending, Planned, Question, RequestHead, Verdict};
+use crate::headers;
 use crate::log::{self, Facts, Measures};
 use crate::present::{self, Reply};
 use crate::status::Reason;
+use clock::now;
 use futures_channel::oneshot;
 use http::Method;
 use js_sys::Uint8Array;
@@ -35,15 +38,6 @@ thread_local! {
 extern "C" {
     #[wasm_bindgen(js_namespace = console, js_name = log)]
     fn console_log(line: &str);
-
-    #[wasm_bindgen(js_namespace = Date, js_name = now)]
-    fn date_now() -> f64;
-}
-
-/// Milliseconds since 1970.
-fn now() -> u64 {
-    // `as` saturates and cannot fail.
-    date_now() as u64
 }
 
 /// The settings, read once per isolate.
@@ -101,9 +95,12 @@ impl Edge {
             body => body,
         };
         // (1)
-        match flow::arrive(&self.config, head.clone(), body.is_some()) {
+        match flow::arrive(&self.config, head, body.is_some()) {
             Arrival::Answer(reply) => self.reply(reply),
-            Arrival::Health(target) => self.health(&target, &head).await,
+            Arrival::Health(target, facts) => {
+                let answer = upstream::probe(&target, HEALTH_TIMEOUT).await;
+                self.reply(present::health(&target, answer.is_ok(), facts))
+            }
             Arrival::Pass(passage) => {
                 let body = body.map_or(Body::None, Body::Stream);
                 self.pass(*passage, body).await
@@ -186,7 +183,7 @@ impl Edge {
             (Ok(capture), Some(body)) => {
                 let [to_client, to_us] = convert::tee(&body);
                 let _ = head_came.send(convert::passing(&response, Some(&to_client), &edits));
-                let (entry, bytes) = upstream::capture(capture, &to_us, self.config.timeout, now).await;
+                let (entry, bytes) = upstream::capture(capture, &to_us, self.config.timeout).await;
                 let kept = match (entry, &self.store) {
                     (Ok(entry), Some(store)) => store.put(&asking.key, &entry, now()).await,
                     (Ok(_), None) => Err(Reason::StoreMissing),
@@ -197,7 +194,7 @@ impl Edge {
             (capture, body) => {
                 let _ = head_came.send(convert::passing(&response, body.as_ref(), &edits));
                 let kept = capture.map(drop).and(Err(Reason::AnswerEmpty));
-                (kept, flow::content_length(&headers))
+                (kept, headers::content_length(&headers))
             }
         };
         let bytes = bytes.and_then(|bytes| u64::try_from(bytes).ok());
@@ -212,17 +209,12 @@ impl Edge {
                 let (status, headers) = convert::response_head(&response);
                 let edits = passage.answered(status);
                 let upstream_ms = Some(now().saturating_sub(sent));
-                let bytes = flow::content_length(&headers).and_then(|n| u64::try_from(n).ok());
+                let bytes = headers::content_length(&headers).and_then(|n| u64::try_from(n).ok());
                 log(&passage.facts, self.started, upstream_ms, bytes);
                 convert::passing(&response, response.body().as_ref(), &edits)
             }
             Err(failure) => reply(passage.failed(failure), self.started, Some(sent)),
         }
-    }
-
-    async fn health(&self, target: &str, head: &RequestHead) -> Response {
-        let answer = upstream::probe(target, HEALTH_TIMEOUT).await;
-        self.reply(present::health(target, answer.is_ok(), Facts::of(head)))
     }
 
     fn reply(&self, own: Reply) -> Response {

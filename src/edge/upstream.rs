@@ -1,5 +1,6 @@
 //! Asking the upstream, and reading its answer behind the client's back.
 
+use super::clock::{now, timer, within};
 use super::convert;
 use crate::capture::Capture;
 use crate::entry::Entry;
@@ -15,7 +16,6 @@ use wasm_bindgen_futures::JsFuture;
 use web_sys::{
     AbortController, AbortSignal, ReadableStream, ReadableStreamDefaultReader, RequestInit, RequestRedirect, Response,
 };
-use worker::Delay;
 
 #[wasm_bindgen]
 extern "C" {
@@ -25,9 +25,6 @@ extern "C" {
     #[wasm_bindgen(js_name = fetch, catch)]
     fn js_fetch(url: &str, init: &RequestInit) -> Result<Promise, JsValue>;
 }
-
-/// The longest wait that the platform's timer can hold.
-const LONGEST: Duration = Duration::from_millis(i32::MAX as u64);
 
 /// A request's body on its way.
 pub enum Body {
@@ -65,11 +62,10 @@ pub async fn send(
     let signals: Array = ours.iter().chain(client).collect();
     init.set_signal(Some(&any_signal(&signals)));
     let asked = js_fetch(&outbound.url, &init).map_err(|_| Failure::Unreachable)?;
-    let clock = pin!(Delay::from(timeout.min(LONGEST)));
-    match select(pin!(JsFuture::from(asked)), clock).await {
-        Either::Left((Ok(response), _)) => sound(response.unchecked_into()),
-        Either::Left((Err(_), _)) => Err(Failure::Unreachable),
-        Either::Right(_) => {
+    match within(timeout, JsFuture::from(asked)).await {
+        Some(Ok(response)) => sound(response.unchecked_into()),
+        Some(Err(_)) => Err(Failure::Unreachable),
+        None => {
             if let Some(controller) = controller {
                 controller.abort();
             }
@@ -89,7 +85,7 @@ fn sound(response: Response) -> Result<Response, Failure> {
 /// # Errors
 /// [`Failure`] if none comes within `timeout`.
 pub async fn probe(url: &str, timeout: Duration) -> Result<(), Failure> {
-    let outbound = Outbound { method: Method::GET, url: url.to_owned(), headers: HeaderMap::new(), upgrade: false };
+    let outbound = Outbound { method: Method::GET, url: url.to_owned(), headers: HeaderMap::new() };
     let response = send(&outbound, Body::None, timeout, None).await?;
     if let Some(body) = response.body() {
         // Unread bodies keep connections; whether it can be cancelled does not matter.
@@ -102,12 +98,7 @@ pub async fn probe(url: &str, timeout: Duration) -> Result<(), Failure> {
 /// how many bytes were read.
 ///
 /// Piece by piece: reading a branch whole would hold the client's branch back until the end.
-pub async fn capture(
-    mut capture: Capture,
-    branch: &ReadableStream,
-    idle: Duration,
-    now: impl Fn() -> u64,
-) -> (Result<Entry, Reason>, usize) {
+pub async fn capture(mut capture: Capture, branch: &ReadableStream, idle: Duration) -> (Result<Entry, Reason>, usize) {
     let mut read = 0usize;
     let reader: ReadableStreamDefaultReader = branch.get_reader().unchecked_into();
     let give_up = |reason, read| {
@@ -115,8 +106,7 @@ pub async fn capture(
         (Err(reason), read)
     };
     // One timer for many pieces: when it rings, the last piece tells whether it rings in earnest.
-    let idle = idle.min(LONGEST);
-    let mut clock = pin!(Delay::from(idle));
+    let mut clock = pin!(timer(idle));
     let mut last = now();
     loop {
         let mut piece = pin!(next(&reader));
@@ -128,7 +118,7 @@ pub async fn capture(
             if quiet >= idle {
                 return give_up(Reason::Stalled, read);
             }
-            clock.set(Delay::from(idle.saturating_sub(quiet)));
+            clock.set(timer(idle.saturating_sub(quiet)));
         };
         match piece {
             Ok(Some(piece)) => {

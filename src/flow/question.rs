@@ -15,7 +15,6 @@ use crate::log::Facts;
 use crate::policy::Rules;
 use crate::present::{self, Reply};
 use crate::replay::{self, Form};
-use crate::route::Target;
 use crate::status::{Fwd, Reason, Report};
 use http::{HeaderValue, Method};
 
@@ -36,7 +35,7 @@ pub struct Pending {
     /// The most that is read; beyond it the request is passed on with [`Pending::too_large`].
     pub max_bytes: usize,
     pub(super) request: RequestHead,
-    pub(super) target: Target,
+    pub(super) endpoint: Option<Endpoint>,
     pub(super) directives: Directives,
     pub(super) facts: Facts,
     pub(super) outbound: Outbound,
@@ -137,11 +136,11 @@ impl Pending {
                 return Planned::Answer(present::refusal(&error, self.facts));
             }
         };
-        self.facts.model = body::model(&document, &self.target.url);
+        self.facts.model = body::model(&document, &self.outbound.url);
         if !document.is_object() {
             return self.bypass(Reason::NotAnObject);
         }
-        let Some(endpoint) = self.target.endpoint.filter(|_| self.request.method == Method::POST) else {
+        let Some(endpoint) = self.endpoint.filter(|_| self.request.method == Method::POST) else {
             return self.bypass(Reason::Endpoint);
         };
         if headers::is_blurred(&self.request.headers) {
@@ -182,7 +181,7 @@ impl Pending {
             namespace: &self.directives.namespace,
             party: &party,
             method: self.request.method.as_str(),
-            url: &question_url(endpoint, &self.target.url),
+            url: &question_url(endpoint, &self.outbound.url),
             variants: &headers::variants(&self.request.headers),
             mode: if endpoint.is_chat() { wanted } else { key::MatchMode::Exact },
             ignored: &ignored,
@@ -207,7 +206,7 @@ impl Pending {
         }
         let (fwd, reason) = if self.request.method != Method::POST {
             (Fwd::Method, Reason::Method)
-        } else if self.target.endpoint.is_none() && reason != Reason::ContentType {
+        } else if self.endpoint.is_none() && reason != Reason::ContentType {
             (Fwd::Bypass, Reason::Endpoint)
         } else {
             (Fwd::Bypass, reason)

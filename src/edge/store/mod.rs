@@ -4,19 +4,17 @@ mod kv;
 mod upstash;
 
 use crate::config::Config;
+use crate::edge::clock::within;
 use crate::entry::{self, Entry, Prefix};
 use crate::flow::Found;
 use crate::key::Key;
 use crate::redis;
 use crate::status::Reason;
-use futures_util::future::{Either, select};
 use js_sys::{Promise, Uint8Array};
-use std::future::Future;
-use std::pin::pin;
 use std::time::Duration;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
-use worker::{Delay, Env};
+use worker::Env;
 
 /// Beyond this an entry may as well stay for ever, and no store is asked to count that far: ten years, in seconds.
 const LONGEST_TTL: u64 = 10 * 365 * 24 * 3600;
@@ -93,14 +91,6 @@ impl Store {
             }
         };
         within(WRITE_TIMEOUT, put).await.unwrap_or(Err(Reason::StoreTimeout))
-    }
-}
-
-/// What a future gives, if it does so in time.
-async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> Option<T> {
-    match select(pin!(future), pin!(Delay::from(limit))).await {
-        Either::Left((value, _)) => Some(value),
-        Either::Right(_) => None,
     }
 }
 
