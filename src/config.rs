@@ -2,6 +2,7 @@
 
 use crate::directives::{boolean, list};
 use crate::key::MatchMode;
+use crate::retry;
 use glob::Pattern;
 use std::time::Duration;
 use url::Url;
@@ -35,8 +36,16 @@ pub struct Config {
     pub upstash: Option<Upstash>,
     /// `STORE_TIMEOUT_MS`: after that the store counts as a miss.
     pub store_timeout: Duration,
-    /// `TIMEOUT`: to the upstream's response head.
+    /// `TIMEOUT`: to the upstream's response head, retries included.
     pub timeout: Duration,
+    /// `IDLE_TIMEOUT`: the longest pause in an answer.
+    pub idle_timeout: Duration,
+    /// `MAX_RETRIES`, `BASE_RETRY_DELAY` and `RATE_LIMIT_WAIT`.
+    pub retry: retry::Policy,
+    /// `STALE_IF_ERROR`, in milliseconds.
+    pub stale_if_error_ms: u64,
+    /// `STALE_WHILE_REVALIDATE`, in milliseconds.
+    pub stale_while_revalidate_ms: u64,
     /// `DEBUG`.
     pub debug: bool,
 }
@@ -110,7 +119,17 @@ impl Config {
                     milliseconds(text).map(Duration::from_micros)
                 })?
                 .unwrap_or(Duration::from_millis(500)),
-            timeout: timeout(&vars)?,
+            timeout: timeout(&vars, vars.either("TIMEOUT", "API_REQUEST_TIMEOUT"))?,
+            idle_timeout: timeout(&vars, "IDLE_TIMEOUT")?,
+            retry: retry::Policy {
+                max_retries: vars
+                    .parse("MAX_RETRIES", "a whole number, 0 or more", |text| text.parse().ok())?
+                    .unwrap_or(5),
+                base_delay_ms: vars.parse("BASE_RETRY_DELAY", SECONDS, milliseconds)?.unwrap_or(1_000),
+                rate_limit_wait_ms: vars.parse("RATE_LIMIT_WAIT", SECONDS, milliseconds)?.unwrap_or(30_000),
+            },
+            stale_if_error_ms: vars.parse("STALE_IF_ERROR", SECONDS, milliseconds)?.unwrap_or(0),
+            stale_while_revalidate_ms: vars.parse("STALE_WHILE_REVALIDATE", SECONDS, milliseconds)?.unwrap_or(0),
             debug: vars.switch("DEBUG", false)?,
         };
         let anonymous = vars.switch("ALLOW_ANONYMOUS", false)?;
@@ -200,8 +219,10 @@ fn path_prefix<F: Fn(&str) -> Option<String>>(vars: &Vars<'_, F>) -> Result<Stri
     Ok(prefix.unwrap_or_else(|| "/proxy".to_owned()))
 }
 
-fn timeout<F: Fn(&str) -> Option<String>>(vars: &Vars<'_, F>) -> Result<Duration, ConfigError> {
-    let variable = vars.either("TIMEOUT", "API_REQUEST_TIMEOUT");
+fn timeout<F>(vars: &Vars<'_, F>, variable: &'static str) -> Result<Duration, ConfigError>
+where
+    F: Fn(&str) -> Option<String>,
+{
     let positive = |text: &str| milliseconds(text).filter(|ms| *ms > 0);
     let ms = vars.parse(variable, "a number of seconds above 0", positive)?;
     Ok(Duration::from_millis(ms.unwrap_or(300_000)))
@@ -272,6 +293,13 @@ mod tests {
             ("STORE_TIMEOUT_MS", "x"),
             ("TIMEOUT", "0"),
             ("API_REQUEST_TIMEOUT", "x"),
+            ("IDLE_TIMEOUT", "0"),
+            ("MAX_RETRIES", "-1"),
+            ("MAX_RETRIES", "2.5"),
+            ("BASE_RETRY_DELAY", "x"),
+            ("RATE_LIMIT_WAIT", "x"),
+            ("STALE_IF_ERROR", "x"),
+            ("STALE_WHILE_REVALIDATE", "-1"),
             ("DEBUG", "x"),
             ("UPSTASH_REDIS_REST_URL", "geheim"),
             ("UPSTASH_REDIS_REST_URL", "https://x?_token=geheim"),

@@ -12,9 +12,11 @@
 
 mod asking;
 mod question;
+mod serving;
 
 pub use asking::{Asking, Failure};
-pub use question::{Found, Looked, Pending, Planned, Question, Rendering, Replay, Verdict};
+pub use question::{Found, Looked, Pending, Planned, Question, Rendering, Verdict};
+pub use serving::Replay;
 
 use crate::config::{Config, ConfigError};
 use crate::directives::Directives;
@@ -22,6 +24,7 @@ use crate::error::{ErrorKind, ProxyError};
 use crate::headers;
 use crate::log::{Debug, Facts};
 use crate::present::{self, Edits, Reply};
+use crate::retry::Repeatable;
 use crate::route::{self, Route};
 use crate::status::{Reason, Report};
 use http::{HeaderMap, Method, StatusCode};
@@ -70,6 +73,10 @@ pub enum Arrival {
 pub struct Passage {
     /// What to send.
     pub outbound: Outbound,
+    /// Whether it may be sent again if it fails.
+    pub repeatable: Repeatable,
+    /// Of its body, in bytes, if it is known.
+    length: Option<usize>,
     /// For the log.
     pub facts: Facts,
     report: Report,
@@ -151,6 +158,11 @@ pub fn arrive(config: &Config, request: RequestHead, has_body: bool) -> Arrival 
 }
 
 impl Passage {
+    /// Whether its body may be held in memory for another attempt.
+    pub fn is_small(&self, config: &Config) -> bool {
+        self.length.is_some_and(|length| length <= config.max_bytes)
+    }
+
     /// The upstream's head came: what to change in it for the client.
     pub fn answered(&mut self, status: StatusCode) -> Edits {
         self.report.fwd_status = Some(status.as_u16());

@@ -23,6 +23,7 @@ pub mod policy;
 pub mod present;
 pub mod redis;
 pub mod replay;
+pub mod retry;
 pub mod route;
 pub mod sse;
 pub mod status;

@@ -66,6 +66,8 @@ pub struct Measures {
     pub ms: u64,
     /// Milliseconds of those that the upstream took; `None`: it was not asked.
     pub upstream_ms: Option<u64>,
+    /// How often the upstream was asked again.
+    pub retries: u32,
     /// Size of the answer's body, if it is known.
     pub bytes: Option<u64>,
 }
@@ -82,9 +84,17 @@ struct Line<'a> {
     key: Option<String>,
     ms: u64,
     upstream_ms: Option<u64>,
+    #[serde(skip_serializing_if = "is_zero")]
+    retries: u32,
     bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    not_stored: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     debug: Option<&'a Debug>,
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 /// The log line. `kept`: what came of storing the answer, where that was tried.
@@ -101,7 +111,10 @@ pub fn line(facts: &Facts, measures: Measures, kept: Result<(), Reason>) -> Stri
         key: facts.key.map(|key| key.to_string().chars().take(12).collect()),
         ms: measures.ms,
         upstream_ms: measures.upstream_ms,
+        retries: measures.retries,
         bytes: measures.bytes,
+        // What the first reason would hide.
+        not_stored: kept.err().filter(|why| facts.reason.is_some_and(|first| first != *why)).map(Reason::as_str),
         debug: facts.debug.as_ref(),
     };
     // Strings and numbers always serialise.

@@ -15,6 +15,10 @@ pub enum Outcome {
     Expired,
     /// The caller wanted a new answer; the upstream was asked and the entry replaced.
     Refresh,
+    /// Answered from the cache with an entry past its lifetime, because the upstream could not or may not be asked.
+    Stale,
+    /// Answered from the cache with an entry past its lifetime, while the upstream is asked for the next callers.
+    Updating,
 }
 
 impl Outcome {
@@ -26,6 +30,8 @@ impl Outcome {
             Outcome::Bypass => "BYPASS",
             Outcome::Expired => "EXPIRED",
             Outcome::Refresh => "REFRESH",
+            Outcome::Stale => "STALE",
+            Outcome::Updating => "UPDATING",
         }
     }
 }
@@ -111,6 +117,8 @@ reasons! {
     MaxAge = "max-age",
     /// The entry's lifetime is over.
     Expired = "expired",
+    /// The entry's lifetime is over, and it answers while the upstream is asked: `STALE_WHILE_REVALIDATE`.
+    StaleWhileRevalidate = "stale-while-revalidate",
     /// `RESPOND_WITH_CACHE` is off.
     ReadDisabled = "read-disabled",
     /// `STORE_CACHE` is off.
@@ -129,6 +137,8 @@ reasons! {
     UpstreamUnreachable = "upstream-unreachable",
     /// The upstream did not begin its answer within `TIMEOUT`.
     UpstreamTimeout = "upstream-timeout",
+    /// The upstream answered with 429 or 5xx, and an entry past its lifetime stands in.
+    UpstreamError = "upstream-error",
     /// The body claims to be JSON but is not.
     InvalidJson = "invalid-json",
     /// A control header, or one that belongs in the key, could not be read.
@@ -141,7 +151,7 @@ reasons! {
     AnswerEmpty = "answer-empty",
     /// Not stored: the answer broke off.
     Truncated = "truncated",
-    /// Not stored: the answer paused for longer than `TIMEOUT`.
+    /// Not stored: the answer paused for longer than `IDLE_TIMEOUT`.
     Stalled = "stalled",
     /// Not stored: the answer is not JSON where it should be.
     AnswerNotJson = "answer-not-json",
@@ -164,8 +174,8 @@ pub struct Report {
     pub fwd: Option<Fwd>,
     /// The upstream's status, once it is known.
     pub fwd_status: Option<u16>,
-    /// Seconds of freshness left; `None` where the entry never expires or there is none.
-    pub ttl: Option<u64>,
+    /// Seconds of freshness left, below 0 once it is over; `None` where the entry never expires or there is none.
+    pub ttl: Option<i64>,
     /// What the question is called, where it has a name.
     pub key: Option<Key>,
     /// Why.
@@ -189,7 +199,8 @@ impl Report {
     /// This cache's member of `Cache-Status` (RFC 9211).
     pub fn cache_status(&self) -> String {
         let mut value = String::from("reprise");
-        if self.outcome == Outcome::Hit {
+        // A stored answer that stands in for a failed one was forwarded, and so is no hit (RFC 9211, section 2.1).
+        if matches!(self.outcome, Outcome::Hit | Outcome::Stale | Outcome::Updating) && self.fwd.is_none() {
             value.push_str("; hit");
         }
         if let Some(fwd) = self.fwd {
