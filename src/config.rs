@@ -46,6 +46,10 @@ pub struct Config {
     pub stale_if_error_ms: u64,
     /// `STALE_WHILE_REVALIDATE`, in milliseconds.
     pub stale_while_revalidate_ms: u64,
+    /// `COALESCE`: whether equal questions share one call, where the Durable Object is bound.
+    pub coalesce: bool,
+    /// `COALESCE_TTL`, in milliseconds: how long an answer stays in its flight.
+    pub coalesce_ttl_ms: u64,
     /// `DEBUG`.
     pub debug: bool,
 }
@@ -130,6 +134,8 @@ impl Config {
             },
             stale_if_error_ms: vars.parse("STALE_IF_ERROR", SECONDS, milliseconds)?.unwrap_or(0),
             stale_while_revalidate_ms: vars.parse("STALE_WHILE_REVALIDATE", SECONDS, milliseconds)?.unwrap_or(0),
+            coalesce: vars.switch("COALESCE", true)?,
+            coalesce_ttl_ms: vars.parse("COALESCE_TTL", SECONDS, milliseconds)?.unwrap_or(60_000),
             debug: vars.switch("DEBUG", false)?,
         };
         let anonymous = vars.switch("ALLOW_ANONYMOUS", false)?;
@@ -298,6 +304,8 @@ mod tests {
             ("MAX_RETRIES", "2.5"),
             ("BASE_RETRY_DELAY", "x"),
             ("RATE_LIMIT_WAIT", "x"),
+            ("COALESCE", "perhaps"),
+            ("COALESCE_TTL", "x"),
             ("STALE_IF_ERROR", "x"),
             ("STALE_WHILE_REVALIDATE", "-1"),
             ("DEBUG", "x"),

@@ -131,7 +131,7 @@ pub fn arrive(config: &Config, request: RequestHead, has_body: bool) -> Arrival 
     };
     let pending = Pending {
         max_bytes: config.max_bytes,
-        facts: Facts { provider: target.provider, debug, ..facts },
+        facts: Facts { provider: target.provider.into(), debug, ..facts },
         request,
         endpoint: target.endpoint,
         directives,

@@ -15,6 +15,7 @@ pub mod directives;
 pub mod endpoint;
 pub mod entry;
 pub mod error;
+pub mod flight;
 pub mod flow;
 pub mod headers;
 pub mod key;

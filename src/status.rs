@@ -1,9 +1,10 @@
 //! The words for what the cache did and why: one enum each, with total maps to the header and log tokens.
 
 use crate::key::Key;
+use serde::{Deserialize, Serialize};
 
 /// What the cache did, as `X-Cache-Status` says it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     /// Answered from the cache.
     Hit,
@@ -19,6 +20,8 @@ pub enum Outcome {
     Stale,
     /// Answered from the cache with an entry past its lifetime, while the upstream is asked for the next callers.
     Updating,
+    /// The upstream was being asked the same already; its answer is shared.
+    Coalesced,
 }
 
 impl Outcome {
@@ -32,6 +35,7 @@ impl Outcome {
             Outcome::Refresh => "REFRESH",
             Outcome::Stale => "STALE",
             Outcome::Updating => "UPDATING",
+            Outcome::Coalesced => "COALESCED",
         }
     }
 }
@@ -67,7 +71,7 @@ impl Fwd {
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $token:literal,)*) => {
         /// Why: the `detail` parameter of `Cache-Status` and the `reason` of the log line.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
         pub enum Reason { $($(#[$doc])* $name,)* }
 
         impl Reason {
@@ -117,6 +121,8 @@ reasons! {
     MaxAge = "max-age",
     /// The entry's lifetime is over.
     Expired = "expired",
+    /// The answer was still in its flight, where the store did not show it yet.
+    Flight = "flight",
     /// The entry's lifetime is over, and it answers while the upstream is asked: `STALE_WHILE_REVALIDATE`.
     StaleWhileRevalidate = "stale-while-revalidate",
     /// `RESPOND_WITH_CACHE` is off.
@@ -174,6 +180,8 @@ pub struct Report {
     pub fwd: Option<Fwd>,
     /// The upstream's status, once it is known.
     pub fwd_status: Option<u16>,
+    /// Whether the answer is that of another caller's request.
+    pub collapsed: bool,
     /// Seconds of freshness left, below 0 once it is over; `None` where the entry never expires or there is none.
     pub ttl: Option<i64>,
     /// What the question is called, where it has a name.
@@ -185,7 +193,7 @@ pub struct Report {
 impl Report {
     /// A report with nothing but the outcome.
     pub const fn new(outcome: Outcome) -> Self {
-        Report { outcome, fwd: None, fwd_status: None, ttl: None, key: None, reason: None }
+        Report { outcome, fwd: None, fwd_status: None, collapsed: false, ttl: None, key: None, reason: None }
     }
 
     /// A report on a request that the cache lets by.
@@ -209,6 +217,9 @@ impl Report {
         }
         if let Some(status) = self.fwd_status {
             value.push_str(&format!("; fwd-status={status}"));
+        }
+        if self.collapsed {
+            value.push_str("; collapsed");
         }
         if let Some(ttl) = self.ttl {
             value.push_str(&format!("; ttl={ttl}"));

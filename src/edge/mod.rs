@@ -5,6 +5,7 @@
 
 mod clock;
 mod convert;
+mod flight;
 mod refresh;
 mod store;
 mod upstream;
@@ -12,15 +13,16 @@ mod upstream;
 use crate::capture::Capture;
 use crate::config::{Config, ConfigError};
 use crate::flow::{
-    self, Arrival, Asking, Found, Looked, Passage, Pending, Planned, Question, Replay, RequestHead, Verdict,
+    self, Arrival, Asking, Failure, Found, Looked, Passage, Pending, Planned, Question, Replay, RequestHead, Verdict,
 };
 use crate::headers;
 use crate::key::Key;
-use crate::log::{self, Facts, Measures};
+use crate::log::{self, Facts, Measures, Part};
 use crate::present::{self, Reply};
 use crate::retry::Repeatable;
 use crate::status::Reason;
 use clock::now;
+use flight::Landed;
 use futures_channel::oneshot;
 use http::Method;
 use js_sys::Uint8Array;
@@ -30,11 +32,14 @@ use std::time::Duration;
 use store::Store;
 use upstream::{Answer, Asked, Body, Effort};
 use wasm_bindgen::prelude::*;
-use web_sys::{AbortController, AbortSignal, ReadableStream, Request, Response};
+use web_sys::{AbortSignal, ReadableStream, Request, Response};
 use worker::{Context, Env, event};
 
 /// How long `/health` waits for the upstream.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often an isolate asks a flight to renew an entry.
+const REFRESH_PAUSE: Duration = Duration::from_secs(1);
 
 thread_local! {
     static CONFIG: OnceCell<Result<Rc<Config>, ConfigError>> = const { OnceCell::new() };
@@ -70,6 +75,7 @@ fn report_panics() {
 struct Edge {
     config: Rc<Config>,
     store: Option<Store>,
+    flights: Option<flight::Namespace>,
     /// Rings when the client leaves.
     client: AbortSignal,
     started: u64,
@@ -82,7 +88,8 @@ async fn fetch(request: Request, env: Env, ctx: Context) -> worker::Result<Respo
     match config(&env) {
         Ok(config) => {
             let store = Store::bound(&env, &config);
-            let edge = Edge { config, store, client: request.signal(), started };
+            let flights = config.coalesce.then(|| flight::Namespace::bound(&env)).flatten();
+            let edge = Edge { config, store, flights, client: request.signal(), started };
             Ok(edge.handle(request, head, &ctx).await)
         }
         Err(error) => {
@@ -154,7 +161,8 @@ impl Edge {
             Verdict::Update(replay, asking) => {
                 let (response, bytes) = replayed(&replay, stored_body.as_ref());
                 let measures = Measures { bytes, ..self.measures() };
-                if refresh::begin(&asking.key, self.config.timeout) {
+                if refresh::begin(&asking.key, if self.flights.is_some() { REFRESH_PAUSE } else { self.config.timeout })
+                {
                     ctx.wait_until(self.refresh(replay.facts, measures, *asking, body));
                 } else {
                     write(&replay.facts, measures, Ok(()));
@@ -177,8 +185,9 @@ impl Edge {
         }
     }
 
-    fn effort(&self, repeatable: Repeatable, for_client_alone: bool) -> Effort<'_> {
-        Effort { config: &self.config, repeatable, client: &self.client, for_client_alone }
+    fn effort<'a>(&'a self, repeatable: Repeatable, gone: &'a dyn Fn() -> bool) -> Effort<'a> {
+        let budget = self.config.timeout.saturating_sub(Duration::from_millis(now().saturating_sub(self.started)));
+        Effort { config: &self.config, budget, repeatable, gone, client: None }
     }
 
     /// (4) and (5): asks the upstream, gives its answer away as soon as its head is there, and stores a copy. An entry
@@ -190,11 +199,28 @@ impl Edge {
         stored: Option<Uint8Array>,
         head_came: oneshot::Sender<Response>,
     ) {
-        let effort = self.effort(Repeatable::Always, !asking.stores());
-        let asked = upstream::ask(&asking.outbound, body, &effort).await;
-        let measures = self.asked_measures(&asked);
         // Nobody listens any more if the client has left.
         let give = |response| drop(head_came.send(response));
+        let began = now();
+        let (asked, part) = match self.land(&mut asking, &body).await {
+            Landed::Done | Landed::Busy => return,
+            Landed::Answer(answer, part) => {
+                if part == Part::Follower {
+                    asking.collapse();
+                }
+                (landed(Ok(answer), began), Some(part))
+            }
+            Landed::Failed(failure) => (landed(Err(failure), began), Some(Part::Leader)),
+            Landed::Entry { value, finished } => match self.taken(&mut asking, &value, finished, began).await {
+                Some(response) => return give(response),
+                None => (self.ask_alone(&asking, body).await, None),
+            },
+            Landed::Alone => (self.ask_alone(&asking, body).await, None),
+        };
+        let measures = match part {
+            Some(Part::Follower) => self.followed(began),
+            part => Measures { flight: part, ..self.asked_measures(&asked) },
+        };
         let outcome = asked.answer.as_ref().map(|answer| answer.status).map_err(|failure| *failure);
         if let Some(replay) = asking.stand_in(outcome, now(), || bytes(stored.as_ref())) {
             if let Ok(answer) = &asked.answer {
@@ -210,7 +236,11 @@ impl Edge {
         };
         let (edits, capture) = asking.answered(&self.config, answer.status, &answer.headers);
         let (kept, bytes) = match (capture, answer.response.body()) {
-            (Ok(capture), Some(body)) => {
+            // What leads to an entry is kept, and written about, by the flight.
+            (Ok(_), Some(body)) if part == Some(Part::Leader) => {
+                return give(convert::passing(&answer.response, Some(&body), &edits));
+            }
+            (Ok(capture), Some(body)) if part.is_none() => {
                 let [to_client, to_us] = convert::tee(&body);
                 give(convert::passing(&answer.response, Some(&to_client), &edits));
                 self.keep(&asking.key, capture, &answer, &to_us).await
@@ -218,20 +248,53 @@ impl Edge {
             (capture, _) => {
                 let body = answer.body(self.config.idle_timeout);
                 give(convert::passing(&answer.response, body.as_ref(), &edits));
-                let kept = capture.map(drop).and(Err(Reason::AnswerEmpty));
+                let kept = capture.map(drop).and(if part.is_none() { Err(Reason::AnswerEmpty) } else { Ok(()) });
                 (kept, headers::content_length(&answer.headers))
             }
         };
         write(&asking.facts, Measures { bytes: length(bytes), ..measures }, kept);
     }
 
+    /// Takes the question to its flight, where there are any and it may be shared.
+    async fn land(&self, asking: &mut Asking, body: &Body) -> Landed {
+        match (&self.flights, body) {
+            (Some(flights), Body::Bytes(body)) if asking.shares() => {
+                let job = asking.job(self.measures().ms);
+                flights.land(&job, body, &self.client).await
+            }
+            _ => Landed::Alone,
+        }
+    }
+
+    /// The answer that the flight has as a whole. `None`: it is of no use to this caller after all.
+    async fn taken(&self, asking: &mut Asking, value: &Uint8Array, finished: bool, began: u64) -> Option<Response> {
+        let (head, body) = store::open(value).await?;
+        let replay = asking.landed(&head, finished, now(), || body.to_vec())?;
+        let (response, bytes) = replayed(&replay, Some(&body));
+        write(&replay.facts, Measures { bytes, ..self.followed(began) }, Ok(()));
+        Some(response)
+    }
+
+    async fn ask_alone(&self, asking: &Asking, body: Body) -> Asked {
+        let gone = || self.client.aborted();
+        let client = (!asking.stores()).then_some(&self.client);
+        let effort = Effort { client, ..self.effort(Repeatable::Always, &gone) };
+        upstream::ask(&asking.outbound, body, &effort).await
+    }
+
     /// (4) and (5) behind the back of a client who has its answer: the next ones get a newer one.
     async fn refresh(self, facts: Facts, measures: Measures, mut asking: Asking, body: Body) {
-        let nobody = AbortController::new().map(|controller| controller.signal());
-        let client = nobody.as_ref().unwrap_or(&self.client);
-        let effort = Effort { client, ..self.effort(Repeatable::Always, false) };
-        let asked = upstream::ask(&asking.outbound, body, &effort).await;
+        asking.facts = facts;
+        match self.land(&mut asking, &body).await {
+            // The flight sees to it, and writes the line.
+            Landed::Done => return,
+            Landed::Busy => return write(&asking.facts, measures, Ok(())),
+            _ => {}
+        }
+        let gone = || false;
+        let asked = upstream::ask(&asking.outbound, body, &self.effort(Repeatable::Always, &gone)).await;
         let measures = Measures { upstream_ms: Some(asked.ms), retries: asked.retries, ..measures };
+        let facts = asking.facts.clone();
         let kept = match asked.answer {
             Ok(answer) => match asking.answered(&self.config, answer.status, &answer.headers).1 {
                 Ok(capture) => match answer.response.body() {
@@ -259,7 +322,10 @@ impl Edge {
     ) -> (Result<(), Reason>, Option<usize>) {
         let (entry, bytes) = upstream::capture(capture, body, self.config.idle_timeout).await;
         let kept = match (entry, &self.store) {
-            (Ok(entry), Some(store)) => store.put(key, &entry, &self.config).await,
+            (Ok(entry), Some(store)) => match entry.encode() {
+                Some(value) => store.put(key, &entry.head, &Uint8Array::from(value.as_slice()), &self.config).await,
+                None => Err(Reason::TooLarge),
+            },
             (Ok(_), None) => Err(Reason::StoreMissing),
             (Err(reason), _) => {
                 // Nothing more will come: the client must not wait for it either.
@@ -273,7 +339,9 @@ impl Edge {
     }
 
     async fn pass(&self, mut passage: Passage, body: Body) -> Response {
-        let asked = upstream::ask(&passage.outbound, body, &self.effort(passage.repeatable, true)).await;
+        let gone = || self.client.aborted();
+        let effort = Effort { client: Some(&self.client), ..self.effort(passage.repeatable, &gone) };
+        let asked = upstream::ask(&passage.outbound, body, &effort).await;
         let measures = self.asked_measures(&asked);
         match asked.answer {
             Ok(answer) => {
@@ -296,9 +364,20 @@ impl Edge {
         Measures { ms: now().saturating_sub(self.started), ..Measures::default() }
     }
 
+    /// The same, of a request that has waited for another's answer.
+    fn followed(&self, began: u64) -> Measures {
+        let waited_ms = Some(now().saturating_sub(began));
+        Measures { flight: Some(Part::Follower), waited_ms, ..self.measures() }
+    }
+
     fn asked_measures(&self, asked: &Asked) -> Measures {
         Measures { upstream_ms: Some(asked.ms), retries: asked.retries, ..self.measures() }
     }
+}
+
+/// What came of asking through a flight.
+fn landed(answer: Result<Answer, Failure>, began: u64) -> Asked {
+    Asked { answer, retries: 0, ms: now().saturating_sub(began) }
 }
 
 /// An answer of our own.

@@ -70,19 +70,36 @@ pub struct Answer {
     pub status: StatusCode,
     /// Its headers.
     pub headers: HeaderMap,
-    call: AbortController,
+    /// The call; `None`: it is a flight's.
+    call: Option<AbortController>,
 }
 
 impl Answer {
-    /// Ends the call. Whoever still reads its body sees it break off.
+    /// An answer that a flight gives on.
+    pub fn landed(response: Response) -> Answer {
+        let (status, headers) = convert::response_head(&response);
+        Answer { response, status, headers, call: None }
+    }
+
+    /// Its own call, if it has one.
+    pub fn call(&self) -> Option<&AbortController> {
+        self.call.as_ref()
+    }
+
+    /// Ends it. Whoever still reads its body sees it break off.
     pub fn abort(&self) {
-        self.call.abort();
+        match (&self.call, self.response.body()) {
+            (Some(call), _) => call.abort(),
+            (None, Some(body)) => drop(body.cancel()),
+            (None, None) => {}
+        }
     }
 
     /// The body for the client, where nobody else reads it. What models write breaks off when it pauses for longer than
     /// `idle`; files, and what would have to be decoded for that, go through untouched.
     pub fn body(&self, idle: Duration) -> Option<ReadableStream> {
         let body = self.response.body()?;
+        let Some(call) = &self.call else { return Some(body) };
         let essence = headers::essence(&self.headers);
         let written = headers::is_event_stream(&essence) || headers::is_json(&essence);
         if !written || self.headers.contains_key(CONTENT_ENCODING) {
@@ -91,7 +108,7 @@ impl Answer {
         // Lengths are exact below 2^53, and a timer cannot be set for longer than this.
         let length = headers::content_length(&self.headers).map(|length| length as f64);
         let idle = idle.as_millis().min(i32::MAX as u128) as f64;
-        Some(watched(&body, length, idle, &self.call))
+        Some(watched(&body, length, idle, call))
     }
 }
 
@@ -99,12 +116,14 @@ impl Answer {
 pub struct Effort<'a> {
     /// The settings.
     pub config: &'a Config,
+    /// How long all of it may take.
+    pub budget: Duration,
     /// What may be asked again.
     pub repeatable: Repeatable,
-    /// Rings when the client leaves: then nothing is asked again.
-    pub client: &'a AbortSignal,
-    /// The answer is for this client alone: when it leaves, the upstream is left too.
-    pub for_client_alone: bool,
+    /// Whether everyone has left who wanted the answer: then nothing is asked again.
+    pub gone: &'a dyn Fn() -> bool,
+    /// Where the answer is for one client alone: rings when that leaves, and then the upstream is left too.
+    pub client: Option<&'a AbortSignal>,
 }
 
 /// What came of asking.
@@ -133,13 +152,11 @@ async fn persist(
     started: u64,
     retries: &mut u32,
 ) -> Result<Answer, Failure> {
-    let timeout = effort.config.timeout;
-    let left = || timeout.saturating_sub(Duration::from_millis(now().saturating_sub(started)));
-    let client = effort.for_client_alone.then_some(effort.client);
+    let left = || effort.budget.saturating_sub(Duration::from_millis(now().saturating_sub(started)));
     let mut last: Option<Answer> = None;
     loop {
         let (this, next) = body.twice();
-        let outcome = send(outbound, this, left(), client).await;
+        let outcome = send(outbound, this, left(), effort.client).await;
         let seen = match &outcome {
             Ok(answer) => Outcome::Answer { status: answer.status.as_u16(), headers: &answer.headers },
             Err(Failure::Unreachable) => Outcome::NoAnswer,
@@ -147,7 +164,7 @@ async fn persist(
         };
         let left_ms = u64::try_from(left().as_millis()).unwrap_or(u64::MAX);
         let at = Moment { attempts: retries.saturating_add(1), now: now(), left_ms, random: Math::random() };
-        let wait = effort.config.retry.wait(effort.repeatable, seen, at).filter(|_| !effort.client.aborted());
+        let wait = effort.config.retry.wait(effort.repeatable, seen, at).filter(|_| !(effort.gone)());
         let (Some(wait), Some(next)) = (wait, next) else {
             return outcome.or_else(|failure| last.ok_or(failure));
         };
@@ -158,7 +175,7 @@ async fn persist(
             }
         }
         timer(Duration::from_millis(wait)).await;
-        if effort.client.aborted() {
+        if (effort.gone)() {
             return last.ok_or(Failure::Unreachable);
         }
         body = next;
@@ -220,7 +237,7 @@ pub async fn send(
         Some(Ok(response)) => {
             let response = sound(response.unchecked_into())?;
             let (status, headers) = convert::response_head(&response);
-            Ok(Answer { response, status, headers, call })
+            Ok(Answer { response, status, headers, call: Some(call) })
         }
         Some(Err(_)) => Err(Failure::Unreachable),
         None => {

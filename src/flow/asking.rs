@@ -6,7 +6,9 @@ use crate::capture::{Capture, Terms};
 use crate::config::Config;
 use crate::dialect::Carriage;
 use crate::endpoint::Endpoint;
+use crate::entry;
 use crate::error::{ErrorKind, ProxyError};
+use crate::flight::{Job, Wish};
 use crate::key::Key;
 use crate::log::Facts;
 use crate::present::{self, Edits, Reply};
@@ -25,6 +27,8 @@ pub struct Asking {
     pub(super) endpoint: Endpoint,
     pub(super) carriage: Carriage,
     pub(super) store: Result<Option<u64>, Reason>,
+    pub(super) shares: bool,
+    pub(super) max_age: Option<u64>,
     pub(super) report: Report,
     pub(super) stand_in: Option<StandIn>,
 }
@@ -96,6 +100,64 @@ impl Asking {
             ..self.report
         };
         let body = if serving.is_verbatim() { Vec::new() } else { stored() };
+        serving.replay(report, &mut self.facts, now, &body)
+    }
+
+    /// Whether it may share a call with others.
+    pub fn shares(&self) -> bool {
+        self.shares
+    }
+
+    /// What its flight is told, `ms` milliseconds after the request came.
+    pub fn job(&mut self, ms: u64) -> Job {
+        let mut facts = self.facts.clone();
+        let behind = self.report.outcome == Outcome::Updating;
+        if !behind {
+            // The flight adds the status.
+            facts.note(0, &self.report);
+        }
+        Job {
+            lifetime_ms: self.store.ok().flatten(),
+            wish: Wish {
+                refresh: self.report.outcome == Outcome::Refresh,
+                rewrite: self.report.reason == Some(Reason::EntryCorrupt),
+                max_age: self.max_age,
+                behind,
+            },
+            facts,
+            ms,
+            ..Job::new(&self.outbound, self.key, self.endpoint, self.carriage)
+        }
+    }
+
+    /// Its answer is that of another caller's request.
+    pub fn collapse(&mut self) {
+        self.report.collapsed = true;
+        self.report.outcome = Outcome::Coalesced;
+    }
+
+    /// The answer, where the flight has it whole. `finished`: it had it already. `None`: it cannot be given in the form
+    /// that is wanted.
+    pub fn landed(
+        &mut self,
+        head: &entry::Head,
+        finished: bool,
+        now: u64,
+        body: impl FnOnce() -> Vec<u8>,
+    ) -> Option<Replay> {
+        let serving = Serving::new(self.endpoint, head, self.carriage)?;
+        let report = if finished {
+            Report {
+                ttl: head.ttl(now),
+                key: Some(self.key),
+                reason: Some(Reason::Flight),
+                ..Report::new(Outcome::Hit)
+            }
+        } else {
+            let fwd_status = Some(head.status);
+            Report { outcome: Outcome::Coalesced, collapsed: true, ttl: head.ttl(now), fwd_status, ..self.report }
+        };
+        let body = if serving.is_verbatim() { Vec::new() } else { body() };
         serving.replay(report, &mut self.facts, now, &body)
     }
 

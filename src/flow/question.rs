@@ -277,6 +277,9 @@ impl Question {
             endpoint: self.endpoint,
             carriage: self.carriage,
             store: self.rules.store,
+            // Who wants neither stored nor storing shares nothing either.
+            shares: self.rules.store.is_ok() && report.outcome != Outcome::Bypass,
+            max_age: self.rules.max_age,
             report,
             stand_in,
         }

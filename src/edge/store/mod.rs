@@ -5,7 +5,7 @@ mod upstash;
 
 use crate::config::Config;
 use crate::edge::clock::{now, timer, within};
-use crate::entry::{self, Entry, Prefix};
+use crate::entry::{self, Prefix};
 use crate::flow::Found;
 use crate::key::Key;
 use crate::redis;
@@ -72,23 +72,21 @@ impl Store {
         }
     }
 
-    /// Stores an entry, again where KV refuses it: it takes one write a second for each key.
+    /// Stores an encoded entry, again where KV refuses it: it takes one write a second for each key.
     ///
     /// # Errors
     /// Why it is not stored.
-    pub async fn put(&self, key: &Key, entry: &Entry, config: &Config) -> Result<(), Reason> {
+    pub async fn put(&self, key: &Key, head: &entry::Head, value: &Uint8Array, config: &Config) -> Result<(), Reason> {
         let key = key.to_string();
-        let value = entry.encode().ok_or(Reason::TooLarge)?;
         let beyond_ms = config.stale_if_error_ms.max(config.stale_while_revalidate_ms);
-        let ttl = || entry.head.keep_for(now(), beyond_ms).filter(|ttl| *ttl <= LONGEST_TTL);
+        let ttl = || head.keep_for(now(), beyond_ms).filter(|ttl| *ttl <= LONGEST_TTL);
         match self {
             Store::Kv(kv) => {
-                let value = Uint8Array::from(value.as_slice());
                 let began = now();
                 let mut attempts = 0u32;
                 loop {
                     attempts = attempts.saturating_add(1);
-                    match within(WRITE_TIMEOUT, kv.put(&key, &value, ttl())).await {
+                    match within(WRITE_TIMEOUT, kv.put(&key, value, ttl())).await {
                         Some(Ok(())) => return Ok(()),
                         None => return Err(Reason::StoreTimeout),
                         Some(Err(_)) => {}
@@ -99,7 +97,7 @@ impl Store {
                 }
             }
             Store::Upstash(database) => {
-                let command = redis::set(&key, &value, ttl()).ok_or(Reason::TooLarge)?;
+                let command = redis::set(&key, &value.to_vec(), ttl()).ok_or(Reason::TooLarge)?;
                 database.put(&command, WRITE_TIMEOUT).await
             }
         }
@@ -107,7 +105,7 @@ impl Store {
 }
 
 /// Checks an entry and takes it apart. The body stays where it is; the platform computes the digest.
-async fn open(value: &Uint8Array) -> Option<(entry::Head, Uint8Array)> {
+pub async fn open(value: &Uint8Array) -> Option<(entry::Head, Uint8Array)> {
     let fixed = u32::try_from(entry::PREFIX_LEN).ok()?;
     let prefix = Prefix::decode(&value.subarray(0, fixed).to_vec())?;
     let rest = value.subarray(fixed, value.length());

@@ -14,8 +14,9 @@ const wrangler = require("wrangler");
 // The Miniflare that this wrangler runs on, wherever npm has put it.
 const { Miniflare, convertV4MiniflareOptions } = createRequire(require.resolve("wrangler"))("miniflare");
 
-// What every test wants unless it says otherwise: no tier in memory, or the store would not be seen.
-const DEFAULT_VARS = { MEMORY_CACHE_BYTES: "0" };
+// What every test wants unless it says otherwise: nothing that stays in memory, or the store would not be seen. Whether
+// equal questions share a call must make no difference to most tests: they run either way.
+const DEFAULT_VARS = { MEMORY_CACHE_BYTES: "0", COALESCE_TTL: "0", COALESCE: process.env.REPRISE_COALESCE ?? "true" };
 
 const pool = new Map();
 after(() => Promise.all([...pool.values()].map(async (worker) => (await worker).dispose())));
