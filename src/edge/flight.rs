@@ -16,9 +16,10 @@ use crate::retry::Repeatable;
 use crate::status::Reason;
 use futures_channel::oneshot;
 use futures_util::future::{Either, select};
+use http::header::CONTENT_ENCODING;
 use http::{HeaderMap, StatusCode};
 use js_sys::{Array, Promise, Reflect, Uint8Array};
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::pin::pin;
 use std::rc::Rc;
 use wasm_bindgen::prelude::*;
@@ -71,8 +72,8 @@ extern "C" {
     #[wasm_bindgen(method)]
     fn chunks(this: &Relay) -> Array;
 
-    #[wasm_bindgen(method)]
-    fn attach(this: &Relay, length: Option<f64>) -> ReadableStream;
+    #[wasm_bindgen(method, catch)]
+    fn attach(this: &Relay, length: Option<f64>) -> Result<ReadableStream, JsValue>;
 }
 
 /// What a caller gets from a flight.
@@ -150,33 +151,50 @@ struct Running {
     status: StatusCode,
     headers: HeaderMap,
     relay: Option<Relay>,
+    /// The leader's, who has to be there before the first byte is dropped.
+    leaders: Option<Response>,
     /// Whether its head allows it to be kept.
     storable: bool,
 }
 
 impl Running {
-    fn new(answer: Answer, config: &Config, storable: bool) -> Running {
+    fn new(answer: Answer, config: &Config, storable: bool, behind: bool) -> Running {
         // Lengths are exact below 2^53, and a timer cannot be set for longer than this.
         let idle = config.idle_timeout.as_millis().min(i32::MAX as u128) as f64;
         let cap = config.max_bytes as f64;
-        let relay = answer.response.body().zip(answer.call()).map(|(body, call)| Relay::new(&body, idle, call, cap));
+        let mut body = answer.response.body();
+        let mut leaders = None;
+        // A relay decodes a coded body, which is then coded anew: the leader gets the bytes as they came.
+        let coded = answer.headers.contains_key(CONTENT_ENCODING) && !behind;
+        if let Some([own, others]) = body.as_ref().filter(|_| coded).map(convert::tee) {
+            leaders = Some(convert::with_header(&answer.response, Some(&own), DISPOSITION, Some("leader")));
+            body = Some(others);
+        }
+        let relay = body.zip(answer.call()).map(|(body, call)| Relay::new(&body, idle, call, cap));
         let Answer { response, status, headers, .. } = answer;
-        Running { response, status, headers, relay, storable }
+        let mut running = Running { response, status, headers, relay, leaders, storable };
+        if running.leaders.is_none() && !behind {
+            running.leaders = running.attach(Part::Leader);
+        }
+        running
     }
 
-    /// The answer from its first byte.
-    fn attach(&self, part: Part) -> Response {
-        let coded = self.headers.contains_key(http::header::CONTENT_ENCODING);
+    /// The answer from its first byte. `None`: that is gone.
+    fn attach(&self, part: Part) -> Option<Response> {
+        let coded = self.headers.contains_key(CONTENT_ENCODING);
         let length = headers::content_length(&self.headers).filter(|_| !coded).map(|length| length as f64);
-        let body = self.relay.as_ref().map(|relay| relay.attach(length));
+        let body = self.relay.as_ref().map(|relay| relay.attach(length)).transpose().ok()?;
         let disposition = if part == Part::Leader { "leader" } else { "follower" };
-        convert::with_header(&self.response, body.as_ref(), DISPOSITION, Some(disposition))
+        Some(convert::with_header(&self.response, body.as_ref(), DISPOSITION, Some(disposition)))
     }
 
     fn overflowed(&self) -> bool {
         self.relay.as_ref().is_some_and(Relay::overflowed)
     }
 }
+
+/// What the leader gets.
+type Head = Result<Rc<Running>, Failure>;
 
 /// A whole answer worth keeping.
 struct Finished {
@@ -205,8 +223,6 @@ struct Call {
     changes: RefCell<Vec<oneshot::Sender<()>>>,
     /// Those who wait for the answer's head or end.
     waiting: RefCell<Vec<AbortSignal>>,
-    /// Whether the leader got its answer, and sees to its own log line.
-    handed_over: Cell<bool>,
 }
 
 impl Call {
@@ -346,22 +362,20 @@ impl Flight {
             stage: RefCell::new(Stage::Asking),
             changes: RefCell::default(),
             waiting: RefCell::default(),
-            handed_over: Cell::new(false),
         });
         self.current.replace(Some(call.clone()));
         let _seat = call.wait(&client);
         let behind = job.wish.behind;
         let store = Store::bound(&self.env, &config);
         let (head_came, head) = oneshot::channel();
-        let flight = InFlight { call: call.clone(), job, config, store, current: self.current.clone() };
+        let flight = InFlight { call: call.clone(), client, job, config, store, current: self.current.clone() };
         self.state.wait_until(flight.run(body, head_came));
         if behind {
             return word("done");
         }
         let Ok(head) = head.await else { return word("alone") };
-        call.handed_over.set(!client.aborted());
         match head {
-            Ok(running) => running.attach(Part::Leader),
+            Ok(running) => running.leaders.clone().unwrap_or_else(|| word("alone")),
             Err(Failure::Unreachable) => word("unreachable"),
             Err(Failure::TimedOut) => word("timed-out"),
         }
@@ -375,10 +389,10 @@ async fn follow(call: &Call, join: Join) -> Response {
             Stage::Asking => {}
             // An error is the same to everyone who waits for the answer at this moment.
             Stage::Running(running) if join == Join::Follow || !running.status.is_success() => {
-                return if running.overflowed() { word("alone") } else { running.attach(Part::Follower) };
+                return running.attach(Part::Follower).unwrap_or_else(|| word("alone"));
             }
-            Stage::Gone(running) if !running.status.is_success() && !running.overflowed() => {
-                return running.attach(Part::Follower);
+            Stage::Gone(running) if !running.status.is_success() => {
+                return running.attach(Part::Follower).unwrap_or_else(|| word("alone"));
             }
             Stage::Running(running) if running.storable => {}
             Stage::Finished(finished) => return whole(&finished, "collapsed"),
@@ -402,6 +416,8 @@ async fn left(client: &AbortSignal) {
 /// A call under way, and what it needs.
 struct InFlight {
     call: Rc<Call>,
+    /// The leader's.
+    client: AbortSignal,
     job: Job,
     config: Rc<Config>,
     store: Option<Store>,
@@ -410,7 +426,7 @@ struct InFlight {
 
 impl InFlight {
     /// Asks the upstream, shares its answer, and stores it.
-    async fn run(self, body: Uint8Array, head_came: oneshot::Sender<Result<Rc<Running>, Failure>>) {
+    async fn run(self, body: Uint8Array, head_came: oneshot::Sender<Head>) {
         let (job, config) = (&self.job, &self.config);
         let gone = || !job.wish.behind && self.call.is_deserted();
         let effort =
@@ -426,16 +442,19 @@ impl InFlight {
         let answer = match asked.answer {
             Ok(answer) => answer,
             Err(failure) => {
-                let _ = head_came.send(Err(failure));
+                let handed_over = self.hand_over(head_came, Err(failure));
                 self.call.advance(Stage::Failed);
-                return self.end(None, measures, Err(failure.reason())).await;
+                self.forget();
+                return if !handed_over {
+                    self.write(None, measures, Err(failure.reason()))
+                };
             }
         };
         let status = answer.status.as_u16();
         let capture = Capture::open(job.terms(config), answer.status, &answer.headers);
         let why_not = capture.as_ref().err().copied();
-        let running = Rc::new(Running::new(answer, config, why_not.is_none()));
-        let _ = head_came.send(Ok(running.clone()));
+        let running = Rc::new(Running::new(answer, config, why_not.is_none(), job.wish.behind));
+        let handed_over = self.hand_over(head_came, Ok(running.clone()));
         self.call.advance(Stage::Running(running.clone()));
         let entry = match &running.relay {
             Some(relay) => relayed(capture, relay).await,
@@ -450,11 +469,16 @@ impl InFlight {
                 Err(reason)
             }
         };
-        if why_not.is_none() {
-            // The leader's caller has left the line to us.
-            self.call.handed_over.set(false);
+        self.forget();
+        // What leads to an entry is written about here, where it is known what came of it.
+        if why_not.is_none() || !handed_over {
+            self.write(Some(status), Measures { bytes, ..measures }, kept);
         }
-        self.end(Some(status), Measures { bytes, ..measures }, kept).await;
+    }
+
+    /// Gives the leader its answer, who writes about it unless it has left.
+    fn hand_over(&self, leader: oneshot::Sender<Head>, head: Head) -> bool {
+        leader.send(head).is_ok() && !self.job.wish.behind && !self.client.aborted()
     }
 
     /// Gives a whole answer to those who wait for it, and stores it, unless a refresh has begun meanwhile.
@@ -473,9 +497,8 @@ impl InFlight {
         self.current.borrow().as_ref().is_some_and(|current| Rc::ptr_eq(current, &self.call))
     }
 
-    /// The call is over: what is of no use to later callers is forgotten, and the leader's line is written where nobody
-    /// else does it.
-    async fn end(&self, status: Option<u16>, measures: Measures, kept: Result<(), Reason>) {
+    /// Drops the call at its end, if it is of no use to later callers.
+    fn forget(&self) {
         let lingers = match &*self.call.stage.borrow() {
             Stage::Finished(finished) => {
                 let length = usize::try_from(finished.value.length()).unwrap_or(usize::MAX);
@@ -486,13 +509,14 @@ impl InFlight {
         if !lingers && self.is_current() {
             self.current.replace(None);
         }
-        if !self.call.handed_over.get() {
-            let mut facts = self.job.facts.clone();
-            if !self.job.wish.behind {
-                facts.status = status;
-            }
-            write(&facts, measures, kept);
+    }
+
+    fn write(&self, status: Option<u16>, measures: Measures, kept: Result<(), Reason>) {
+        let mut facts = self.job.facts.clone();
+        if !self.job.wish.behind {
+            facts.status = status;
         }
+        write(&facts, measures, kept);
     }
 }
 

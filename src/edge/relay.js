@@ -57,12 +57,13 @@ export class Relay {
     for (const resume of this.#waiting.splice(0)) resume();
   }
 
-  // Once nobody can join any more, what everyone has read is dropped.
+  // Once nobody can join any more, what everyone has read is dropped, and what only those have not who fell too far behind.
   #trim() {
     if (!this.overflowed) return;
-    let next = this.#first + this.#chunks.length;
-    for (const reader of this.#readers) next = Math.min(next, reader.next);
-    while (this.#chunks.length && (this.#first < next || this.#kept > 2 * this.cap)) {
+    const next = [...this.#readers].map((reader) => reader.next);
+    const slowest = Math.min(...next, this.#first + this.#chunks.length);
+    const fastest = Math.max(...next, slowest);
+    while (this.#first < slowest || (this.#first < fastest && this.#kept > 2 * this.cap)) {
       this.#kept -= this.#chunks.shift().byteLength;
       this.#first += 1;
     }
@@ -77,9 +78,10 @@ export class Relay {
     return this.#chunks;
   }
 
-  // The body from its first byte. `length` is its length, where it is known.
+  // The body from its first byte. `length` is its length, where it is known. Nobody can join what has overflowed.
   attach(length) {
-    const reader = { next: this.#first };
+    if (this.overflowed) throw new Error("the first bytes are gone");
+    const reader = { next: 0 };
     this.#readers.add(reader);
     const leave = () => {
       this.#readers.delete(reader);
