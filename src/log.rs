@@ -16,7 +16,7 @@ pub struct Facts {
     /// Its path, without the query (which may hold a key).
     pub route: String,
     /// The provider's name; empty where none is asked.
-    pub provider: &'static str,
+    pub provider: String,
     /// The model that the request names.
     pub model: Option<String>,
     /// The status that the client gets.
@@ -93,7 +93,7 @@ pub fn line(facts: &Facts, measures: Measures, kept: Result<(), Reason>) -> Stri
     let line = Line {
         method: &facts.method,
         route: short(&facts.route),
-        provider: facts.provider,
+        provider: &facts.provider,
         model: facts.model.as_deref().map(short),
         status: facts.status,
         cache: facts.outcome.map(Outcome::as_str),

@@ -9,6 +9,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use reprise::config::Config;
 use reprise::entry::Entry;
 use reprise::flow::{self, Arrival, Failure, Found, Looked, Outbound, Planned, RequestHead, Verdict};
+use reprise::headers::is_of_other_bytes;
+use reprise::polish::Polisher;
 use reprise::present::{self, Edits, Reply};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -97,7 +99,7 @@ struct Sent {
     url: Option<String>,
     #[serde(default)]
     headers: BTreeMap<String, Value>,
-    body: Option<String>,
+    body: Option<Value>,
 }
 
 fn present_value<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Value>, D::Error> {
@@ -165,7 +167,19 @@ fn own(reply: Reply) -> Got {
     Got { status: reply.status, headers: header_map(&reply.headers), body: reply.body }
 }
 
-fn passed(status: StatusCode, mut headers: HeaderMap, edits: Edits, body: Vec<u8>) -> Got {
+fn passed(status: StatusCode, mut headers: HeaderMap, edits: Edits, polisher: Option<Polisher>, body: &[u8]) -> Got {
+    let body = match polisher {
+        None => body.to_vec(),
+        Some(mut polisher) => {
+            let others: Vec<_> = headers.keys().filter(|name| is_of_other_bytes(name.as_str())).cloned().collect();
+            for name in others {
+                headers.remove(name);
+            }
+            let mut polished: Vec<u8> = body.chunks(5).flat_map(|piece| polisher.push(piece)).collect();
+            polished.extend(polisher.finish());
+            polished
+        }
+    };
     headers.insert(edits.set.0, edits.set.1.parse().unwrap());
     headers.append(edits.append.0, edits.append.1.parse().unwrap());
     Got { status: status.as_u16(), headers, body }
@@ -173,7 +187,8 @@ fn passed(status: StatusCode, mut headers: HeaderMap, edits: Edits, body: Vec<u8
 
 impl World {
     fn ask(&mut self, outbound: &Outbound, body: &[u8]) {
-        self.calls.push(Call { outbound: outbound.clone(), body: body.to_vec() });
+        let body = outbound.body.clone().unwrap_or_else(|| body.to_vec());
+        self.calls.push(Call { outbound: outbound.clone(), body });
     }
 
     /// The exchange as the edge would run it: the numbers are those of `flow`.
@@ -207,7 +222,8 @@ impl World {
             Arrival::Answer(reply) => Planned::Answer(reply),
             Arrival::Health(target, facts) => {
                 if !answer.refuse {
-                    let outbound = Outbound { method: Method::GET, url: target.clone(), headers: HeaderMap::new() };
+                    let outbound =
+                        Outbound { method: Method::GET, url: target.clone(), headers: HeaderMap::new(), body: None };
                     self.ask(&outbound, &[]);
                 }
                 return own(present::health(&target, !answer.refuse, facts));
@@ -225,7 +241,8 @@ impl World {
                 }
                 self.ask(&passage.outbound, &body);
                 let edits = passage.answered(status);
-                return passed(status, headers, edits, answer_body.to_vec());
+                let polisher = passage.polisher(status, &headers);
+                return passed(status, headers, edits, polisher, answer_body);
             }
             Planned::Ask(question) => question,
         };
@@ -254,6 +271,7 @@ impl World {
         // (4)
         self.ask(&asking.outbound, &body);
         let (edits, capture) = asking.answered(&config, status, &headers);
+        let polisher = asking.polisher(&config, status, &headers);
         // (5)
         if let Ok(mut capture) = capture
             && answer.cut.is_none()
@@ -262,7 +280,7 @@ impl World {
         {
             self.store.insert(asking.key.to_string(), entry.encode().unwrap());
         }
-        passed(status, headers, edits, answer_body.to_vec())
+        passed(status, headers, edits, polisher, answer_body)
     }
 }
 
@@ -331,8 +349,12 @@ fn check(
         }
         check_headers(&call.outbound.headers, &sent.headers)?;
         if let Some(body) = &sent.body {
-            same("the sent body's expectation", &body.as_str(), &"request")?;
-            same("sent body", &call.body, &request.bytes().unwrap_or_default())?;
+            match body {
+                Value::String(wanted) if wanted == "request" => {
+                    same("sent body", &call.body, &request.bytes().unwrap_or_default())?;
+                }
+                wanted => check_body(wanted, &call.body, &[], bodies).map_err(|what| format!("sent {what}"))?,
+            }
         }
     }
     Ok(())

@@ -5,6 +5,7 @@
 
 mod clock;
 mod convert;
+mod polish;
 mod store;
 mod upstream;
 
@@ -118,6 +119,7 @@ impl Edge {
             Ok(convert::ReadBody::Longer(stream)) => (pending.too_large(), Body::Stream(stream)),
             Err(_) => return self.reply(pending.broken_off()),
         };
+        let body = planned.body().map_or(body, |changed| Body::Bytes(Uint8Array::from(changed)));
         match planned {
             Planned::Answer(reply) => self.reply(reply),
             Planned::Pass(passage) => self.pass(*passage, body).await,
@@ -178,11 +180,12 @@ impl Edge {
         let answered = now();
         let (status, headers) = convert::response_head(&response);
         let (edits, capture) = asking.answered(&self.config, status, &headers);
+        let polisher = asking.polisher(&self.config, status, &headers);
         let upstream_ms = Some(answered.saturating_sub(sent));
         let (kept, bytes) = match (capture, response.body()) {
             (Ok(capture), Some(body)) => {
                 let [to_client, to_us] = convert::tee(&body);
-                let _ = head_came.send(convert::passing(&response, Some(&to_client), &edits));
+                let _ = head_came.send(polish::passing(&response, Some(&to_client), &edits, polisher));
                 let (entry, bytes) = upstream::capture(capture, &to_us, self.config.timeout).await;
                 let kept = match (entry, &self.store) {
                     (Ok(entry), Some(store)) => store.put(&asking.key, &entry, now()).await,
@@ -192,7 +195,7 @@ impl Edge {
                 (kept, Some(bytes))
             }
             (capture, body) => {
-                let _ = head_came.send(convert::passing(&response, body.as_ref(), &edits));
+                let _ = head_came.send(polish::passing(&response, body.as_ref(), &edits, polisher));
                 let kept = capture.map(drop).and(Err(Reason::AnswerEmpty));
                 (kept, headers::content_length(&headers))
             }
@@ -211,7 +214,8 @@ impl Edge {
                 let upstream_ms = Some(now().saturating_sub(sent));
                 let bytes = headers::content_length(&headers).and_then(|n| u64::try_from(n).ok());
                 log(&passage.facts, self.started, upstream_ms, bytes);
-                convert::passing(&response, response.body().as_ref(), &edits)
+                let polisher = passage.polisher(status, &headers);
+                polish::passing(&response, response.body().as_ref(), &edits, polisher)
             }
             Err(failure) => reply(passage.failed(failure), self.started, Some(sent)),
         }

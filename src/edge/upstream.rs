@@ -85,7 +85,7 @@ fn sound(response: Response) -> Result<Response, Failure> {
 /// # Errors
 /// [`Failure`] if none comes within `timeout`.
 pub async fn probe(url: &str, timeout: Duration) -> Result<(), Failure> {
-    let outbound = Outbound { method: Method::GET, url: url.to_owned(), headers: HeaderMap::new() };
+    let outbound = Outbound { method: Method::GET, url: url.to_owned(), headers: HeaderMap::new(), body: None };
     let response = send(&outbound, Body::None, timeout, None).await?;
     if let Some(body) = response.body() {
         // Unread bodies keep connections; whether it can be cancelled does not matter.

@@ -8,6 +8,7 @@ use crate::endpoint::Endpoint;
 use crate::error::{ErrorKind, ProxyError};
 use crate::key::Key;
 use crate::log::Facts;
+use crate::polish::{Polish, Polisher};
 use crate::present::{self, Edits, Reply};
 use crate::status::{Reason, Report};
 use http::{HeaderMap, StatusCode};
@@ -25,6 +26,7 @@ pub struct Asking {
     pub(super) carriage: Carriage,
     pub(super) store: Result<Option<u64>, Reason>,
     pub(super) report: Report,
+    pub(super) polish: Polish,
 }
 
 /// What went wrong before the upstream's answer began.
@@ -61,6 +63,11 @@ impl Asking {
         }
         self.facts.note(status.as_u16(), &self.report);
         (present::edits(&self.report), capture)
+    }
+
+    /// What the answer's body needs on its way to the client; `None`: nothing, it is passed on as it comes.
+    pub fn polisher(&self, config: &Config, status: StatusCode, response: &HeaderMap) -> Option<Polisher> {
+        self.polish.open(status, response, config.max_bytes)
     }
 
     /// Whether the answer will be stored if it is worth it, and so is wanted even if the client leaves.
