@@ -43,32 +43,17 @@ impl<'a> Json<'a> {
     }
 
     /// The members of an object in their order; of anything else none.
-    pub fn members(self) -> impl Iterator<Item = Member<'a>> {
-        let mut next = if self.text.starts_with('{') { Some(1) } else { None };
-        std::iter::from_fn(move || {
-            let bytes = self.text.as_bytes();
-            let key = next_value(bytes, next?)?;
-            let colon = skip_blank(bytes, key.end);
-            if bytes.get(colon) != Some(&b':') {
-                return None;
-            }
-            let value = next_value(bytes, colon.saturating_add(1))?;
-            next = Some(value.end);
-            Some(Member { key: self.part(key)?, value: self.part(value)? })
-        })
+    pub fn members(self) -> Members<'a> {
+        Members { of: self, next: self.text.starts_with('{').then_some(1) }
     }
 
     /// The items of an array in their order; of anything else none.
-    pub fn items(self) -> impl Iterator<Item = Json<'a>> {
-        let mut next = if self.text.starts_with('[') { Some(1) } else { None };
-        std::iter::from_fn(move || {
-            let item = next_value(self.text.as_bytes(), next?)?;
-            next = Some(item.end);
-            self.part(item)
-        })
+    pub fn items(self) -> Items<'a> {
+        Items { of: self, next: self.text.starts_with('[').then_some(1) }
     }
 
     /// The value of an object's member. Of several with this name the last counts, as it does for most readers.
+    #[inline(never)]
     pub fn get(self, name: &str) -> Option<Json<'a>> {
         self.members().filter(|member| member.key.is(name)).last().map(|member| member.value)
     }
@@ -78,7 +63,13 @@ impl<'a> Json<'a> {
         path.iter().try_fold(self, |value, name| value.get(name))
     }
 
+    /// Whether an object's member is this string.
+    pub fn says(self, name: &str, text: &str) -> bool {
+        self.get(name).is_some_and(|value| value.is(text))
+    }
+
     /// Whether it is this string, however it is spelled.
+    #[inline(never)]
     pub fn is(self, text: &str) -> bool {
         match self.inner() {
             Some(inner) if !inner.contains('\\') => inner == text,
@@ -133,6 +124,48 @@ impl<'a> Json<'a> {
     }
 }
 
+/// The members of an object.
+#[derive(Debug)]
+pub struct Members<'a> {
+    of: Json<'a>,
+    next: Option<usize>,
+}
+
+impl<'a> Iterator for Members<'a> {
+    type Item = Member<'a>;
+
+    #[inline(never)]
+    fn next(&mut self) -> Option<Member<'a>> {
+        let bytes = self.of.text.as_bytes();
+        let key = next_value(bytes, self.next.take()?)?;
+        let colon = skip_blank(bytes, key.end);
+        if bytes.get(colon) != Some(&b':') {
+            return None;
+        }
+        let value = next_value(bytes, colon.saturating_add(1))?;
+        self.next = Some(value.end);
+        Some(Member { key: self.of.part(key)?, value: self.of.part(value)? })
+    }
+}
+
+/// The items of an array.
+#[derive(Debug)]
+pub struct Items<'a> {
+    of: Json<'a>,
+    next: Option<usize>,
+}
+
+impl<'a> Iterator for Items<'a> {
+    type Item = Json<'a>;
+
+    #[inline(never)]
+    fn next(&mut self) -> Option<Json<'a>> {
+        let item = next_value(self.of.text.as_bytes(), self.next.take()?)?;
+        self.next = Some(item.end);
+        self.of.part(item)
+    }
+}
+
 fn skip_blank(bytes: &[u8], from: usize) -> usize {
     let blank = bytes.iter().skip(from).take_while(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r')).count();
     from.saturating_add(blank)
@@ -149,6 +182,7 @@ fn next_value(bytes: &[u8], from: usize) -> Option<Range<usize>> {
 }
 
 /// Where the value that begins here ends. Without recursion: depth is only counted.
+#[inline(never)]
 fn value_end(bytes: &[u8], start: usize) -> Option<usize> {
     let mut at = start;
     let mut depth = 0usize;
@@ -192,6 +226,7 @@ fn string_end(bytes: &[u8], start: usize) -> Option<usize> {
 }
 
 /// What a string's spelling (without quotes) stands for.
+#[inline(never)]
 fn unescape(inner: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(inner.len());
     let mut rest = inner;
@@ -248,6 +283,7 @@ fn push_code_point(code: u32, out: &mut Vec<u8>) {
 }
 
 /// A string's value as JSON, with quotes.
+#[inline(never)]
 pub fn quoted(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len().saturating_add(2));
     out.push(b'"');
@@ -282,14 +318,15 @@ pub fn push_escaped(text: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Replacements in a text, made all at once.
+/// Replacements in a text, made all at once; in the order of their places.
 #[derive(Debug, Default)]
 pub struct Edits(Vec<(Range<usize>, Vec<u8>)>);
 
 impl Edits {
     /// Puts `bytes` in the place of these.
     pub fn replace(&mut self, range: Range<usize>, bytes: Vec<u8>) {
-        self.0.push((range, bytes));
+        let before = self.0.iter().rposition(|(other, _)| other.start <= range.start);
+        self.0.insert(before.map_or(0, |at| at.saturating_add(1)), (range, bytes));
     }
 
     /// Puts `bytes` before the one at this place.
@@ -303,8 +340,7 @@ impl Edits {
     }
 
     /// The text with them.
-    pub fn apply(mut self, text: &str) -> Vec<u8> {
-        self.0.sort_by_key(|(range, _)| range.start);
+    pub fn apply(self, text: &str) -> Vec<u8> {
         let mut out = Vec::with_capacity(text.len());
         let mut done = 0;
         for (range, bytes) in self.0 {

@@ -10,6 +10,7 @@
 //! `\\`, `\,`, `\;` and `\uXXXX` are read; what holds an escape is a text. An empty value is `null`.
 
 use super::ConfigError;
+use crate::canonical::Document;
 use crate::json::{self, Json};
 
 /// Everything that is said about models.
@@ -161,7 +162,7 @@ fn typed(value: &str, at: usize) -> Result<String, ConfigError> {
 /// Whether it is a number by JSON's grammar.
 fn is_number(value: &str) -> bool {
     let numeric = value.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'-' | b'+' | b'.' | b'e' | b'E'));
-    numeric && serde_json::from_str::<serde_json::Number>(value).is_ok()
+    numeric && Document::parse(value.as_bytes()).is_ok()
 }
 
 fn unescape(value: &str, at: usize) -> Result<String, ConfigError> {

@@ -2,7 +2,7 @@
 //! refusals are not.
 
 use crate::dialect::Dialect;
-use crate::json::Json;
+use crate::json::{Items, Json};
 
 /// A text of an answer among others: a choice, block or candidate, and a part of it.
 pub(super) type Place = (u64, u64);
@@ -40,20 +40,36 @@ pub(super) struct Seen<'a> {
     pub(super) ends: Vec<End>,
 }
 
+impl<'a> Seen<'a> {
+    /// What `texts` finds are pieces of the text at this place.
+    fn pieces(&mut self, place: Place, texts: impl FnOnce(&mut Texts<'a>)) {
+        let mut found = Vec::new();
+        texts(&mut found);
+        self.pieces.extend(found.into_iter().map(|text| (place, text)));
+    }
+}
+
+type Texts<'a> = Vec<Json<'a>>;
+
 /// The texts of an object.
 pub(super) fn whole_texts(dialect: Dialect, root: Json<'_>) -> Vec<Json<'_>> {
+    let mut texts = Texts::new();
     match dialect {
         Dialect::Chat | Dialect::Completions => {
-            list(root, "choices").flat_map(|choice| said(choice, "message").chain(string(choice, "text"))).collect()
+            for choice in list(root, "choices") {
+                said(choice, "message", &mut texts);
+                string(choice, "text", &mut texts);
+            }
         }
-        Dialect::Responses => of_response(root).collect(),
-        Dialect::Anthropic => parts(root.get("content")).collect(),
-        Dialect::Google => {
-            list(root, "candidates").flat_map(|candidate| spoken(candidate).collect::<Vec<_>>()).collect()
+        Dialect::Responses => of_response(root, &mut texts),
+        Dialect::Anthropic => parts(root, &mut texts),
+        Dialect::Google => list(root, "candidates").for_each(|candidate| spoken(candidate, &mut texts)),
+        Dialect::Cohere | Dialect::Ollama => {
+            said(root, "message", &mut texts);
+            string(root, if dialect == Dialect::Cohere { "text" } else { "response" }, &mut texts);
         }
-        Dialect::Cohere => said(root, "message").chain(string(root, "text")).collect(),
-        Dialect::Ollama => said(root, "message").chain(string(root, "response")).collect(),
     }
+    texts
 }
 
 /// What an event of a stream says.
@@ -66,9 +82,10 @@ pub(super) fn of_event(dialect: Dialect, root: Json<'_>) -> Seen<'_> {
         Dialect::Google => google(root, &mut seen),
         Dialect::Cohere => cohere(root, &mut seen),
         Dialect::Ollama => {
-            seen.pieces.extend(whole_texts(dialect, root).into_iter().map(|text| ((0, 0), text)));
-            let done = root.get("done").is_some_and(|done| done.text() == "true");
-            seen.ends.extend(done.then_some(End::All));
+            seen.pieces((0, 0), |texts| texts.extend(whole_texts(dialect, root)));
+            if root.get("done").is_some_and(|done| done.text() == "true") {
+                seen.ends.push(End::All);
+            }
         }
     }
     seen
@@ -77,49 +94,64 @@ pub(super) fn of_event(dialect: Dialect, root: Json<'_>) -> Seen<'_> {
 fn chat<'a>(root: Json<'a>, seen: &mut Seen<'a>) {
     for (number, choice) in (0..).zip(list(root, "choices")) {
         let index = index(choice, "index").unwrap_or(number);
-        seen.pieces.extend(said(choice, "delta").map(|text| ((index, 0), text)));
-        seen.pieces.extend(string(choice, "text").map(|text| ((index, 1), text)));
-        seen.wholes.extend(said(choice, "message"));
-        seen.ends.extend(names(choice, "finish_reason").then_some(End::Of(index)));
+        seen.pieces((index, 0), |texts| said(choice, "delta", texts));
+        seen.pieces((index, 1), |texts| string(choice, "text", texts));
+        said(choice, "message", &mut seen.wholes);
+        if names(choice, "finish_reason") {
+            seen.ends.push(End::Of(index));
+        }
     }
 }
 
 fn responses<'a>(root: Json<'a>, seen: &mut Seen<'a>) {
     let output = index(root, "output_index").unwrap_or_default();
     let place = (output, index(root, "content_index").unwrap_or_default());
-    let is = |kind: &str| root.get("type").is_some_and(|name| name.is(kind));
-    if is("response.output_text.delta") {
-        seen.pieces.extend(string(root, "delta").map(|text| (place, text)));
-    } else if is("response.output_text.done") {
-        seen.wholes.extend(string(root, "text"));
-        seen.ends.push(End::One(place));
-    } else if is("response.content_part.done") {
-        seen.wholes.extend(root.get("part").filter(is_text).and_then(|part| part.get("text")));
-        seen.ends.push(End::One(place));
-    } else if is("response.output_item.done") {
-        seen.wholes.extend(root.get("item").into_iter().flat_map(of_item));
-        seen.ends.push(End::Of(output));
-    } else if is("response.completed") || is("response.incomplete") || is("response.failed") {
-        seen.wholes.extend(root.get("response").into_iter().flat_map(of_response));
-        seen.ends.push(End::All);
+    let kind = root.get("type").and_then(Json::unicode).unwrap_or_default();
+    match kind.as_str() {
+        "response.output_text.delta" => seen.pieces(place, |texts| string(root, "delta", texts)),
+        "response.output_text.done" => {
+            string(root, "text", &mut seen.wholes);
+            seen.ends.push(End::One(place));
+        }
+        "response.content_part.done" => {
+            if let Some(part) = root.get("part") {
+                text_part(part, &mut seen.wholes);
+            }
+            seen.ends.push(End::One(place));
+        }
+        "response.output_item.done" => {
+            if let Some(item) = root.get("item") {
+                parts(item, &mut seen.wholes);
+            }
+            seen.ends.push(End::Of(output));
+        }
+        "response.completed" | "response.incomplete" | "response.failed" => {
+            if let Some(response) = root.get("response") {
+                of_response(response, &mut seen.wholes);
+            }
+            seen.ends.push(End::All);
+        }
+        _ => {}
     }
 }
 
 fn anthropic<'a>(root: Json<'a>, seen: &mut Seen<'a>) {
     let block = index(root, "index").unwrap_or_default();
-    let is = |kind: &str| root.get("type").is_some_and(|name| name.is(kind));
-    let piece = if is("content_block_start") {
-        root.get("content_block").filter(is_text)
-    } else if is("content_block_delta") {
-        root.get("delta").filter(|delta| delta.get("type").is_some_and(|kind| kind.is("text_delta")))
-    } else {
-        None
-    };
-    seen.pieces.extend(piece.into_iter().flat_map(|piece| string(piece, "text")).map(|text| ((block, 0), text)));
-    if is("content_block_stop") {
-        seen.ends.push(End::Of(block));
-    } else if is("message_delta") || is("message_stop") {
-        seen.ends.push(End::All);
+    let kind = root.get("type").and_then(Json::unicode).unwrap_or_default();
+    match kind.as_str() {
+        "content_block_start" => {
+            if let Some(begun) = root.get("content_block") {
+                seen.pieces((block, 0), |texts| text_part(begun, texts));
+            }
+        }
+        "content_block_delta" => {
+            if let Some(delta) = root.get("delta").filter(|delta| delta.says("type", "text_delta")) {
+                seen.pieces((block, 0), |texts| string(delta, "text", texts));
+            }
+        }
+        "content_block_stop" => seen.ends.push(End::Of(block)),
+        "message_delta" | "message_stop" => seen.ends.push(End::All),
+        _ => {}
     }
 }
 
@@ -127,69 +159,80 @@ fn google<'a>(root: Json<'a>, seen: &mut Seen<'a>) {
     for candidate in list(root, "candidates") {
         // Zero is left out at times.
         let index = index(candidate, "index").unwrap_or_default();
-        seen.pieces.extend(spoken(candidate).map(|text| ((index, 0), text)));
-        let end = candidate.get("finishReason").is_some_and(|end| !end.is("FINISH_REASON_UNSPECIFIED"));
-        seen.ends.extend((end && names(candidate, "finishReason")).then_some(End::Of(index)));
+        seen.pieces((index, 0), |texts| spoken(candidate, texts));
+        if names(candidate, "finishReason") && !candidate.says("finishReason", "FINISH_REASON_UNSPECIFIED") {
+            seen.ends.push(End::Of(index));
+        }
     }
 }
 
 fn cohere<'a>(root: Json<'a>, seen: &mut Seen<'a>) {
     let block = index(root, "index").unwrap_or_default();
     let kind = root.get("type").or_else(|| root.get("event_type"));
-    let is = |name: &str| kind.is_some_and(|kind| kind.is(name));
-    if is("content-start") || is("content-delta") {
-        let content = root.at(&["delta", "message", "content"]);
-        let text = content.into_iter().flat_map(|content| string(content, "text"));
-        seen.pieces.extend(text.map(|text| ((block, 0), text)));
-    } else if is("content-end") {
-        seen.ends.push(End::Of(block));
-    } else if is("message-end") {
-        seen.ends.push(End::All);
-    } else if is("text-generation") {
-        seen.pieces.extend(string(root, "text").map(|text| ((0, 0), text)));
-    } else if is("stream-end") {
-        seen.wholes.extend(root.get("response").into_iter().flat_map(|whole| string(whole, "text")));
-        seen.ends.push(End::All);
+    let kind = kind.and_then(Json::unicode).unwrap_or_default();
+    match kind.as_str() {
+        "content-start" | "content-delta" => {
+            if let Some(content) = root.at(&["delta", "message", "content"]) {
+                seen.pieces((block, 0), |texts| string(content, "text", texts));
+            }
+        }
+        "content-end" => seen.ends.push(End::Of(block)),
+        "message-end" => seen.ends.push(End::All),
+        "text-generation" => seen.pieces((0, 0), |texts| string(root, "text", texts)),
+        "stream-end" => {
+            if let Some(response) = root.get("response") {
+                string(response, "text", &mut seen.wholes);
+            }
+            seen.ends.push(End::All);
+        }
+        _ => {}
     }
 }
 
-fn of_response(response: Json<'_>) -> impl Iterator<Item = Json<'_>> {
-    list(response, "output").flat_map(of_item)
-}
-
-fn of_item(item: Json<'_>) -> impl Iterator<Item = Json<'_>> {
-    parts(item.get("content"))
+fn of_response<'a>(response: Json<'a>, texts: &mut Texts<'a>) {
+    list(response, "output").for_each(|item| parts(item, texts));
 }
 
 /// The texts of a candidate of Google's.
-fn spoken(candidate: Json<'_>) -> impl Iterator<Item = Json<'_>> {
-    let parts = candidate.at(&["content", "parts"]).into_iter().flat_map(Json::items);
-    let aloud = |part: &Json<'_>| part.get("thought").is_none_or(|thought| thought.text() != "true");
-    parts.filter(aloud).flat_map(|part| string(part, "text"))
+fn spoken<'a>(candidate: Json<'a>, texts: &mut Texts<'a>) {
+    let Some(content) = candidate.get("content") else {
+        return;
+    };
+    for part in list(content, "parts") {
+        if part.get("thought").is_none_or(|thought| thought.text() != "true") {
+            string(part, "text", texts);
+        }
+    }
 }
 
-/// The texts of a message's `content`.
-fn said<'a>(holder: Json<'a>, message: &str) -> impl Iterator<Item = Json<'a>> + use<'a> {
-    parts(holder.at(&[message, "content"]))
+/// The texts of a message.
+fn said<'a>(holder: Json<'a>, message: &str, texts: &mut Texts<'a>) {
+    if let Some(message) = holder.get(message) {
+        parts(message, texts);
+    }
 }
 
-/// A text, or those among parts.
-fn parts(content: Option<Json<'_>>) -> impl Iterator<Item = Json<'_>> {
-    let whole = content.filter(|content| content.is_string());
-    let among = content.into_iter().flat_map(Json::items).filter(is_text).flat_map(|part| string(part, "text"));
-    whole.into_iter().chain(among)
+/// A `content` that is a text, or the texts among its parts.
+#[inline(never)]
+fn parts<'a>(message: Json<'a>, texts: &mut Texts<'a>) {
+    string(message, "content", texts);
+    list(message, "content").for_each(|part| text_part(part, texts));
 }
 
-fn is_text(part: &Json<'_>) -> bool {
-    part.get("type").is_some_and(|kind| kind.is("text") || kind.is("output_text"))
+/// The text of a part that is one.
+fn text_part<'a>(part: Json<'a>, texts: &mut Texts<'a>) {
+    if part.says("type", "text") || part.says("type", "output_text") {
+        string(part, "text", texts);
+    }
 }
 
-fn string<'a>(holder: Json<'a>, name: &str) -> impl Iterator<Item = Json<'a>> + use<'a> {
-    holder.get(name).filter(|value| value.is_string()).into_iter()
+#[inline(never)]
+fn string<'a>(holder: Json<'a>, name: &str, texts: &mut Texts<'a>) {
+    texts.extend(holder.get(name).filter(|value| value.is_string()));
 }
 
-fn list<'a>(holder: Json<'a>, name: &str) -> impl Iterator<Item = Json<'a>> + use<'a> {
-    holder.get(name).into_iter().flat_map(Json::items)
+fn list<'a>(holder: Json<'a>, name: &str) -> Items<'a> {
+    holder.get(name).unwrap_or(Json::root("")).items()
 }
 
 fn index(holder: Json<'_>, name: &str) -> Option<u64> {

@@ -7,7 +7,6 @@ use super::tags::{TagFilter, Tags};
 use crate::dialect::Dialect;
 use crate::json::{Edits, Json, quoted};
 use serde::de::IgnoredAny;
-use std::collections::BTreeMap;
 
 /// A filter for one stream.
 #[derive(Debug)]
@@ -22,11 +21,12 @@ struct Texts {
     dialect: Dialect,
     cut: Cut,
     tags: Tags,
-    open: BTreeMap<Place, Text>,
+    open: Vec<Text>,
 }
 
 #[derive(Debug)]
 struct Text {
+    place: Place,
     filter: TagFilter,
     /// The last event with a piece of it: what an event of our own is made like.
     last: String,
@@ -34,7 +34,7 @@ struct Text {
 
 impl StreamFilter {
     pub(super) fn new(dialect: Dialect, cut: Cut, tags: Tags, max_bytes: usize) -> StreamFilter {
-        let texts = Texts { dialect, cut, tags, open: BTreeMap::new() };
+        let texts = Texts { dialect, cut, tags, open: Vec::new() };
         StreamFilter { segmenter: Segmenter::new(cut, max_bytes), texts }
     }
 
@@ -86,16 +86,12 @@ impl Texts {
         let seen = slots::of_event(self.dialect, Json::root(&data));
         let mut pieces: Vec<(Place, Json<'_>, Vec<u8>)> = Vec::new();
         for (place, piece) in seen.pieces {
-            let text = self
-                .open
-                .entry(place)
-                .or_insert_with(|| Text { filter: TagFilter::new(self.tags.clone()), last: String::new() });
-            text.last.clone_from(&data);
-            pieces.push((place, piece, text.filter.push(&piece.string().unwrap_or_default())));
+            let kept = self.filtered(place, &data, &piece.string().unwrap_or_default());
+            pieces.push((place, piece, kept));
         }
         for end in seen.ends {
-            for (place, mut text) in self.ended(end) {
-                let rest = text.filter.finish();
+            for text in self.ended(end) {
+                let (place, rest) = (text.place, text.filter.finish());
                 // An event that says something and ends can say the rest too.
                 match pieces.iter_mut().rfind(|(of, ..)| *of == place) {
                     Some((.., kept)) => kept.extend(rest),
@@ -120,16 +116,32 @@ impl Texts {
         }
     }
 
-    fn ended(&mut self, end: End) -> Vec<(Place, Text)> {
-        self.open.extract_if(.., |place, _| end.is_of(*place)).collect()
+    /// What is known to stay of a piece of the text at this place, which may begin with it. `event`: what says it.
+    fn filtered(&mut self, place: Place, event: &str, piece: &[u8]) -> Vec<u8> {
+        if !self.open.iter().any(|text| text.place == place) {
+            self.open.push(Text { place, filter: TagFilter::new(self.tags.clone()), last: String::new() });
+        }
+        match self.open.iter_mut().find(|text| text.place == place) {
+            Some(text) => {
+                event.clone_into(&mut text.last);
+                text.filter.push(piece)
+            }
+            None => piece.to_vec(),
+        }
+    }
+
+    fn ended(&mut self, end: End) -> Vec<Text> {
+        let (ended, open) = std::mem::take(&mut self.open).into_iter().partition(|text| end.is_of(text.place));
+        self.open = open;
+        ended
     }
 
     /// Writes what is held of these texts in events of our own.
     fn give_back(&mut self, end: End, out: &mut Vec<u8>) {
-        for (place, mut text) in self.ended(end) {
+        for text in self.ended(end) {
             let rest = text.filter.finish();
             if !rest.is_empty() {
-                self.say(place, &text.last, &rest, out);
+                self.say(text.place, &text.last, &rest, out);
             }
         }
     }

@@ -72,9 +72,8 @@ impl TagFilter {
     }
 
     /// The text has ended; gives back what was held.
-    pub fn finish(&mut self) -> Vec<u8> {
-        self.inside = false;
-        std::mem::take(&mut self.held)
+    pub fn finish(self) -> Vec<u8> {
+        self.held
     }
 
     /// How many bytes at the end may be the beginning of a start tag.

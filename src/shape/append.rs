@@ -94,6 +94,7 @@ impl Shape {
 }
 
 /// Adds `text` to the last message of a body.
+#[inline(never)]
 pub fn append(fields: &mut Fields<'_>, shape: Shape, text: &str) {
     let added = text.as_bytes();
     let value = fields.get(shape.list()).filter(|value| *value != "null").map(str::to_owned);

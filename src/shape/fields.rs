@@ -26,6 +26,7 @@ struct Field<'a> {
 
 impl<'a> Fields<'a> {
     /// Takes apart the text of an object.
+    #[inline(never)]
     pub fn read(text: &'a str) -> Fields<'a> {
         let root = Json::root(text);
         let slice = |from: usize, to: usize| text.get(from..to).unwrap_or_default();
@@ -58,6 +59,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A member's value. Of several the last.
+    #[inline(never)]
     pub fn get(&self, name: &str) -> Option<&str> {
         self.fields.iter().rfind(|field| field.name == name.as_bytes()).map(|field| field.value.as_ref())
     }
@@ -68,6 +70,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Gives a member this string.
+    #[inline(never)]
     pub fn set_text(&mut self, name: &str, text: &str) {
         if !self.is(name, text) {
             self.set(name, &spelled(text.as_bytes()));
@@ -75,6 +78,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Gives a member this JSON text: wherever it stands, or at the end.
+    #[inline(never)]
     pub fn set(&mut self, name: &str, value: &str) {
         let mut found = false;
         for field in self.fields.iter_mut().filter(|field| field.name == name.as_bytes()) {
@@ -97,6 +101,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Leaves a member out.
+    #[inline(never)]
     pub fn remove(&mut self, name: &str) {
         let before = self.fields.len();
         self.fields.retain(|field| field.name != name.as_bytes());
