@@ -14,7 +14,7 @@ use reprise::polish::Polisher;
 use reprise::present::{self, Edits, Reply};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 const ORIGIN: &str = "http://upstream.test:8080";
@@ -409,7 +409,7 @@ fn same<T: PartialEq + std::fmt::Debug>(what: &str, got: &T, wanted: &T) -> Resu
 #[test]
 fn every_case_of_the_table() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/exchanges");
-    let mut played = 0;
+    let mut played = BTreeSet::new();
     let mut failures = Vec::new();
     for file in std::fs::read_dir(folder).unwrap() {
         let path = file.unwrap().path();
@@ -424,13 +424,39 @@ fn every_case_of_the_table() {
             if case.only.as_deref() == Some("e2e") {
                 continue;
             }
-            played += 1;
             if let Err(what) = play(&case) {
                 failures.push(format!("{}: {what}", case.id));
             }
+            played.insert(case.id);
         }
     }
-    println!("{played} cases on the host");
-    assert!(played > 0, "the table is empty");
-    assert!(failures.is_empty(), "{} of {played} failed:\n{}", failures.len(), failures.join("\n"));
+    println!("{} cases on the host", played.len());
+    assert!(!played.is_empty(), "the table is empty");
+    assert!(failures.is_empty(), "{} of {} failed:\n{}", failures.len(), played.len(), failures.join("\n"));
+    every_row_of_the_migration_page(&played);
+}
+
+/// Each row of `docs/migration.md` names in its last cell what shows it: cases of the table that have been played, or
+/// files of tests, all of which are always run.
+fn every_row_of_the_migration_page(played: &BTreeSet<String>) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("docs/migration.md")).unwrap();
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
+    let rows: Vec<&str> = rows.filter(|row| *row != "there | here | test").collect();
+    assert_eq!(page.matches("\n## ").count(), 5, "five proxies");
+    assert!(rows.len() > 50, "{} rows", rows.len());
+    for row in rows {
+        let cells: Vec<&str> = row.split(" | ").collect();
+        let [_, _, tests] = cells.as_slice() else {
+            panic!("not three cells: {row}");
+        };
+        if *tests == "_awaited_" {
+            println!("awaited: {row}");
+            continue;
+        }
+        for test in tests.split(", ").map(|test| test.trim_matches('`')) {
+            let is_file = test.starts_with("tests/") && test.ends_with(".test.mjs") && root.join(test).is_file();
+            assert!(is_file || played.contains(test), "no test {test} has been run, for: {row}");
+        }
+    }
 }
