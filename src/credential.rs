@@ -15,7 +15,7 @@ pub fn operators(target: &Target, request: &mut RequestHead) -> Option<(HeaderNa
     let in_query = |pair: &str| pair.strip_prefix("key=").is_some_and(|key| !key.is_empty());
     let in_url = request.query.as_deref().is_some_and(|query| query.split('&').any(in_query));
     let in_header = |(name, value): (&HeaderName, &HeaderValue)| is_credential(name) && !is_empty(name, value);
-    if in_url || request.headers.iter().any(in_header) {
+    if in_url || is_in_protocol(request) || request.headers.iter().any(in_header) {
         return None;
     }
     let empty: Vec<HeaderName> = request.headers.keys().filter(|name| is_credential(name)).cloned().collect();
@@ -25,9 +25,16 @@ pub fn operators(target: &Target, request: &mut RequestHead) -> Option<(HeaderNa
     target.upstream.style.header(key, &target.url)
 }
 
-/// Whether a provider might take it. (A cookie tells callers apart, but it is the browser's, not the provider's key.)
+/// Whether a provider might take it. (A cookie tells callers apart, but it is the browser's, not the provider's key; and a
+/// WebSocket's key opens nothing.)
 fn is_credential(name: &HeaderName) -> bool {
-    headers::is_credential(name.as_str()) && name != http::header::COOKIE
+    headers::is_credential(name.as_str()) && name != http::header::COOKIE && name != http::header::SEC_WEBSOCKET_KEY
+}
+
+/// Whether a browser's WebSocket brings a key in the one place that it can choose (OpenAI's realtime API).
+fn is_in_protocol(request: &RequestHead) -> bool {
+    let named = request.headers.get(http::header::SEC_WEBSOCKET_PROTOCOL);
+    named.and_then(|protocols| protocols.to_str().ok()).is_some_and(|protocols| protocols.contains("api-key"))
 }
 
 /// A scheme without a credential, or nothing at all: what a client sends that has no key.
@@ -69,6 +76,10 @@ mod tests {
         for own in ["authorization", "x-api-key", "api-key", "x-goog-api-key", "x-auth-token"] {
             assert_eq!(sent(Some("k"), &[(own, "c")], None), (None, 1), "{own}");
         }
+        let socket = ("sec-websocket-key", "x");
+        assert_eq!(sent(Some("k"), &[socket], None).0.as_deref(), Some("x-api-key: k"));
+        let protocol = ("sec-websocket-protocol", "realtime, openai-insecure-api-key.c");
+        assert_eq!(sent(Some("k"), &[socket, protocol], None), (None, 2));
         assert_eq!(sent(Some("k"), &[], Some("a=b&key=c")), (None, 0));
         assert_eq!(sent(None, &[("authorization", "Bearer")], None), (None, 1));
     }

@@ -100,6 +100,15 @@ test("a WebSocket upgrade passes to a provider, with the operator's settings on"
   assert.equal(upstream.last.url, "/v1/realtime?model=m");
 });
 
+test("UPSTREAMS may be a table of wrangler.toml", async () => {
+  const proxy = await worker({ vars: { UPSTREAMS: { mine: { base_url: `${upstream.origin}/x`, drop_params: ["seed"] } } } });
+  await proxy.clear();
+  const reply = await send(proxy.origin, post("/mine/v1/chat/completions", { seed: 1, ...QUESTION }));
+  assert.equal(reply.status, 200);
+  assert.equal(upstream.last.url, "/x/v1/chat/completions");
+  assert.deepEqual(JSON.parse(upstream.last.body.toString()), QUESTION);
+});
+
 describe("a filtered stream", () => {
   test("every piece comes as soon as it cannot be a tag, and what is held at the end", async () => {
     const proxy = await worker({ vars: FILTER });
