@@ -133,7 +133,7 @@ impl Config {
             override_model: vars.text("OVERRIDE_MODEL"),
             llm_params: vars.text("LLM_PARAMS").map_or_else(|| Ok(LlmParams::default()), |t| LlmParams::read(&t))?,
             strip_think: vars.switch("STRIP_THINK", false)?,
-            think_tags: Tags::new(vars.text("THINK_TAG").as_deref(), vars.text("THINK_END_TAG").as_deref()),
+            think_tags: Tags::new(vars.verbatim("THINK_TAG").as_deref(), vars.verbatim("THINK_END_TAG").as_deref()),
             debug: vars.switch("DEBUG", false)?,
         };
         let anonymous = vars.switch("ALLOW_ANONYMOUS", false)?;
@@ -171,6 +171,11 @@ impl<F: Fn(&str) -> Option<String>> Vars<'_, F> {
     fn text(&self, name: &str) -> Option<String> {
         let text = (self.0)(name)?.trim().to_owned();
         (!text.is_empty()).then_some(text)
+    }
+
+    /// A variable's text with the blanks around it.
+    fn verbatim(&self, name: &str) -> Option<String> {
+        (self.0)(name).filter(|text| !text.trim().is_empty())
     }
 
     fn parse<T>(

@@ -4,10 +4,11 @@
 //! the edge found out and give the next step:
 //!
 //! 1. [`arrive`] on the request's head: answer at once, pass on, or [`Pending`]: read the body.
-//! 2. [`Pending::with_body`]: answer, pass on, or a [`Question`] with its key and rules.
+//! 2. [`Pending::with_body`]: the body in the operator's [`shape`]; answer, pass on, or a [`Question`] with its key
+//!    and rules.
 //! 3. [`Question::look`] at what the store holds: a hit, an answer without the upstream, or [`Asking`].
 //! 4. [`Asking::answered`] with the upstream's head: what the client sees, and perhaps a
-//!    [`Capture`](crate::capture::Capture).
+//!    [`Capture`](crate::capture::Capture) and a [`Polisher`].
 //! 5. [`Capture`](crate::capture::Capture) with the body, behind the client's back: an entry, or why not.
 
 mod asking;

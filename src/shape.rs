@@ -50,6 +50,10 @@ pub fn unread(config: &Config, method: &Method, target: &Target) -> Polish {
 
 /// Shapes a body that is a JSON object: `document`, and `text` as it came.
 pub fn shape(config: &Config, asked: Asked<'_>, text: &str, document: &Document) -> Shaped {
+    if !concerns(config, asked, document) {
+        let polish = asked.endpoint.map_or_else(Polish::default, |e| Polish::think(e, tags(config, None)));
+        return Shaped { body: None, polish };
+    }
     let mut fields = Fields::read(text);
     let mut polish = Polish::default();
     if let Some(endpoint) = asked.endpoint {
@@ -78,6 +82,15 @@ pub fn shape(config: &Config, asked: Asked<'_>, text: &str, document: &Document)
         polish = Polish::base64();
     }
     Shaped { body: fields.into_changed(), polish }
+}
+
+/// Whether anything may have to be changed, so that the body is taken apart at all.
+fn concerns(config: &Config, asked: Asked<'_>, document: &Document) -> bool {
+    let rejected = |name: &String| document.fields(name).next().is_some();
+    config.override_model.is_some()
+        || !config.llm_params.is_empty()
+        || asked.upstream.drop_params.iter().any(rejected)
+        || (asked.upstream.floats_only && is_embedding(asked))
 }
 
 fn set_params(fields: &mut Fields<'_>, params: &ModelParams, asked: Asked<'_>, endpoint: Endpoint) {

@@ -40,6 +40,11 @@ pub struct ModelParams {
 const DEFAULT: &str = "default";
 
 impl LlmParams {
+    /// Whether nothing is said.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// What is said for the model that a request names.
     pub fn of(&self, model: Option<&str>) -> Option<&ModelParams> {
         let model = model.unwrap_or(DEFAULT);
