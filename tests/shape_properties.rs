@@ -27,7 +27,11 @@ fn spelled(text: &str, how: u8) -> String {
             ('é' | '😀' | '=' | '"', 0 | 1) => out.push(character),
             _ => {
                 for unit in character.encode_utf16(&mut units) {
-                    out.push_str(&if how % 2 == 0 { format!("\\u{unit:04x}") } else { format!("\\u{unit:04X}") });
+                    out.push_str(&if how.is_multiple_of(2) {
+                        format!("\\u{unit:04x}")
+                    } else {
+                        format!("\\u{unit:04X}")
+                    });
                 }
             }
         }
