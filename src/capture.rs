@@ -55,7 +55,7 @@ impl Capture {
         let essence = headers::essence(response);
         let stream = Dialect::of(terms.endpoint).filter(|dialect| dialect.is_stream(&essence, terms.carriage.stream));
         // A stream in no grammar that we know has no end that we could recognise.
-        if stream.is_none() && matches!(essence.as_str(), "text/event-stream" | "application/x-ndjson") {
+        if stream.is_none() && headers::is_event_stream(&essence) {
             return Err(Reason::Stream);
         }
         let length = headers::content_length(response);

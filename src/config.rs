@@ -9,6 +9,7 @@ use crate::directives::{boolean, list};
 use crate::key::MatchMode;
 use crate::polish::Tags;
 use crate::provider::{DEFAULT, Upstream};
+use crate::retry;
 use glob::Pattern;
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -46,7 +47,7 @@ pub struct Config {
     pub upstash: Option<Upstash>,
     /// `STORE_TIMEOUT_MS`: after that the store counts as a miss.
     pub store_timeout: Duration,
-    /// `TIMEOUT`: to the upstream's response head.
+    /// `TIMEOUT`: to the upstream's response head, retries included.
     pub timeout: Duration,
     /// `OVERRIDE_MODEL`: the model of every request.
     pub override_model: Option<String>,
@@ -56,6 +57,18 @@ pub struct Config {
     pub strip_think: bool,
     /// `THINK_TAG` and `THINK_END_TAG`.
     pub think_tags: Tags,
+    /// `IDLE_TIMEOUT`: the longest pause in an answer.
+    pub idle_timeout: Duration,
+    /// `MAX_RETRIES`, `BASE_RETRY_DELAY` and `RATE_LIMIT_WAIT`.
+    pub retry: retry::Policy,
+    /// `STALE_IF_ERROR`, in milliseconds.
+    pub stale_if_error_ms: u64,
+    /// `STALE_WHILE_REVALIDATE`, in milliseconds.
+    pub stale_while_revalidate_ms: u64,
+    /// `COALESCE`: whether equal questions share one call, where the Durable Object is bound.
+    pub coalesce: bool,
+    /// `COALESCE_TTL`, in milliseconds: how long an answer stays in its flight.
+    pub coalesce_ttl_ms: u64,
     /// `DEBUG`.
     pub debug: bool,
 }
@@ -129,7 +142,19 @@ impl Config {
                     milliseconds(text).map(Duration::from_micros)
                 })?
                 .unwrap_or(Duration::from_millis(500)),
-            timeout: timeout(&vars)?,
+            timeout: timeout(&vars, vars.either("TIMEOUT", "API_REQUEST_TIMEOUT"))?,
+            idle_timeout: timeout(&vars, "IDLE_TIMEOUT")?,
+            retry: retry::Policy {
+                max_retries: vars
+                    .parse("MAX_RETRIES", "a whole number, 0 or more", |text| text.parse().ok())?
+                    .unwrap_or(5),
+                base_delay_ms: vars.parse("BASE_RETRY_DELAY", SECONDS, milliseconds)?.unwrap_or(1_000),
+                rate_limit_wait_ms: vars.parse("RATE_LIMIT_WAIT", SECONDS, milliseconds)?.unwrap_or(30_000),
+            },
+            stale_if_error_ms: vars.parse("STALE_IF_ERROR", SECONDS, milliseconds)?.unwrap_or(0),
+            stale_while_revalidate_ms: vars.parse("STALE_WHILE_REVALIDATE", SECONDS, milliseconds)?.unwrap_or(0),
+            coalesce: vars.switch("COALESCE", true)?,
+            coalesce_ttl_ms: vars.parse("COALESCE_TTL", SECONDS, milliseconds)?.unwrap_or(60_000),
             override_model: vars.text("OVERRIDE_MODEL"),
             llm_params: vars.text("LLM_PARAMS").map_or_else(|| Ok(LlmParams::default()), |t| LlmParams::read(&t))?,
             strip_think: vars.switch("STRIP_THINK", false)?,
@@ -249,8 +274,10 @@ fn path_prefix<F: Fn(&str) -> Option<String>>(vars: &Vars<'_, F>) -> Result<Stri
     Ok(prefix.unwrap_or_else(|| "/proxy".to_owned()))
 }
 
-fn timeout<F: Fn(&str) -> Option<String>>(vars: &Vars<'_, F>) -> Result<Duration, ConfigError> {
-    let variable = vars.either("TIMEOUT", "API_REQUEST_TIMEOUT");
+fn timeout<F>(vars: &Vars<'_, F>, variable: &'static str) -> Result<Duration, ConfigError>
+where
+    F: Fn(&str) -> Option<String>,
+{
     let positive = |text: &str| milliseconds(text).filter(|ms| *ms > 0);
     let ms = vars.parse(variable, "a number of seconds above 0", positive)?;
     Ok(Duration::from_millis(ms.unwrap_or(300_000)))
@@ -321,6 +348,15 @@ mod tests {
             ("STORE_TIMEOUT_MS", "x"),
             ("TIMEOUT", "0"),
             ("API_REQUEST_TIMEOUT", "x"),
+            ("IDLE_TIMEOUT", "0"),
+            ("MAX_RETRIES", "-1"),
+            ("MAX_RETRIES", "2.5"),
+            ("BASE_RETRY_DELAY", "x"),
+            ("RATE_LIMIT_WAIT", "x"),
+            ("COALESCE", "perhaps"),
+            ("COALESCE_TTL", "x"),
+            ("STALE_IF_ERROR", "x"),
+            ("STALE_WHILE_REVALIDATE", "-1"),
             ("DEBUG", "x"),
             ("UPSTASH_REDIS_REST_URL", "geheim"),
             ("UPSTASH_REDIS_REST_URL", "https://x?_token=geheim"),

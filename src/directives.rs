@@ -25,6 +25,8 @@ pub struct Directives {
     pub max_age: Option<u64>,
     /// `Cache-Control: only-if-cached`.
     pub only_if_cached: bool,
+    /// `Cache-Control: stale-if-error` (RFC 5861), in seconds.
+    pub stale_if_error: Option<u64>,
 }
 
 impl Directives {
@@ -63,15 +65,18 @@ impl Directives {
                 "no-store" => self.no_store = true,
                 "no-cache" => self.no_cache = true,
                 "only-if-cached" => self.only_if_cached = true,
-                // What cannot be read allows no age at all; of several, the strictest counts.
-                "max-age" => {
-                    let age = seconds(argument).unwrap_or(0);
-                    self.max_age = Some(self.max_age.map_or(age, |other| other.min(age)));
-                }
+                "max-age" => strictest(&mut self.max_age, argument),
+                "stale-if-error" => strictest(&mut self.stale_if_error, argument),
                 _ => {}
             }
         }
     }
+}
+
+/// What cannot be read allows no age at all; of several, the strictest counts.
+fn strictest(limit: &mut Option<u64>, argument: &str) {
+    let age = seconds(argument).unwrap_or(0);
+    *limit = Some(limit.map_or(age, |other| other.min(age)));
 }
 
 fn header<T>(
@@ -157,6 +162,8 @@ mod tests {
         assert_eq!(read("cache-control", "max-age=\"60\", max-age=90").unwrap().max_age, Some(60));
         assert_eq!(read("cache-control", "max-age=soon").unwrap().max_age, Some(0));
         assert_eq!(read("cache-control", "max-age").unwrap().max_age, Some(0));
+        assert_eq!(read("cache-control", "stale-if-error=60, stale-if-error=soon").unwrap().stale_if_error, Some(0));
+        assert_eq!(read("cache-control", "stale-if-error=60").unwrap().stale_if_error, Some(60));
         assert_eq!(read("cache-control", "max-agee=1, no-storee").unwrap(), Directives::default());
     }
 

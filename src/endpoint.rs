@@ -1,9 +1,10 @@
 //! What does this path compute, and in whose grammar? Decides which endpoints have answers that can be kept.
 
 use percent_encoding::percent_decode_str;
+use serde::{Deserialize, Serialize};
 
 /// An endpoint that computes an answer without changing state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Endpoint {
     /// `chat/completions` in OpenAI's grammar, and Mistral's `fim/completions`, which answers in it.
     ChatCompletions,

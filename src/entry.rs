@@ -44,10 +44,18 @@ impl Head {
         now.saturating_sub(self.stored_at) / 1000
     }
 
-    /// Whole seconds, rounded up, until it expires: `None` if never, `Some(0)` if expired.
-    pub fn ttl(&self, now: u64) -> Option<u64> {
-        let left = self.expires_at?.saturating_sub(now);
-        Some(left.div_ceil(1000))
+    /// Whole seconds until it expires, or since then as a negative number; begun ones count. `None`: it never does.
+    pub fn ttl(&self, now: u64) -> Option<i64> {
+        let at = self.expires_at?;
+        let seconds = i64::try_from(at.abs_diff(now).div_ceil(1000)).unwrap_or(i64::MAX);
+        Some(if at <= now { seconds.max(1).saturating_neg() } else { seconds })
+    }
+
+    /// Whole seconds for which a store has to keep it if it may be of use until `beyond_ms` after it has expired;
+    /// `None`: for ever.
+    pub fn keep_for(&self, now: u64, beyond_ms: u64) -> Option<u64> {
+        let until = self.expires_at?.saturating_add(beyond_ms);
+        Some(until.saturating_sub(now).div_ceil(1000))
     }
 }
 
@@ -159,7 +167,11 @@ mod tests {
         let head = entry().head;
         assert_eq!((head.age(500), head.age(1_999), head.age(2_000)), (0, 0, 1));
         assert_eq!(head.ttl(1_000), Some(61));
-        assert_eq!(head.ttl(61_500), Some(0));
-        assert_eq!(Head { expires_at: None, ..head }.ttl(5), None);
+        assert_eq!((head.ttl(61_499), head.ttl(61_500), head.ttl(61_501)), (Some(1), Some(-1), Some(-1)));
+        assert_eq!(head.ttl(63_000), Some(-2));
+        assert_eq!((head.keep_for(1_000, 0), head.keep_for(1_000, 10_000)), (Some(61), Some(71)));
+        assert_eq!(head.keep_for(90_000, 0), Some(0));
+        let lasting = Head { expires_at: None, ..head };
+        assert_eq!((lasting.ttl(5), lasting.keep_for(5, 9)), (None, None));
     }
 }

@@ -13,9 +13,11 @@
 
 mod asking;
 mod question;
+mod serving;
 
 pub use asking::{Asking, Failure};
-pub use question::{Found, Looked, Pending, Planned, Question, Rendering, Replay, Verdict};
+pub use question::{Found, Looked, Pending, Planned, Question, Rendering, Verdict};
+pub use serving::Replay;
 
 use crate::config::{Config, ConfigError};
 use crate::credential;
@@ -25,6 +27,7 @@ use crate::headers;
 use crate::log::{Debug, Facts};
 use crate::polish::{Polish, Polisher};
 use crate::present::{self, Edits, Reply};
+use crate::retry::Repeatable;
 use crate::route::{self, Route};
 use crate::shape;
 use crate::status::{Reason, Report};
@@ -76,6 +79,10 @@ pub enum Arrival {
 pub struct Passage {
     /// What to send.
     pub outbound: Outbound,
+    /// Whether it may be sent again if it fails.
+    pub repeatable: Repeatable,
+    /// Of its body, in bytes, if it is known.
+    length: Option<usize>,
     /// For the log.
     pub facts: Facts,
     report: Report,
@@ -130,7 +137,7 @@ pub fn arrive(config: &Config, mut request: RequestHead, has_body: bool) -> Arri
     headers.extend(ours);
     let pending = Pending {
         max_bytes: config.max_bytes,
-        facts: Facts { provider: target.upstream.name.clone(), debug, ..facts },
+        facts: Facts { provider: target.upstream.name.clone().into(), debug, ..facts },
         polish: shape::unread(config, &request.method, &target),
         upstream: target.upstream,
         outbound: Outbound { method: request.method.clone(), url: target.url, headers, body: None },
@@ -159,6 +166,11 @@ pub fn arrive(config: &Config, mut request: RequestHead, has_body: bool) -> Arri
 }
 
 impl Passage {
+    /// Whether its body may be held in memory for another attempt.
+    pub fn is_small(&self, config: &Config) -> bool {
+        self.length.is_some_and(|length| length <= config.max_bytes)
+    }
+
     /// The upstream's head came: what to change in it for the client.
     pub fn answered(&mut self, status: StatusCode) -> Edits {
         self.report.fwd_status = Some(status.as_u16());

@@ -207,6 +207,11 @@ pub fn essence(headers: &HeaderMap) -> String {
         .to_ascii_lowercase()
 }
 
+/// Whether a media type's essence is that of a stream of events.
+pub fn is_event_stream(essence: &str) -> bool {
+    matches!(essence, "text/event-stream" | "application/x-ndjson")
+}
+
 /// Whether a media type is JSON: `application/json` or `*/*+json`.
 pub fn is_json(essence: &str) -> bool {
     let structured = |(kind, subtype): (&str, &str)| !kind.is_empty() && subtype.ends_with("+json");

@@ -3,20 +3,21 @@
 use crate::flow::RequestHead;
 use crate::key::Key;
 use crate::status::{Outcome, Reason, Report};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 
 /// Longest path or model name that is written, in characters.
 const LONGEST: usize = 200;
 
 /// What the deciding floor knows about an exchange.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Facts {
     /// The request's method.
     pub method: String,
     /// Its path, without the query (which may hold a key).
     pub route: String,
     /// The provider's name; empty where none is asked.
-    pub provider: String,
+    pub provider: Cow<'static, str>,
     /// The model that the request names.
     pub model: Option<String>,
     /// The status that the client gets.
@@ -32,7 +33,7 @@ pub struct Facts {
 }
 
 /// What `DEBUG` adds.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Debug {
     /// The URL that is asked, without its query (which may hold a key).
     pub upstream: String,
@@ -66,8 +67,24 @@ pub struct Measures {
     pub ms: u64,
     /// Milliseconds of those that the upstream took; `None`: it was not asked.
     pub upstream_ms: Option<u64>,
+    /// How often the upstream was asked again.
+    pub retries: u32,
     /// Size of the answer's body, if it is known.
     pub bytes: Option<u64>,
+    /// The part that the request had in a flight.
+    pub flight: Option<Part>,
+    /// Milliseconds that it waited for another's answer.
+    pub waited_ms: Option<u64>,
+}
+
+/// A request's part in a flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// Its question was asked.
+    Leader,
+    /// It got the answer of another's.
+    Follower,
 }
 
 #[derive(Serialize)]
@@ -82,9 +99,21 @@ struct Line<'a> {
     key: Option<String>,
     ms: u64,
     upstream_ms: Option<u64>,
+    #[serde(skip_serializing_if = "is_zero")]
+    retries: u32,
     bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    flight: Option<Part>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waited_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_stored: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     debug: Option<&'a Debug>,
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 /// The log line. `kept`: what came of storing the answer, where that was tried.
@@ -101,7 +130,12 @@ pub fn line(facts: &Facts, measures: Measures, kept: Result<(), Reason>) -> Stri
         key: facts.key.map(|key| key.to_string().chars().take(12).collect()),
         ms: measures.ms,
         upstream_ms: measures.upstream_ms,
+        retries: measures.retries,
         bytes: measures.bytes,
+        flight: measures.flight,
+        waited_ms: measures.waited_ms,
+        // What the first reason would hide.
+        not_stored: kept.err().filter(|why| facts.reason.is_some_and(|first| first != *why)).map(Reason::as_str),
         debug: facts.debug.as_ref(),
     };
     // Strings and numbers always serialise.

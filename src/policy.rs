@@ -16,6 +16,27 @@ pub struct Rules {
     pub max_age: Option<u64>,
     /// The caller takes a stored answer or none.
     pub only_if_cached: bool,
+    /// How long past its lifetime an entry may stand in for an upstream that fails, in milliseconds: the operator's
+    /// limit, and the caller's where the caller names one.
+    pub stale_if_error: (u64, Option<u64>),
+    /// How long past its lifetime an entry may answer while the upstream is asked, in milliseconds.
+    pub stale_while_revalidate: u64,
+}
+
+/// Whether an entry answers the question, and what is reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Judgement {
+    /// It does.
+    Fresh(Report),
+    /// It does, and the upstream is asked for the next callers, or not at all.
+    Stale(Report),
+    /// The upstream is asked. Until `stands_in_until` (milliseconds since 1970) the entry may stand in if that fails.
+    Unusable {
+        /// What is reported.
+        report: Report,
+        /// 0: it may not.
+        stands_in_until: u64,
+    },
 }
 
 impl Rules {
@@ -47,25 +68,53 @@ impl Rules {
                 (may_read(config, directives), store)
             }
         };
-        Rules { read, store, max_age: directives.max_age, only_if_cached: directives.only_if_cached }
+        Rules {
+            read,
+            store,
+            max_age: directives.max_age,
+            only_if_cached: directives.only_if_cached,
+            stale_if_error: (
+                config.stale_if_error_ms,
+                directives.stale_if_error.map(|seconds| seconds.saturating_mul(1000)),
+            ),
+            stale_while_revalidate: config.stale_while_revalidate_ms,
+        }
     }
 
-    /// Whether an entry answers the question at `now` (milliseconds since 1970), and what is reported either way.
-    pub fn judge(&self, head: &entry::Head, now: u64) -> Result<Report, Report> {
+    /// Whether an entry answers the question at `now` (milliseconds since 1970).
+    pub fn judge(&self, head: &entry::Head, now: u64) -> Judgement {
         let expired = head.expires_at.is_some_and(|at| at <= now);
         let age_ms = now.saturating_sub(head.stored_at);
         // Nothing that is stored is new enough for 0, however short ago it was.
         let too_old = self.max_age.is_some_and(|most| most == 0 || age_ms > most.saturating_mul(1000));
-        let (fwd, reason) = if expired {
-            (Fwd::Stale, Reason::Expired)
-        } else if too_old {
-            (Fwd::Request, Reason::MaxAge)
-        } else {
-            let mut hit = Report::new(Outcome::Hit);
-            hit.ttl = head.ttl(now);
-            return Ok(hit);
+        let served = |outcome| Report { ttl: head.ttl(now), ..Report::new(outcome) };
+        if !expired && !too_old {
+            return Judgement::Fresh(served(Outcome::Hit));
+        }
+        let revalidates = head.expires_at.is_some_and(|at| now < at.saturating_add(self.stale_while_revalidate));
+        if revalidates && !too_old && (self.only_if_cached || self.store.is_ok()) {
+            let outcome = if self.only_if_cached { Outcome::Stale } else { Outcome::Updating };
+            return Judgement::Stale(Report { reason: Some(Reason::StaleWhileRevalidate), ..served(outcome) });
+        }
+        let (fwd, reason) = if expired { (Fwd::Stale, Reason::Expired) } else { (Fwd::Request, Reason::MaxAge) };
+        Judgement::Unusable {
+            report: Report { fwd: Some(fwd), reason: Some(reason), ..Report::new(Outcome::Expired) },
+            stands_in_until: self.stands_in_until(head),
+        }
+    }
+
+    /// The operator limits how long after its expiry an entry may stand in, and the caller may limit it further. A caller
+    /// who limits an entry's age has to say how much older it may be than that.
+    fn stands_in_until(&self, head: &entry::Head) -> u64 {
+        let (operators, callers) = self.stale_if_error;
+        let limit = callers.map_or(operators, |callers| callers.min(operators));
+        let by_expiry = head.expires_at.map_or(u64::MAX, |at| at.saturating_add(limit));
+        let by_age = match (self.max_age, callers) {
+            (None, _) => u64::MAX,
+            (Some(_), None) => 0,
+            (Some(most), Some(more)) => head.stored_at.saturating_add(most.saturating_mul(1000)).saturating_add(more),
         };
-        Err(Report { fwd: Some(fwd), reason: Some(reason), ..Report::new(Outcome::Expired) })
+        by_expiry.min(by_age)
     }
 
     /// What is reported when there is no entry, or (`failed`) none that could be read.

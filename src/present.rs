@@ -50,7 +50,10 @@ pub fn hit(head: &entry::Head, rendered: bool, kind: Option<&str>, report: &Repo
         headers.retain(|(name, _)| name != "content-type");
         headers.push(("content-type".to_owned(), kind.to_owned()));
     }
-    headers.push(("age".to_owned(), head.age(now).to_string()));
+    // An answer that has just been asked for is not one from the cache (RFC 9111, section 5.1).
+    if report.outcome != Outcome::Coalesced {
+        headers.push(("age".to_owned(), head.age(now).to_string()));
+    }
     headers.extend(explanation(report));
     headers
 }

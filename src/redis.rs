@@ -11,6 +11,9 @@ use std::borrow::Cow;
 /// What Upstash takes as one request, in bytes.
 pub const MAX_REQUEST: usize = 10_000_000;
 
+/// The longest answer that can be one to a command of ours, in bytes: whatever was set in one request, and its frame.
+pub const MAX_ANSWER: usize = MAX_REQUEST + 1_000;
+
 /// The server's answer is no answer to the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refused;

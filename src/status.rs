@@ -1,9 +1,10 @@
 //! The words for what the cache did and why: one enum each, with total maps to the header and log tokens.
 
 use crate::key::Key;
+use serde::{Deserialize, Serialize};
 
 /// What the cache did, as `X-Cache-Status` says it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     /// Answered from the cache.
     Hit,
@@ -15,6 +16,12 @@ pub enum Outcome {
     Expired,
     /// The caller wanted a new answer; the upstream was asked and the entry replaced.
     Refresh,
+    /// Answered from the cache with an entry past its lifetime, because the upstream could not or may not be asked.
+    Stale,
+    /// Answered from the cache with an entry past its lifetime, while the upstream is asked for the next callers.
+    Updating,
+    /// The upstream was being asked the same already; its answer is shared.
+    Coalesced,
 }
 
 impl Outcome {
@@ -26,6 +33,9 @@ impl Outcome {
             Outcome::Bypass => "BYPASS",
             Outcome::Expired => "EXPIRED",
             Outcome::Refresh => "REFRESH",
+            Outcome::Stale => "STALE",
+            Outcome::Updating => "UPDATING",
+            Outcome::Coalesced => "COALESCED",
         }
     }
 }
@@ -61,7 +71,7 @@ impl Fwd {
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $token:literal,)*) => {
         /// Why: the `detail` parameter of `Cache-Status` and the `reason` of the log line.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
         pub enum Reason { $($(#[$doc])* $name,)* }
 
         impl Reason {
@@ -111,6 +121,10 @@ reasons! {
     MaxAge = "max-age",
     /// The entry's lifetime is over.
     Expired = "expired",
+    /// The answer was still in its flight, where the store did not show it yet.
+    Flight = "flight",
+    /// The entry's lifetime is over, and it answers while the upstream is asked: `STALE_WHILE_REVALIDATE`.
+    StaleWhileRevalidate = "stale-while-revalidate",
     /// `RESPOND_WITH_CACHE` is off.
     ReadDisabled = "read-disabled",
     /// `STORE_CACHE` is off.
@@ -129,6 +143,8 @@ reasons! {
     UpstreamUnreachable = "upstream-unreachable",
     /// The upstream did not begin its answer within `TIMEOUT`.
     UpstreamTimeout = "upstream-timeout",
+    /// The upstream answered with 429 or 5xx, and an entry past its lifetime stands in.
+    UpstreamError = "upstream-error",
     /// The body claims to be JSON but is not.
     InvalidJson = "invalid-json",
     /// A control header, or one that belongs in the key, could not be read.
@@ -141,7 +157,7 @@ reasons! {
     AnswerEmpty = "answer-empty",
     /// Not stored: the answer broke off.
     Truncated = "truncated",
-    /// Not stored: the answer paused for longer than `TIMEOUT`.
+    /// Not stored: the answer paused for longer than `IDLE_TIMEOUT`.
     Stalled = "stalled",
     /// Not stored: the answer is not JSON where it should be.
     AnswerNotJson = "answer-not-json",
@@ -164,8 +180,10 @@ pub struct Report {
     pub fwd: Option<Fwd>,
     /// The upstream's status, once it is known.
     pub fwd_status: Option<u16>,
-    /// Seconds of freshness left; `None` where the entry never expires or there is none.
-    pub ttl: Option<u64>,
+    /// Whether the answer is that of another caller's request.
+    pub collapsed: bool,
+    /// Seconds of freshness left, below 0 once it is over; `None` where the entry never expires or there is none.
+    pub ttl: Option<i64>,
     /// What the question is called, where it has a name.
     pub key: Option<Key>,
     /// Why.
@@ -175,7 +193,7 @@ pub struct Report {
 impl Report {
     /// A report with nothing but the outcome.
     pub const fn new(outcome: Outcome) -> Self {
-        Report { outcome, fwd: None, fwd_status: None, ttl: None, key: None, reason: None }
+        Report { outcome, fwd: None, fwd_status: None, collapsed: false, ttl: None, key: None, reason: None }
     }
 
     /// A report on a request that the cache lets by.
@@ -189,7 +207,8 @@ impl Report {
     /// This cache's member of `Cache-Status` (RFC 9211).
     pub fn cache_status(&self) -> String {
         let mut value = String::from("reprise");
-        if self.outcome == Outcome::Hit {
+        // A stored answer that stands in for a failed one was forwarded, and so is no hit (RFC 9211, section 2.1).
+        if matches!(self.outcome, Outcome::Hit | Outcome::Stale | Outcome::Updating) && self.fwd.is_none() {
             value.push_str("; hit");
         }
         if let Some(fwd) = self.fwd {
@@ -198,6 +217,9 @@ impl Report {
         }
         if let Some(status) = self.fwd_status {
             value.push_str(&format!("; fwd-status={status}"));
+        }
+        if self.collapsed {
+            value.push_str("; collapsed");
         }
         if let Some(ttl) = self.ttl {
             value.push_str(&format!("; ttl={ttl}"));

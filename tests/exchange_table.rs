@@ -8,7 +8,7 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use reprise::config::Config;
 use reprise::entry::Entry;
-use reprise::flow::{self, Arrival, Failure, Found, Looked, Outbound, Planned, RequestHead, Verdict};
+use reprise::flow::{self, Arrival, Failure, Found, Looked, Outbound, Planned, Replay, RequestHead, Verdict};
 use reprise::headers::is_of_other_bytes;
 use reprise::polish::Polisher;
 use reprise::present::{self, Edits, Reply};
@@ -254,22 +254,28 @@ impl World {
             Looked::Render(rendering) => rendering.with_body(&entry.as_ref().unwrap().body),
             Looked::Decided(verdict) => verdict,
         };
-        let mut asking = match looked {
-            Verdict::Answer(reply) => return own(reply),
-            Verdict::Replay(replay) => {
-                return Got {
-                    status: replay.status,
-                    headers: header_map(&replay.headers),
-                    body: replay.body.unwrap_or_else(|| entry.unwrap().body),
-                };
-            }
-            Verdict::Ask(asking) => asking,
+        let stored = |replay: Replay| Got {
+            status: replay.status,
+            headers: header_map(&replay.headers),
+            body: replay.body.unwrap_or_else(|| entry.as_ref().unwrap().body.clone()),
         };
-        if answer.refuse {
-            return own(asking.failed(Failure::Unreachable));
-        }
+        let (mut asking, served) = match looked {
+            Verdict::Answer(reply) => return own(reply),
+            Verdict::Replay(replay) => return stored(*replay),
+            Verdict::Update(replay, asking) => (asking, Some(stored(*replay))),
+            Verdict::Ask(asking) => (asking, None),
+        };
         // (4)
-        self.ask(&asking.outbound, &body);
+        let outcome = if answer.refuse { Err(Failure::Unreachable) } else { Ok(status) };
+        if outcome.is_ok() {
+            self.ask(&asking.outbound, &body);
+        }
+        if let Some(replay) = asking.stand_in(outcome, self.now, || entry.as_ref().unwrap().body.clone()) {
+            return stored(replay);
+        }
+        if let Err(failure) = outcome {
+            return served.unwrap_or_else(|| own(asking.failed(failure)));
+        }
         let (edits, capture) = asking.answered(&config, status, &headers);
         let polisher = asking.polisher(&config, status, &headers);
         // (5)
@@ -280,7 +286,7 @@ impl World {
         {
             self.store.insert(asking.key.to_string(), entry.encode().unwrap());
         }
-        passed(status, headers, edits, polisher, answer_body)
+        served.unwrap_or_else(|| passed(status, headers, edits, polisher, answer_body))
     }
 }
 

@@ -90,13 +90,35 @@ pub async fn is_empty(body: ReadableStream) -> bool {
     matches!(upstream::next(&reader).await, Ok(None))
 }
 
-/// A whole body.
+/// A whole body; `None` if it is longer than `limit` bytes.
 ///
 /// # Errors
 /// Whatever broke it off.
-pub async fn bytes(response: &Response) -> Result<Vec<u8>, JsValue> {
-    let buffer = JsFuture::from(response.array_buffer()?).await?;
-    Ok(Uint8Array::new(&buffer).to_vec())
+pub async fn bytes(response: &Response, limit: usize) -> Result<Option<Vec<u8>>, JsValue> {
+    let mut bytes = Vec::new();
+    let Some(body) = response.body() else { return Ok(Some(bytes)) };
+    let reader: ReadableStreamDefaultReader = body.get_reader().unchecked_into();
+    while let Some(piece) = upstream::next(&reader).await? {
+        if bytes.len().saturating_add(piece.len()) > limit {
+            drop(reader.cancel());
+            return Ok(None);
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(Some(bytes))
+}
+
+/// An answer whose body has been read, as it was.
+pub fn again(response: &Response, body: &[u8]) -> Response {
+    let headers = Headers::new_with_headers(&response.headers()).unwrap_or_else(|_| new_headers());
+    // The platform states the length itself, and codes the body again where it was coded.
+    let _ = headers.delete("content-length");
+    let init = ResponseInit::new();
+    init.set_status(response.status());
+    init.set_status_text(&response.status_text());
+    init.set_headers(&headers);
+    let body = Uint8Array::from(body);
+    Response::new_with_opt_js_u8_array_and_init(Some(&body), &init).unwrap_or_else(|_| bare_response(502))
 }
 
 /// A body that was read, or found to be too long to be.
@@ -172,6 +194,21 @@ pub fn passing(response: &Response, body: Option<&ReadableStream>, edits: &Edits
         let _ = Reflect::set(&init, &"webSocket".into(), &socket);
     }
     Response::new_with_opt_readable_stream_and_init(body, &init).unwrap_or_else(|_| bare_response(502))
+}
+
+/// An answer with one header set, or left out, and with `body` or its own.
+pub fn with_header(response: &Response, body: Option<&ReadableStream>, name: &str, value: Option<&str>) -> Response {
+    let headers = Headers::new_with_headers(&response.headers()).unwrap_or_else(|_| new_headers());
+    let _ = match value {
+        Some(value) => headers.set(name, value),
+        None => headers.delete(name),
+    };
+    let init = ResponseInit::new();
+    init.set_status(response.status());
+    init.set_status_text(&response.status_text());
+    init.set_headers(&headers);
+    let body = body.cloned().or_else(|| response.body());
+    Response::new_with_opt_readable_stream_and_init(body.as_ref(), &init).unwrap_or_else(|_| bare_response(502))
 }
 
 /// A response of our own.

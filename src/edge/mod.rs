@@ -5,17 +5,25 @@
 
 mod clock;
 mod convert;
+mod flight;
 mod polish;
+mod refresh;
 mod store;
 mod upstream;
 
+use crate::capture::Capture;
 use crate::config::{Config, ConfigError};
-use crate::flow::{self, Arrival, Asking, Found, Looked, Passage, Pending, Planned, Question, RequestHead, Verdict};
+use crate::flow::{
+    self, Arrival, Asking, Failure, Found, Looked, Passage, Pending, Planned, Question, Replay, RequestHead, Verdict,
+};
 use crate::headers;
-use crate::log::{self, Facts, Measures};
+use crate::key::Key;
+use crate::log::{self, Facts, Measures, Part};
 use crate::present::{self, Reply};
+use crate::retry::Repeatable;
 use crate::status::Reason;
 use clock::now;
+use flight::Landed;
 use futures_channel::oneshot;
 use http::Method;
 use js_sys::Uint8Array;
@@ -23,13 +31,16 @@ use std::cell::OnceCell;
 use std::rc::Rc;
 use std::time::Duration;
 use store::Store;
-use upstream::Body;
+use upstream::{Answer, Asked, Body, Effort};
 use wasm_bindgen::prelude::*;
-use web_sys::{AbortSignal, Request, Response};
+use web_sys::{AbortSignal, ReadableStream, Request, Response};
 use worker::{Context, Env, event};
 
 /// How long `/health` waits for the upstream.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often an isolate asks a flight to renew an entry.
+const REFRESH_PAUSE: Duration = Duration::from_secs(1);
 
 thread_local! {
     static CONFIG: OnceCell<Result<Rc<Config>, ConfigError>> = const { OnceCell::new() };
@@ -65,6 +76,7 @@ fn report_panics() {
 struct Edge {
     config: Rc<Config>,
     store: Option<Store>,
+    flights: Option<flight::Namespace>,
     /// Rings when the client leaves.
     client: AbortSignal,
     started: u64,
@@ -77,10 +89,14 @@ async fn fetch(request: Request, env: Env, ctx: Context) -> worker::Result<Respo
     match config(&env) {
         Ok(config) => {
             let store = Store::bound(&env, &config);
-            let edge = Edge { config, store, client: request.signal(), started };
+            let flights = config.coalesce.then(|| flight::Namespace::bound(&env)).flatten();
+            let edge = Edge { config, store, flights, client: request.signal(), started };
             Ok(edge.handle(request, head, &ctx).await)
         }
-        Err(error) => Ok(reply(flow::misconfigured(&error, &head), started, None)),
+        Err(error) => {
+            let measures = Measures { ms: now().saturating_sub(started), ..Measures::default() };
+            Ok(reply(flow::misconfigured(&error, &head), measures))
+        }
     }
 }
 
@@ -103,7 +119,8 @@ impl Edge {
                 self.reply(present::health(&target, answer.is_ok(), facts))
             }
             Arrival::Pass(passage) => {
-                let body = body.map_or(Body::None, Body::Stream);
+                let small = self.config.retry.max_retries > 0 && passage.is_small(&self.config);
+                let body = body.map_or(Body::None, if small { Body::Small } else { Body::Stream });
                 self.pass(*passage, body).await
             }
             Arrival::Read(pending) => self.plan(*pending, request, ctx).await,
@@ -135,24 +152,30 @@ impl Edge {
         };
         let verdict = match question.look(&found, now()) {
             Looked::Decided(verdict) => verdict,
-            Looked::Render(rendering) => {
-                let body = stored_body.as_ref().map(Uint8Array::to_vec).unwrap_or_default();
-                rendering.with_body(&body)
-            }
+            Looked::Render(rendering) => rendering.with_body(&bytes(stored_body.as_ref())),
         };
         match verdict {
             Verdict::Replay(replay) => {
-                let rendered = replay.body.as_deref().map(Uint8Array::from);
-                let body = rendered.or(stored_body);
-                let length = body.as_ref().map(|body| u64::from(body.length()));
-                log(&replay.facts, self.started, None, length);
-                convert::response(replay.status, &replay.headers, body.as_ref())
+                let (response, bytes) = replayed(&replay, stored_body.as_ref());
+                write(&replay.facts, Measures { bytes, ..self.measures() }, Ok(()));
+                response
+            }
+            Verdict::Update(replay, asking) => {
+                let (response, bytes) = replayed(&replay, stored_body.as_ref());
+                let measures = Measures { bytes, ..self.measures() };
+                if refresh::begin(&asking.key, if self.flights.is_some() { REFRESH_PAUSE } else { self.config.timeout })
+                {
+                    ctx.wait_until(self.refresh(replay.facts, measures, *asking, body));
+                } else {
+                    write(&replay.facts, measures, Ok(()));
+                }
+                response
             }
             Verdict::Answer(reply) => self.reply(reply),
             Verdict::Ask(asking) => {
                 let stores = asking.stores();
                 let (head_came, response) = oneshot::channel();
-                let asked = self.ask(*asking, body, head_came);
+                let asked = self.ask(*asking, body, stored_body, head_came);
                 // A client that leaves early does not spoil an entry: the answer is paid for, so it is read to its end.
                 if stores {
                     ctx.wait_until(asked);
@@ -164,80 +187,229 @@ impl Edge {
         }
     }
 
-    /// (4) and (5): asks the upstream, gives its answer away as soon as its head is there, and stores a copy.
-    async fn ask(self, mut asking: Asking, body: Body, head_came: oneshot::Sender<Response>) {
-        let sent = now();
-        let client = if asking.stores() { None } else { Some(&self.client) };
-        let response = match upstream::send(&asking.outbound, body, self.config.timeout, client).await {
-            Ok(response) => response,
-            Err(failure) => {
-                let reply = reply(asking.failed(failure), self.started, Some(sent));
-                // Nobody listens any more if the client has left.
-                let _ = head_came.send(reply);
-                return;
+    fn effort<'a>(&'a self, repeatable: Repeatable, gone: &'a dyn Fn() -> bool) -> Effort<'a> {
+        let budget = self.config.timeout.saturating_sub(Duration::from_millis(now().saturating_sub(self.started)));
+        Effort { config: &self.config, budget, repeatable, gone, client: None }
+    }
+
+    /// (4) and (5): asks the upstream, gives its answer away as soon as its head is there, and stores a copy. An entry
+    /// whose body is `stored` may stand in for an answer that fails.
+    async fn ask(
+        self,
+        mut asking: Asking,
+        body: Body,
+        stored: Option<Uint8Array>,
+        head_came: oneshot::Sender<Response>,
+    ) {
+        // Nobody listens any more if the client has left.
+        let give = |response| drop(head_came.send(response));
+        let began = now();
+        let (asked, part) = match self.land(&mut asking, &body).await {
+            Landed::Done | Landed::Busy => return,
+            Landed::Answer(answer, part) => {
+                if part == Part::Follower {
+                    asking.collapse();
+                }
+                (landed(Ok(answer), began), Some(part))
             }
+            Landed::Failed(failure) => (landed(Err(failure), began), Some(Part::Leader)),
+            Landed::Entry { value, finished } => match self.taken(&mut asking, &value, finished, began).await {
+                Some(response) => return give(response),
+                None => (self.ask_alone(&asking, body).await, None),
+            },
+            Landed::Alone => (self.ask_alone(&asking, body).await, None),
         };
-        let answered = now();
-        let (status, headers) = convert::response_head(&response);
-        let (edits, capture) = asking.answered(&self.config, status, &headers);
-        let polisher = asking.polisher(&self.config, status, &headers);
-        let upstream_ms = Some(answered.saturating_sub(sent));
-        let (kept, bytes) = match (capture, response.body()) {
-            (Ok(capture), Some(body)) => {
+        let measures = match part {
+            Some(Part::Follower) => self.followed(began),
+            part => Measures { flight: part, ..self.asked_measures(&asked) },
+        };
+        let outcome = asked.answer.as_ref().map(|answer| answer.status).map_err(|failure| *failure);
+        if let Some(replay) = asking.stand_in(outcome, now(), || bytes(stored.as_ref())) {
+            if let Ok(answer) = &asked.answer {
+                answer.abort();
+            }
+            let (response, bytes) = replayed(&replay, stored.as_ref());
+            write(&replay.facts, Measures { bytes, ..measures }, Ok(()));
+            return give(response);
+        }
+        let answer = match asked.answer {
+            Ok(answer) => answer,
+            Err(failure) => return give(reply(asking.failed(failure), measures)),
+        };
+        let (edits, capture) = asking.answered(&self.config, answer.status, &answer.headers);
+        let polisher = asking.polisher(&self.config, answer.status, &answer.headers);
+        let (kept, bytes) = match (capture, answer.response.body()) {
+            // What leads to an entry is kept, and written about, by the flight.
+            (Ok(_), Some(body)) if part == Some(Part::Leader) => {
+                return give(polish::passing(&answer.response, Some(&body), &edits, polisher));
+            }
+            (Ok(capture), Some(body)) if part.is_none() => {
                 let [to_client, to_us] = convert::tee(&body);
-                let _ = head_came.send(polish::passing(&response, Some(&to_client), &edits, polisher));
-                let (entry, bytes) = upstream::capture(capture, &to_us, self.config.timeout).await;
-                let kept = match (entry, &self.store) {
-                    (Ok(entry), Some(store)) => store.put(&asking.key, &entry, now()).await,
-                    (Ok(_), None) => Err(Reason::StoreMissing),
-                    (Err(reason), _) => Err(reason),
-                };
-                (kept, Some(bytes))
+                give(polish::passing(&answer.response, Some(&to_client), &edits, polisher));
+                self.keep(&asking.key, capture, &answer, &to_us).await
             }
-            (capture, body) => {
-                let _ = head_came.send(polish::passing(&response, body.as_ref(), &edits, polisher));
-                let kept = capture.map(drop).and(Err(Reason::AnswerEmpty));
-                (kept, headers::content_length(&headers))
+            (capture, _) => {
+                let body = answer.body(self.config.idle_timeout);
+                give(polish::passing(&answer.response, body.as_ref(), &edits, polisher));
+                let kept = capture.map(drop).and(if part.is_none() { Err(Reason::AnswerEmpty) } else { Ok(()) });
+                (kept, headers::content_length(&answer.headers))
             }
         };
-        let bytes = bytes.and_then(|bytes| u64::try_from(bytes).ok());
-        let measures = Measures { ms: answered.saturating_sub(self.started), upstream_ms, bytes };
-        console_log(&log::line(&asking.facts, measures, kept));
+        write(&asking.facts, Measures { bytes: length(bytes), ..measures }, kept);
+    }
+
+    /// Takes the question to its flight, where there are any and it may be shared.
+    async fn land(&self, asking: &mut Asking, body: &Body) -> Landed {
+        match (&self.flights, body) {
+            (Some(flights), Body::Bytes(body)) if asking.shares() => {
+                let job = asking.job(self.measures().ms);
+                flights.land(&job, body, &self.client).await
+            }
+            _ => Landed::Alone,
+        }
+    }
+
+    /// The answer that the flight has as a whole. `None`: it is of no use to this caller after all.
+    async fn taken(&self, asking: &mut Asking, value: &Uint8Array, finished: bool, began: u64) -> Option<Response> {
+        let (head, body) = store::open(value).await?;
+        let replay = asking.landed(&head, finished, now(), || body.to_vec())?;
+        let (response, bytes) = replayed(&replay, Some(&body));
+        write(&replay.facts, Measures { bytes, ..self.followed(began) }, Ok(()));
+        Some(response)
+    }
+
+    async fn ask_alone(&self, asking: &Asking, body: Body) -> Asked {
+        let gone = || self.client.aborted();
+        let client = (!asking.stores()).then_some(&self.client);
+        let effort = Effort { client, ..self.effort(Repeatable::Always, &gone) };
+        upstream::ask(&asking.outbound, body, &effort).await
+    }
+
+    /// (4) and (5) behind the back of a client who has its answer: the next ones get a newer one.
+    async fn refresh(self, facts: Facts, measures: Measures, mut asking: Asking, body: Body) {
+        asking.facts = facts;
+        match self.land(&mut asking, &body).await {
+            // The flight sees to it, and writes the line.
+            Landed::Done => return,
+            Landed::Busy => return write(&asking.facts, measures, Ok(())),
+            _ => {}
+        }
+        let gone = || false;
+        let asked = upstream::ask(&asking.outbound, body, &self.effort(Repeatable::Always, &gone)).await;
+        let measures = Measures { upstream_ms: Some(asked.ms), retries: asked.retries, ..measures };
+        let facts = asking.facts.clone();
+        let kept = match asked.answer {
+            Ok(answer) => match asking.answered(&self.config, answer.status, &answer.headers).1 {
+                Ok(capture) => match answer.response.body() {
+                    Some(body) => self.keep(&asking.key, capture, &answer, &body).await.0,
+                    None => Err(Reason::AnswerEmpty),
+                },
+                Err(reason) => {
+                    answer.abort();
+                    Err(reason)
+                }
+            },
+            Err(failure) => Err(failure.reason()),
+        };
+        refresh::end(&asking.key);
+        write(&facts, measures, kept);
+    }
+
+    /// (5): reads an answer's `body` to its end and stores it, or says why it is not, and how long it was.
+    async fn keep(
+        &self,
+        key: &Key,
+        capture: Capture,
+        answer: &Answer,
+        body: &ReadableStream,
+    ) -> (Result<(), Reason>, Option<usize>) {
+        let (entry, bytes) = upstream::capture(capture, body, self.config.idle_timeout).await;
+        let kept = match (entry, &self.store) {
+            (Ok(entry), Some(store)) => match entry.encode() {
+                Some(value) => store.put(key, &entry.head, &Uint8Array::from(value.as_slice()), &self.config).await,
+                None => Err(Reason::TooLarge),
+            },
+            (Ok(_), None) => Err(Reason::StoreMissing),
+            (Err(reason), _) => {
+                // Nothing more will come: the client must not wait for it either.
+                if reason == Reason::Stalled {
+                    answer.abort();
+                }
+                Err(reason)
+            }
+        };
+        (kept, Some(bytes))
     }
 
     async fn pass(&self, mut passage: Passage, body: Body) -> Response {
-        let sent = now();
-        match upstream::send(&passage.outbound, body, self.config.timeout, Some(&self.client)).await {
-            Ok(response) => {
-                let (status, headers) = convert::response_head(&response);
-                let edits = passage.answered(status);
-                let upstream_ms = Some(now().saturating_sub(sent));
-                let bytes = headers::content_length(&headers).and_then(|n| u64::try_from(n).ok());
-                log(&passage.facts, self.started, upstream_ms, bytes);
-                let polisher = passage.polisher(status, &headers);
-                polish::passing(&response, response.body().as_ref(), &edits, polisher)
+        let gone = || self.client.aborted();
+        let effort = Effort { client: Some(&self.client), ..self.effort(passage.repeatable, &gone) };
+        let asked = upstream::ask(&passage.outbound, body, &effort).await;
+        let measures = self.asked_measures(&asked);
+        match asked.answer {
+            Ok(answer) => {
+                let edits = passage.answered(answer.status);
+                let bytes = length(headers::content_length(&answer.headers));
+                write(&passage.facts, Measures { bytes, ..measures }, Ok(()));
+                let polisher = passage.polisher(answer.status, &answer.headers);
+                let body = answer.body(self.config.idle_timeout);
+                polish::passing(&answer.response, body.as_ref(), &edits, polisher)
             }
-            Err(failure) => reply(passage.failed(failure), self.started, Some(sent)),
+            Err(failure) => reply(passage.failed(failure), measures),
         }
     }
 
     fn reply(&self, own: Reply) -> Response {
-        reply(own, self.started, None)
+        reply(own, self.measures())
+    }
+
+    /// What can be measured now, without the upstream.
+    fn measures(&self) -> Measures {
+        Measures { ms: now().saturating_sub(self.started), ..Measures::default() }
+    }
+
+    /// The same, of a request that has waited for another's answer.
+    fn followed(&self, began: u64) -> Measures {
+        let waited_ms = Some(now().saturating_sub(began));
+        Measures { flight: Some(Part::Follower), waited_ms, ..self.measures() }
+    }
+
+    fn asked_measures(&self, asked: &Asked) -> Measures {
+        Measures { upstream_ms: Some(asked.ms), retries: asked.retries, ..self.measures() }
     }
 }
 
-/// An answer of our own to a request that came at `started`; `sent`: when the upstream was asked, if it was.
-fn reply(reply: Reply, started: u64, sent: Option<u64>) -> Response {
+/// What came of asking through a flight.
+fn landed(answer: Result<Answer, Failure>, began: u64) -> Asked {
+    Asked { answer, retries: 0, ms: now().saturating_sub(began) }
+}
+
+/// An answer of our own.
+fn reply(reply: Reply, measures: Measures) -> Response {
     if let Some(facts) = &reply.facts {
-        let upstream_ms = sent.map(|sent| now().saturating_sub(sent));
-        log(facts, started, upstream_ms, u64::try_from(reply.body.len()).ok());
+        write(facts, Measures { bytes: length(Some(reply.body.len())), ..measures }, Ok(()));
     }
     let bytes = Uint8Array::from(reply.body.as_slice());
     convert::response(reply.status, &reply.headers, Some(&bytes))
 }
 
-/// The one line of a request that came at `started` and has its reply's head ready now, with nothing left to be done.
-fn log(facts: &Facts, started: u64, upstream_ms: Option<u64>, bytes: Option<u64>) {
-    let measures = Measures { ms: now().saturating_sub(started), upstream_ms, bytes };
-    console_log(&log::line(facts, measures, Ok(())));
+/// An answer out of the store, whose body is `stored` unless it goes out in another form.
+fn replayed(replay: &Replay, stored: Option<&Uint8Array>) -> (Response, Option<u64>) {
+    let rendered = replay.body.as_deref().map(Uint8Array::from);
+    let body = rendered.as_ref().or(stored);
+    let bytes = body.map(|body| u64::from(body.length()));
+    (convert::response(replay.status, &replay.headers, body), bytes)
+}
+
+fn length(bytes: Option<usize>) -> Option<u64> {
+    bytes.and_then(|bytes| u64::try_from(bytes).ok())
+}
+
+fn bytes(handle: Option<&Uint8Array>) -> Vec<u8> {
+    handle.map(Uint8Array::to_vec).unwrap_or_default()
+}
+
+/// The one line of a request.
+fn write(facts: &Facts, measures: Measures, kept: Result<(), Reason>) {
+    console_log(&log::line(facts, measures, kept));
 }

@@ -3,12 +3,16 @@
 use super::clock::{now, timer, within};
 use super::convert;
 use crate::capture::Capture;
+use crate::config::Config;
 use crate::entry::Entry;
 use crate::flow::{Failure, Outbound};
+use crate::headers;
+use crate::retry::{self, Moment, Outcome, Repeatable};
 use crate::status::Reason;
 use futures_util::future::{Either, select};
-use http::{HeaderMap, Method};
-use js_sys::{Array, Promise, Reflect, Uint8Array};
+use http::header::CONTENT_ENCODING;
+use http::{HeaderMap, Method, StatusCode};
+use js_sys::{Array, Math, Promise, Reflect, Uint8Array};
 use std::pin::pin;
 use std::time::Duration;
 use wasm_bindgen::prelude::*;
@@ -16,6 +20,11 @@ use wasm_bindgen_futures::JsFuture;
 use web_sys::{
     AbortController, AbortSignal, ReadableStream, ReadableStreamDefaultReader, RequestInit, RequestRedirect, Response,
 };
+
+#[wasm_bindgen(module = "/src/edge/watch.js")]
+extern "C" {
+    fn watched(body: &ReadableStream, length: Option<f64>, idle_ms: f64, call: &AbortController) -> ReadableStream;
+}
 
 #[wasm_bindgen]
 extern "C" {
@@ -32,12 +41,174 @@ pub enum Body {
     None,
     /// Passed on as it comes in.
     Stream(ReadableStream),
+    /// The same, and small enough to be held for another attempt.
+    Small(ReadableStream),
     /// Read already.
     Bytes(Uint8Array),
 }
 
-/// Sends a request and waits for its answer's head. `client`: where the answer is for this client alone, the upstream is
-/// left as soon as the client leaves.
+impl Body {
+    /// The same body twice. `None` for the second: it can be sent once only.
+    fn twice(self) -> (Body, Option<Body>) {
+        match self {
+            Body::None => (Body::None, Some(Body::None)),
+            Body::Bytes(bytes) => (Body::Bytes(bytes.clone()), Some(Body::Bytes(bytes))),
+            Body::Stream(stream) => (Body::Stream(stream), None),
+            Body::Small(stream) => {
+                let [this, next] = convert::tee(&stream);
+                (Body::Stream(this), Some(Body::Small(next)))
+            }
+        }
+    }
+}
+
+/// An answer of the upstream, its body still to come.
+pub struct Answer {
+    /// The platform's own object.
+    pub response: Response,
+    /// Its HTTP status.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// The call; `None`: it is a flight's.
+    call: Option<AbortController>,
+}
+
+impl Answer {
+    /// An answer that a flight gives on.
+    pub fn landed(response: Response) -> Answer {
+        let (status, headers) = convert::response_head(&response);
+        Answer { response, status, headers, call: None }
+    }
+
+    /// Its own call, if it has one.
+    pub fn call(&self) -> Option<&AbortController> {
+        self.call.as_ref()
+    }
+
+    /// Ends it. Whoever still reads its body sees it break off.
+    pub fn abort(&self) {
+        match (&self.call, self.response.body()) {
+            (Some(call), _) => call.abort(),
+            (None, Some(body)) => drop(body.cancel()),
+            (None, None) => {}
+        }
+    }
+
+    /// The body for the client, where nobody else reads it. What models write breaks off when it pauses for longer than
+    /// `idle`; files, and what would have to be decoded for that, go through untouched.
+    pub fn body(&self, idle: Duration) -> Option<ReadableStream> {
+        let body = self.response.body()?;
+        let Some(call) = &self.call else { return Some(body) };
+        let essence = headers::essence(&self.headers);
+        let written = headers::is_event_stream(&essence) || headers::is_json(&essence);
+        if !written || self.headers.contains_key(CONTENT_ENCODING) {
+            return Some(body);
+        }
+        // Lengths are exact below 2^53, and a timer cannot be set for longer than this.
+        let length = headers::content_length(&self.headers).map(|length| length as f64);
+        let idle = idle.as_millis().min(i32::MAX as u128) as f64;
+        Some(watched(&body, length, idle, call))
+    }
+}
+
+/// How to ask.
+pub struct Effort<'a> {
+    /// The settings.
+    pub config: &'a Config,
+    /// How long all of it may take.
+    pub budget: Duration,
+    /// What may be asked again.
+    pub repeatable: Repeatable,
+    /// Whether everyone has left who wanted the answer: then nothing is asked again.
+    pub gone: &'a dyn Fn() -> bool,
+    /// Where the answer is for one client alone: rings when that leaves, and then the upstream is left too.
+    pub client: Option<&'a AbortSignal>,
+}
+
+/// What came of asking.
+pub struct Asked {
+    /// The answer, if one came within `TIMEOUT`.
+    pub answer: Result<Answer, Failure>,
+    /// How often the upstream was asked again.
+    pub retries: u32,
+    /// How many milliseconds it took.
+    pub ms: u64,
+}
+
+/// Asks the upstream, again if it fails and that may help, until an answer comes that is to be given on. If in the end
+/// none comes, the last one that did is given.
+pub async fn ask(outbound: &Outbound, body: Body, effort: &Effort<'_>) -> Asked {
+    let started = now();
+    let mut retries = 0;
+    let answer = persist(outbound, body, effort, started, &mut retries).await;
+    Asked { answer, retries, ms: now().saturating_sub(started) }
+}
+
+async fn persist(
+    outbound: &Outbound,
+    mut body: Body,
+    effort: &Effort<'_>,
+    started: u64,
+    retries: &mut u32,
+) -> Result<Answer, Failure> {
+    let left = || effort.budget.saturating_sub(Duration::from_millis(now().saturating_sub(started)));
+    let mut last: Option<Answer> = None;
+    loop {
+        let (this, next) = body.twice();
+        let outcome = send(outbound, this, left(), effort.client).await;
+        let seen = match &outcome {
+            Ok(answer) => Outcome::Answer { status: answer.status.as_u16(), headers: &answer.headers },
+            Err(Failure::Unreachable) => Outcome::NoAnswer,
+            Err(Failure::TimedOut) => return last.ok_or(Failure::TimedOut),
+        };
+        let left_ms = u64::try_from(left().as_millis()).unwrap_or(u64::MAX);
+        let at = Moment { attempts: retries.saturating_add(1), now: now(), left_ms, random: Math::random() };
+        let wait = effort.config.retry.wait(effort.repeatable, seen, at).filter(|_| !(effort.gone)());
+        let (Some(wait), Some(next)) = (wait, next) else {
+            return outcome.or_else(|failure| last.ok_or(failure));
+        };
+        if let Ok(answer) = outcome {
+            match set_aside(answer, left()).await {
+                Aside::Final(answer) => return Ok(answer),
+                Aside::Kept(answer) => last = answer,
+            }
+        }
+        timer(Duration::from_millis(wait)).await;
+        if (effort.gone)() {
+            return last.ok_or(Failure::Unreachable);
+        }
+        body = next;
+        *retries = retries.saturating_add(1);
+    }
+}
+
+/// An answer that is to be followed by another.
+enum Aside {
+    /// Nothing will follow: it says itself that waiting is no use.
+    Final(Answer),
+    /// It is kept, if it is small, for the case that no other comes.
+    Kept(Option<Answer>),
+}
+
+/// What is kept of an answer that is asked for again, in bytes, and how long its body may take.
+const LARGEST_ASIDE: usize = 64 << 10;
+const LONGEST_ASIDE: Duration = Duration::from_secs(2);
+
+/// Takes an answer's body off its connection.
+async fn set_aside(answer: Answer, left: Duration) -> Aside {
+    let body = within(left.min(LONGEST_ASIDE), convert::bytes(&answer.response, LARGEST_ASIDE)).await;
+    let Some(Ok(Some(body))) = body else {
+        answer.abort();
+        return Aside::Kept(None);
+    };
+    let out_of_quota = answer.status == StatusCode::TOO_MANY_REQUESTS && retry::is_out_of_quota(&body);
+    let answer = Answer { response: convert::again(&answer.response, &body), ..answer };
+    if out_of_quota { Aside::Final(answer) } else { Aside::Kept(Some(answer)) }
+}
+
+/// Sends a request once and waits for its answer's head. `client`: where the answer is for this client alone, the
+/// upstream is left as soon as the client leaves.
 ///
 /// # Errors
 /// [`Failure`] if none comes within `timeout`.
@@ -46,7 +217,7 @@ pub async fn send(
     body: Body,
     timeout: Duration,
     client: Option<&AbortSignal>,
-) -> Result<Response, Failure> {
+) -> Result<Answer, Failure> {
     let init = RequestInit::new();
     init.set_method(outbound.method.as_str());
     init.set_headers(&convert::js_headers(&outbound.headers));
@@ -54,21 +225,23 @@ pub async fn send(
     init.set_redirect(RequestRedirect::Manual);
     match &body {
         Body::None => {}
-        Body::Stream(stream) => init.set_body(stream),
+        Body::Stream(stream) | Body::Small(stream) => init.set_body(stream),
         Body::Bytes(bytes) => init.set_body(bytes),
     }
-    let controller = AbortController::new().ok();
-    let ours = controller.as_ref().map(AbortController::signal);
-    let signals: Array = ours.iter().chain(client).collect();
+    let call = AbortController::new().map_err(|_| Failure::Unreachable)?;
+    let ours = call.signal();
+    let signals: Array = std::iter::once(&ours).chain(client).collect();
     init.set_signal(Some(&any_signal(&signals)));
     let asked = js_fetch(&outbound.url, &init).map_err(|_| Failure::Unreachable)?;
     match within(timeout, JsFuture::from(asked)).await {
-        Some(Ok(response)) => sound(response.unchecked_into()),
+        Some(Ok(response)) => {
+            let response = sound(response.unchecked_into())?;
+            let (status, headers) = convert::response_head(&response);
+            Ok(Answer { response, status, headers, call: Some(call) })
+        }
         Some(Err(_)) => Err(Failure::Unreachable),
         None => {
-            if let Some(controller) = controller {
-                controller.abort();
-            }
+            call.abort();
             Err(Failure::TimedOut)
         }
     }
@@ -86,11 +259,9 @@ fn sound(response: Response) -> Result<Response, Failure> {
 /// [`Failure`] if none comes within `timeout`.
 pub async fn probe(url: &str, timeout: Duration) -> Result<(), Failure> {
     let outbound = Outbound { method: Method::GET, url: url.to_owned(), headers: HeaderMap::new(), body: None };
-    let response = send(&outbound, Body::None, timeout, None).await?;
-    if let Some(body) = response.body() {
-        // Unread bodies keep connections; whether it can be cancelled does not matter.
-        drop(body.cancel());
-    }
+    let answer = send(&outbound, Body::None, timeout, None).await?;
+    // Unread bodies keep connections.
+    answer.abort();
     Ok(())
 }
 

@@ -1,16 +1,19 @@
 //! Step 4: the upstream is asked. What does the client see, and may the answer be kept?
 
 use super::Outbound;
+use super::serving::{Replay, Serving};
 use crate::capture::{Capture, Terms};
 use crate::config::Config;
 use crate::dialect::Carriage;
 use crate::endpoint::Endpoint;
+use crate::entry;
 use crate::error::{ErrorKind, ProxyError};
+use crate::flight::{Job, Wish};
 use crate::key::Key;
 use crate::log::Facts;
 use crate::polish::{Polish, Polisher};
 use crate::present::{self, Edits, Reply};
-use crate::status::{Reason, Report};
+use crate::status::{Outcome, Reason, Report};
 use http::{HeaderMap, StatusCode};
 
 /// A question on its way to the upstream.
@@ -25,8 +28,19 @@ pub struct Asking {
     pub(super) endpoint: Endpoint,
     pub(super) carriage: Carriage,
     pub(super) store: Result<Option<u64>, Reason>,
+    pub(super) shares: bool,
+    pub(super) max_age: Option<u64>,
     pub(super) report: Report,
     pub(super) polish: Polish,
+    pub(super) stand_in: Option<StandIn>,
+}
+
+/// An entry past its lifetime that may answer if the upstream fails.
+#[derive(Debug)]
+pub(super) struct StandIn {
+    pub serving: Serving,
+    /// Milliseconds since 1970.
+    pub until: u64,
 }
 
 /// What went wrong before the upstream's answer began.
@@ -59,7 +73,8 @@ impl Asking {
             Capture::open(terms, status, response)
         });
         if capture.is_ok() {
-            self.report.ttl = self.store.ok().flatten().map(|ms| ms.div_ceil(1000));
+            let seconds = |ms: u64| i64::try_from(ms.div_ceil(1000)).unwrap_or(i64::MAX);
+            self.report.ttl = self.store.ok().flatten().map(seconds);
         }
         self.facts.note(status.as_u16(), &self.report);
         (present::edits(&self.report), capture)
@@ -70,6 +85,89 @@ impl Asking {
         self.polish.open(status, response, config.max_bytes)
     }
 
+    /// Step 4, where the upstream failed: the stored answer that stands in, if one may. `answer`: the status that came,
+    /// or why none did; `stored` gives the stored body if it has to be read; `now`: milliseconds since 1970.
+    pub fn stand_in(
+        &mut self,
+        answer: Result<StatusCode, Failure>,
+        now: u64,
+        stored: impl FnOnce() -> Vec<u8>,
+    ) -> Option<Replay> {
+        let reason = match answer {
+            Ok(status) if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => Reason::UpstreamError,
+            Ok(_) => return None,
+            Err(failure) => failure.reason(),
+        };
+        let StandIn { serving, .. } = self.stand_in.take().filter(|stand_in| now < stand_in.until)?;
+        let report = Report {
+            outcome: Outcome::Stale,
+            fwd_status: answer.ok().map(|status| status.as_u16()),
+            ttl: serving.ttl(now),
+            reason: Some(reason),
+            ..self.report
+        };
+        let body = if serving.is_verbatim() { Vec::new() } else { stored() };
+        serving.replay(report, &mut self.facts, now, &body)
+    }
+
+    /// Whether it may share a call with others.
+    pub fn shares(&self) -> bool {
+        self.shares
+    }
+
+    /// What its flight is told, `ms` milliseconds after the request came.
+    pub fn job(&mut self, ms: u64) -> Job {
+        let mut facts = self.facts.clone();
+        let behind = self.report.outcome == Outcome::Updating;
+        if !behind {
+            // The flight adds the status.
+            facts.note(0, &self.report);
+        }
+        Job {
+            lifetime_ms: self.store.ok().flatten(),
+            wish: Wish {
+                refresh: self.report.outcome == Outcome::Refresh,
+                rewrite: self.report.reason == Some(Reason::EntryCorrupt),
+                max_age: self.max_age,
+                behind,
+            },
+            facts,
+            ms,
+            ..Job::new(&self.outbound, self.key, self.endpoint, self.carriage)
+        }
+    }
+
+    /// Its answer is that of another caller's request.
+    pub fn collapse(&mut self) {
+        self.report.collapsed = true;
+        self.report.outcome = Outcome::Coalesced;
+    }
+
+    /// The answer, where the flight has it whole. `finished`: it had it already. `None`: it cannot be given in the form
+    /// that is wanted.
+    pub fn landed(
+        &mut self,
+        head: &entry::Head,
+        finished: bool,
+        now: u64,
+        body: impl FnOnce() -> Vec<u8>,
+    ) -> Option<Replay> {
+        let serving = Serving::new(self.endpoint, head, self.carriage, &self.polish)?;
+        let report = if finished {
+            Report {
+                ttl: head.ttl(now),
+                key: Some(self.key),
+                reason: Some(Reason::Flight),
+                ..Report::new(Outcome::Hit)
+            }
+        } else {
+            let fwd_status = Some(head.status);
+            Report { outcome: Outcome::Coalesced, collapsed: true, ttl: head.ttl(now), fwd_status, ..self.report }
+        };
+        let body = if serving.is_verbatim() { Vec::new() } else { body() };
+        serving.replay(report, &mut self.facts, now, &body)
+    }
+
     /// Whether the answer will be stored if it is worth it, and so is wanted even if the client leaves.
     pub fn stores(&self) -> bool {
         self.store.is_ok()
@@ -78,6 +176,16 @@ impl Asking {
     /// No answer came.
     pub fn failed(self, failure: Failure) -> Reply {
         failed(failure, self.report, self.facts)
+    }
+}
+
+impl Failure {
+    /// Its word in `Cache-Status` and the log.
+    pub const fn reason(self) -> Reason {
+        match self {
+            Failure::Unreachable => Reason::UpstreamUnreachable,
+            Failure::TimedOut => Reason::UpstreamTimeout,
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! Steps 2 and 3: is this a question that may be answered from the store, and does the store answer it?
 
-use super::{Asking, Outbound, Passage, RequestHead};
+use super::asking::StandIn;
+use super::serving::Serving;
+use super::{Asking, Outbound, Passage, Replay, RequestHead};
 use crate::body;
 use crate::canonical::{Document, ParseError};
 use crate::config::Config;
@@ -12,13 +14,13 @@ use crate::error::{ErrorKind, ProxyError};
 use crate::headers;
 use crate::key::{self, Key, Party};
 use crate::log::Facts;
-use crate::policy::Rules;
+use crate::policy::{Judgement, Rules};
 use crate::polish::Polish;
 use crate::present::{self, Reply};
 use crate::provider::Upstream;
-use crate::replay::{self, Form};
+use crate::retry::Repeatable;
 use crate::shape::{self, Asked};
-use crate::status::{Fwd, Reason, Report};
+use crate::status::{Fwd, Outcome, Reason, Report};
 use http::{HeaderValue, Method};
 use std::rc::Rc;
 
@@ -98,32 +100,20 @@ pub enum Looked {
 pub enum Verdict {
     /// The stored answer goes to the client with this head.
     Replay(Box<Replay>),
+    /// It does, and the upstream is asked behind the client's back.
+    Update(Box<Replay>, Box<Asking>),
     /// The proxy answers by itself.
     Answer(Reply),
     /// The upstream is asked.
     Ask(Box<Asking>),
 }
 
-/// The head of a hit.
-#[derive(Debug)]
-pub struct Replay {
-    /// HTTP status.
-    pub status: u16,
-    /// All headers.
-    pub headers: Vec<(String, String)>,
-    /// The body; `None`: the stored one, verbatim.
-    pub body: Option<Vec<u8>>,
-    /// For the log.
-    pub facts: Facts,
-}
-
-/// A hit whose stored body has to be read before it can go out.
+/// A stored answer whose body has to be read before it can go out.
 #[derive(Debug)]
 pub struct Rendering {
     question: Question,
-    head: entry::Head,
+    serving: Serving,
     report: Report,
-    form: Form,
     now: u64,
 }
 
@@ -254,8 +244,12 @@ impl Pending {
         if !self.polish.is_none() {
             ask_uncoded(&mut self.outbound);
         }
+        // RFC 9110, section 9.2.2.
+        let idempotent = self.request.method.is_idempotent();
         Ok(Box::new(Passage {
             outbound: self.outbound,
+            repeatable: if idempotent { Repeatable::Always } else { Repeatable::IfNotTaken },
+            length: headers::content_length(&self.request.headers),
             facts: self.facts,
             report: Report::bypass(fwd, reason),
             polish: self.polish,
@@ -284,71 +278,79 @@ impl Question {
 
     /// Step 3. `now`: milliseconds since 1970.
     pub fn look(self, found: &Found, now: u64) -> Looked {
-        let judged = match (&self.rules.read, found) {
-            (Err(report), _) => Err(*report),
-            (Ok(()), Found::Nothing) => Err(self.rules.miss(None)),
-            (Ok(()), Found::Failed(reason)) => Err(self.rules.miss(Some(*reason))),
-            (Ok(()), Found::Entry(head)) => self.rules.judge(head, now).map(|report| (report, head)),
+        let head = match (&self.rules.read, found) {
+            (Err(report), _) => {
+                let report = *report;
+                return Looked::Decided(self.forward(report, None));
+            }
+            (Ok(()), Found::Nothing) => return Looked::Decided(self.miss(None)),
+            (Ok(()), Found::Failed(reason)) => return Looked::Decided(self.miss(Some(*reason))),
+            (Ok(()), Found::Entry(head)) => head,
         };
-        let (report, head) = match judged {
-            Ok(hit) => hit,
-            Err(report) => return Looked::Decided(self.forward(report)),
-        };
-        match replay::form(self.endpoint, head, self.carriage) {
-            Some(Form::Verbatim) if self.polish.is_none() => Looked::Decided(self.replay(head, report, now, None)),
-            Some(form) => Looked::Render(Box::new(Rendering { question: self, head: head.clone(), report, form, now })),
-            None => Looked::Decided(self.forward_unconverted()),
+        let judgement = self.rules.judge(head, now);
+        let serving = Serving::new(self.endpoint, head, self.carriage, &self.polish);
+        match (judgement, serving) {
+            (Judgement::Unusable { report, stands_in_until }, serving) => {
+                let stand_in = serving.filter(|_| now < stands_in_until);
+                let stand_in = stand_in.map(|serving| StandIn { serving, until: stands_in_until });
+                Looked::Decided(self.forward(report, stand_in))
+            }
+            (Judgement::Fresh(report) | Judgement::Stale(report), Some(serving)) => {
+                let rendering = Rendering { question: self, serving, report, now };
+                if rendering.serving.is_verbatim() {
+                    Looked::Decided(rendering.with_body(&[]))
+                } else {
+                    Looked::Render(Box::new(rendering))
+                }
+            }
+            (_, None) => Looked::Decided(self.miss(Some(Reason::NotConvertible))),
         }
     }
 
-    fn replay(self, head: &entry::Head, mut report: Report, now: u64, rendered: Option<Rendered>) -> Verdict {
-        report.key = Some(self.key);
-        let mut facts = self.facts;
-        facts.note(head.status, &report);
-        let (kind, body) = rendered.map_or((None, None), |(kind, body)| (kind, Some(body)));
-        Verdict::Replay(Box::new(Replay {
-            status: head.status,
-            headers: present::hit(head, body.is_some(), kind, &report, now),
-            body,
-            facts,
-        }))
+    fn miss(self, reason: Option<Reason>) -> Verdict {
+        let report = self.rules.miss(reason);
+        self.forward(report, None)
     }
 
-    fn forward_unconverted(self) -> Verdict {
-        let report = self.rules.miss(Some(Reason::NotConvertible));
-        self.forward(report)
-    }
-
-    fn forward(self, mut report: Report) -> Verdict {
+    fn forward(self, report: Report, stand_in: Option<StandIn>) -> Verdict {
         if self.rules.only_if_cached {
             return Verdict::Answer(only_if_cached(self.facts));
         }
+        Verdict::Ask(Box::new(self.asking(report, stand_in)))
+    }
+
+    fn asking(self, mut report: Report, stand_in: Option<StandIn>) -> Asking {
         report.key = Some(self.key);
-        Verdict::Ask(Box::new(Asking {
+        Asking {
             key: self.key,
             outbound: self.outbound,
             facts: self.facts,
             endpoint: self.endpoint,
             carriage: self.carriage,
             store: self.rules.store,
+            // Who wants neither stored nor storing shares nothing either.
+            shares: self.rules.store.is_ok() && report.outcome != Outcome::Bypass,
+            max_age: self.rules.max_age,
             report,
             polish: self.polish,
-        }))
+            stand_in,
+        }
     }
 }
-
-/// A body in its new form, with its content type where that changes.
-type Rendered = (Option<&'static str>, Vec<u8>);
 
 impl Rendering {
     /// Step 3, for a stored body that does not go out as it is.
     pub fn with_body(self, body: &[u8]) -> Verdict {
-        match replay::render(self.form, body, self.question.carriage) {
-            Some((kind, bytes)) => {
-                let rendered = (kind, self.question.polish.stored(&self.head, kind, bytes));
-                self.question.replay(&self.head, self.report, self.now, Some(rendered))
+        let mut question = self.question;
+        let updates = self.report.outcome == Outcome::Updating;
+        let report = Report { key: Some(question.key), ..self.report };
+        match self.serving.replay(report, &mut question.facts, self.now, body) {
+            Some(replay) if updates => {
+                let refresh = Report { fwd: Some(Fwd::Stale), ..report };
+                Verdict::Update(Box::new(replay), Box::new(question.asking(refresh, None)))
             }
-            None => self.question.forward_unconverted(),
+            Some(replay) => Verdict::Replay(Box::new(replay)),
+            None => question.miss(Some(Reason::NotConvertible)),
         }
     }
 }

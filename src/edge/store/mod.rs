@@ -4,13 +4,13 @@ mod kv;
 mod upstash;
 
 use crate::config::Config;
-use crate::edge::clock::within;
-use crate::entry::{self, Entry, Prefix};
+use crate::edge::clock::{now, timer, within};
+use crate::entry::{self, Prefix};
 use crate::flow::Found;
 use crate::key::Key;
 use crate::redis;
 use crate::status::Reason;
-use js_sys::{Promise, Uint8Array};
+use js_sys::{Math, Promise, Uint8Array};
 use std::time::Duration;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
@@ -20,6 +20,8 @@ use worker::Env;
 const LONGEST_TTL: u64 = 10 * 365 * 24 * 3600;
 /// How long a write may take in the background.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a refused write is tried again, in milliseconds: the platform lets work go on for 30 s after an answer.
+const LONGEST_WRITE_MS: u64 = 20_000;
 
 #[wasm_bindgen]
 extern "C" {
@@ -70,32 +72,40 @@ impl Store {
         }
     }
 
-    /// Stores an entry. `now`: milliseconds since 1970.
+    /// Stores an encoded entry, again where KV refuses it: it takes one write a second for each key.
     ///
     /// # Errors
     /// Why it is not stored.
-    pub async fn put(&self, key: &Key, entry: &Entry, now: u64) -> Result<(), Reason> {
+    pub async fn put(&self, key: &Key, head: &entry::Head, value: &Uint8Array, config: &Config) -> Result<(), Reason> {
         let key = key.to_string();
-        let ttl = entry.head.ttl(now).filter(|ttl| *ttl <= LONGEST_TTL);
-        let value = entry.encode().ok_or(Reason::TooLarge)?;
-        let put = async {
-            match self {
-                Store::Kv(kv) => {
-                    let put = kv.put(&key, &Uint8Array::from(value.as_slice()), ttl).await;
-                    put.map_err(|_| Reason::StoreError)
-                }
-                Store::Upstash(database) => {
-                    let command = redis::set(&key, &value, ttl).ok_or(Reason::TooLarge)?;
-                    database.put(&command, WRITE_TIMEOUT).await
+        let beyond_ms = config.stale_if_error_ms.max(config.stale_while_revalidate_ms);
+        let ttl = || head.keep_for(now(), beyond_ms).filter(|ttl| *ttl <= LONGEST_TTL);
+        match self {
+            Store::Kv(kv) => {
+                let began = now();
+                let mut attempts = 0u32;
+                loop {
+                    attempts = attempts.saturating_add(1);
+                    match within(WRITE_TIMEOUT, kv.put(&key, value, ttl())).await {
+                        Some(Ok(())) => return Ok(()),
+                        None => return Err(Reason::StoreTimeout),
+                        Some(Err(_)) => {}
+                    }
+                    let left_ms = LONGEST_WRITE_MS.saturating_sub(now().saturating_sub(began));
+                    let wait = config.retry.wait_to_write(attempts, left_ms, Math::random());
+                    timer(Duration::from_millis(wait.ok_or(Reason::StoreError)?)).await;
                 }
             }
-        };
-        within(WRITE_TIMEOUT, put).await.unwrap_or(Err(Reason::StoreTimeout))
+            Store::Upstash(database) => {
+                let command = redis::set(&key, &value.to_vec(), ttl()).ok_or(Reason::TooLarge)?;
+                database.put(&command, WRITE_TIMEOUT).await
+            }
+        }
     }
 }
 
 /// Checks an entry and takes it apart. The body stays where it is; the platform computes the digest.
-async fn open(value: &Uint8Array) -> Option<(entry::Head, Uint8Array)> {
+pub async fn open(value: &Uint8Array) -> Option<(entry::Head, Uint8Array)> {
     let fixed = u32::try_from(entry::PREFIX_LEN).ok()?;
     let prefix = Prefix::decode(&value.subarray(0, fixed).to_vec())?;
     let rest = value.subarray(fixed, value.length());

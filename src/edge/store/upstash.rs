@@ -50,12 +50,15 @@ impl Database {
         let outbound =
             Outbound { method: Method::POST, url: self.url.clone(), headers: self.headers.clone(), body: None };
         let body = Body::Bytes(Uint8Array::from(command.as_bytes()));
-        let response = upstream::send(&outbound, body, timeout, None).await.map_err(|failure| match failure {
+        let answer = upstream::send(&outbound, body, timeout, None).await.map_err(|failure| match failure {
             Failure::TimedOut => Reason::StoreTimeout,
             Failure::Unreachable => Reason::StoreError,
         })?;
         // Errors come with a status of their own, and with `{"error":…}` too.
-        convert::bytes(&response).await.map_err(|_| Reason::StoreError)
+        match convert::bytes(&answer.response, redis::MAX_ANSWER).await {
+            Ok(Some(bytes)) => Ok(bytes),
+            _ => Err(Reason::StoreError),
+        }
     }
 }
 

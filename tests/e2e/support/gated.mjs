@@ -2,7 +2,7 @@
 // service, what shall become of it. It may let the operation pass, keep it waiting or make it fail. The worker
 // itself is the product's, unchanged.
 
-import Worker from "../../../build/index.js";
+import Worker, { Flight as UngatedFlight } from "../../../build/index.js";
 export * from "../../../build/index.js";
 
 function gated(store, gate) {
@@ -19,8 +19,16 @@ function gated(store, gate) {
   });
 }
 
+const behindGate = (env) => ({ ...env, OPENAI_CACHE: gated(env.OPENAI_CACHE, env.GATE) });
+
+export class Flight extends UngatedFlight {
+  constructor(ctx, env) {
+    super(ctx, behindGate(env));
+  }
+}
+
 export default class extends Worker {
   constructor(ctx, env) {
-    super(ctx, { ...env, OPENAI_CACHE: gated(env.OPENAI_CACHE, env.GATE) });
+    super(ctx, behindGate(env));
   }
 }

@@ -14,17 +14,18 @@ const wrangler = require("wrangler");
 // The Miniflare that this wrangler runs on, wherever npm has put it.
 const { Miniflare, convertV4MiniflareOptions } = createRequire(require.resolve("wrangler"))("miniflare");
 
-// What every test wants unless it says otherwise: no tier in memory, or the store would not be seen.
-const DEFAULT_VARS = { MEMORY_CACHE_BYTES: "0" };
+// What every test wants unless it says otherwise: nothing that stays in memory, or the store would not be seen. Whether
+// equal questions share a call must make no difference to most tests: they run either way.
+const DEFAULT_VARS = { MEMORY_CACHE_BYTES: "0", COALESCE_TTL: "0", COALESCE: process.env.REPRISE_COALESCE ?? "true" };
 
 const pool = new Map();
 after(() => Promise.all([...pool.values()].map(async (worker) => (await worker).dispose())));
 
-// The worker with these `vars` and this `store` ("kv", "gated", "upstash" or "none"); the same wishes share one instance.
-// Everything is stopped when the test file is done.
-export function worker({ vars = {}, store = "kv" } = {}) {
-  const key = JSON.stringify([store, Object.entries(vars).sort()]);
-  if (!pool.has(key)) pool.set(key, start(vars, store));
+// The worker with these `vars`, this `store` ("kv", "gated", "upstash" or "none") and these `flights` ("bound", "none" or
+// "broken"); the same wishes share one instance. Everything is stopped when the test file is done.
+export function worker({ vars = {}, store = "kv", flights = "bound" } = {}) {
+  const key = JSON.stringify([store, flights, Object.entries(vars).sort()]);
+  if (!pool.has(key)) pool.set(key, start(vars, store, flights));
   return pool.get(key);
 }
 
@@ -34,7 +35,7 @@ export async function release(instance) {
   await instance.dispose();
 }
 
-async function start(vars, store) {
+async function start(vars, store, flights) {
   const config = wrangler.unstable_readConfig({ config: path.join(ROOT, "wrangler.toml") });
   const main = path.resolve(ROOT, config.main);
   if (!existsSync(main)) throw new Error(`${config.main} is missing: run \`npm run build\` first`);
@@ -59,6 +60,9 @@ async function start(vars, store) {
     options.modules.unshift({ type: "ESModule", path: fileURLToPath(new URL("gated.mjs", import.meta.url)) });
     options.serviceBindings = { ...options.serviceBindings, GATE: (request) => running.pass(request) };
   }
+  if (flights !== "bound") delete options.durableObjects.FLIGHTS;
+  // Something of that name that is no namespace of objects.
+  if (flights === "broken") options.bindings.FLIGHTS = { broken: true };
   if (store === "none" || store === "upstash") {
     options.kvNamespaces = Object.fromEntries(
       Object.entries(options.kvNamespaces).filter(([name]) => name !== "OPENAI_CACHE"),

@@ -1,0 +1,268 @@
+//! After this failure, at this time: how long to wait before asking again, or to give up?
+//!
+//! Statuses and waits as OpenAI's and Anthropic's official clients have them (`x-should-retry`, `retry-after-ms`);
+//! `Retry-After` as RFC 9110, section 10.2.3, has it; full jitter.
+
+use http::HeaderMap;
+use serde::Deserialize;
+use std::time::UNIX_EPOCH;
+
+/// The operator's settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// `MAX_RETRIES`: how often a failed call is repeated at most.
+    pub max_retries: u32,
+    /// `BASE_RETRY_DELAY`, in milliseconds: the most that the first wait takes; each further one up to twice as long.
+    pub base_delay_ms: u64,
+    /// `RATE_LIMIT_WAIT`, in milliseconds: the wait after a 429 that does not say how long.
+    pub rate_limit_wait_ms: u64,
+}
+
+/// What may be done again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repeatable {
+    /// Asking twice does no harm: it computes an answer, or its method is idempotent.
+    Always,
+    /// It may change something: only after a failure which proves that the upstream did not take it.
+    IfNotTaken,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, Copy)]
+pub enum Outcome<'a> {
+    /// No answer came: no connection, or it broke.
+    NoAnswer,
+    /// An answer came.
+    Answer {
+        /// Its HTTP status.
+        status: u16,
+        /// Its headers.
+        headers: &'a HeaderMap,
+    },
+}
+
+/// Where in time an attempt ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    /// How many attempts have been made, this one included.
+    pub attempts: u32,
+    /// Milliseconds since 1970.
+    pub now: u64,
+    /// Milliseconds left of `TIMEOUT`.
+    pub left_ms: u64,
+    /// A random number from 0 to 1.
+    pub random: f64,
+}
+
+impl Policy {
+    /// The milliseconds to wait before the next attempt; `None`: what came is what the client gets. A wait that would
+    /// outlast the time left is not begun.
+    pub fn wait(&self, repeatable: Repeatable, outcome: Outcome<'_>, at: Moment) -> Option<u64> {
+        if at.attempts > self.max_retries || !may_repeat(repeatable, outcome) {
+            return None;
+        }
+        let asked_for = match outcome {
+            Outcome::NoAnswer => None,
+            Outcome::Answer { status, headers } => {
+                retry_after(headers, at.now).or_else(|| (status == 429).then_some(self.rate_limit_wait_ms))
+            }
+        };
+        let wait = asked_for.unwrap_or_else(|| scaled(self.ceiling(at.attempts), at.random));
+        (wait < at.left_ms).then_some(wait)
+    }
+
+    /// The milliseconds to wait before a store is written to again; `None`: not any more. Never less than the base:
+    /// KV takes one write a second for each key.
+    pub fn wait_to_write(&self, attempts: u32, left_ms: u64, random: f64) -> Option<u64> {
+        let base = self.base_delay_ms;
+        let wait = base.saturating_add(scaled(self.ceiling(attempts), random));
+        (attempts <= self.max_retries && wait < left_ms).then_some(wait)
+    }
+
+    fn ceiling(&self, attempts: u32) -> u64 {
+        let doublings = attempts.saturating_sub(1);
+        self.base_delay_ms.saturating_mul(2u64.saturating_pow(doublings))
+    }
+}
+
+/// A random share of a wait.
+fn scaled(ceiling: u64, random: f64) -> u64 {
+    // `as` saturates and cannot fail.
+    (ceiling as f64 * random) as u64
+}
+
+fn may_repeat(repeatable: Repeatable, outcome: Outcome<'_>) -> bool {
+    let Outcome::Answer { status, headers } = outcome else {
+        // The platform does not tell a refused connection from a broken one, so this proves nothing.
+        return repeatable == Repeatable::Always;
+    };
+    let word = headers.get("x-should-retry").map(|value| value.as_bytes().to_ascii_lowercase());
+    match (repeatable, word.as_deref()) {
+        (_, Some(b"false")) => false,
+        (Repeatable::Always, Some(b"true")) if status >= 400 => true,
+        (Repeatable::Always, _) => is_passing(status),
+        // 521 and 523: Cloudflare's edge could not connect to the upstream.
+        (Repeatable::IfNotTaken, _) => {
+            matches!(status, 429 | 521 | 523) || (status == 503 && headers.contains_key(http::header::RETRY_AFTER))
+        }
+    }
+}
+
+/// Whether the same request may get a better answer a little later: the statuses that official clients repeat, and those
+/// by which Cloudflare's edge says that it had no answer from the upstream.
+fn is_passing(status: u16) -> bool {
+    matches!(status, 408 | 409 | 429 | 500 | 502 | 503 | 504 | 529 | 520..=526 | 530)
+}
+
+/// The milliseconds that the upstream asks to wait.
+fn retry_after(headers: &HeaderMap, now: u64) -> Option<u64> {
+    let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
+    let number = |text: &str| text.parse::<f64>().ok().filter(|number| *number >= 0.0 && number.is_finite());
+    // `as` saturates and cannot fail.
+    if let Some(ms) = text("retry-after-ms").and_then(number) {
+        return Some(ms.ceil() as u64);
+    }
+    let value = text("retry-after")?;
+    if let Some(seconds) = number(value) {
+        return Some((seconds * 1000.0).ceil() as u64);
+    }
+    let date = httpdate::parse_http_date(value).ok()?.duration_since(UNIX_EPOCH).ok()?;
+    Some(u64::try_from(date.as_millis()).ok()?.saturating_sub(now))
+}
+
+#[derive(Deserialize)]
+struct Envelope {
+    error: ErrorObject,
+}
+
+#[derive(Deserialize)]
+struct ErrorObject {
+    code: Option<serde_json::Value>,
+    r#type: Option<serde_json::Value>,
+}
+
+/// Whether the body of a 429 says that there is nothing left to wait for: OpenAI's `insufficient_quota`.
+pub fn is_out_of_quota(body: &[u8]) -> bool {
+    let Ok(Envelope { error }) = serde_json::from_slice(body) else { return false };
+    [error.code, error.r#type].into_iter().flatten().any(|word| word == "insufficient_quota")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: Policy = Policy { max_retries: 5, base_delay_ms: 1_000, rate_limit_wait_ms: 30_000 };
+    /// 2015-10-21 07:28:00 UTC.
+    const NOW: u64 = 1_445_412_480_000;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
+    }
+
+    fn at(attempts: u32, random: f64) -> Moment {
+        Moment { attempts, now: NOW, left_ms: 300_000, random }
+    }
+
+    fn after(repeatable: Repeatable, status: u16, pairs: &[(&'static str, &str)]) -> Option<u64> {
+        POLICY.wait(repeatable, Outcome::Answer { status, headers: &headers(pairs) }, at(1, 0.5))
+    }
+
+    fn always(status: u16, pairs: &[(&'static str, &str)]) -> Option<u64> {
+        after(Repeatable::Always, status, pairs)
+    }
+
+    fn if_not_taken(status: u16, pairs: &[(&'static str, &str)]) -> Option<u64> {
+        after(Repeatable::IfNotTaken, status, pairs)
+    }
+
+    #[test]
+    fn passing_failures_are_repeated_and_others_are_not() {
+        for status in 100..600 {
+            let passing = [408, 409, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 525, 526, 529, 530];
+            assert_eq!(always(status, &[]).is_some(), passing.contains(&status), "{status}");
+        }
+    }
+
+    #[test]
+    fn what_may_change_something_is_repeated_on_proof_alone() {
+        for status in 100..600 {
+            assert_eq!(if_not_taken(status, &[]).is_some(), [429, 521, 523].contains(&status), "{status}");
+        }
+        assert_eq!(if_not_taken(503, &[("retry-after", "2")]), Some(2_000));
+        assert_eq!(if_not_taken(500, &[("retry-after", "2")]), None);
+        assert_eq!(if_not_taken(500, &[("x-should-retry", "true")]), None);
+        assert_eq!(if_not_taken(429, &[("x-should-retry", "false")]), None);
+        let none = POLICY.wait(Repeatable::IfNotTaken, Outcome::NoAnswer, at(1, 0.5));
+        assert_eq!(none, None);
+    }
+
+    #[test]
+    fn backs_off_exponentially_with_full_jitter() {
+        let wait = |attempts, random| POLICY.wait(Repeatable::Always, Outcome::NoAnswer, at(attempts, random));
+        assert_eq!((1..=6).map(|n| wait(n, 1.0)).collect::<Vec<_>>(), {
+            [Some(1_000), Some(2_000), Some(4_000), Some(8_000), Some(16_000), None]
+        });
+        assert_eq!((wait(3, 0.0), wait(3, 0.25)), (Some(0), Some(1_000)));
+    }
+
+    #[test]
+    fn no_setting_overflows() {
+        let policy = Policy { max_retries: u32::MAX, base_delay_ms: u64::MAX, rate_limit_wait_ms: u64::MAX };
+        let at = Moment { attempts: u32::MAX, now: u64::MAX, left_ms: u64::MAX, random: 0.5 };
+        assert!(policy.wait(Repeatable::Always, Outcome::NoAnswer, at).is_some());
+        assert_eq!(policy.wait_to_write(u32::MAX, 10_000, 1.0), None);
+    }
+
+    #[test]
+    fn the_upstream_says_how_long() {
+        assert_eq!(always(503, &[("retry-after", "7")]), Some(7_000));
+        assert_eq!(always(503, &[("retry-after", "0.25")]), Some(250));
+        assert_eq!(always(503, &[("retry-after", "0")]), Some(0));
+        assert_eq!(always(503, &[("retry-after", "Wed, 21 Oct 2015 07:28:09 GMT")]), Some(9_000));
+        assert_eq!(always(503, &[("retry-after", "Wed, 21 Oct 2015 07:27:00 GMT")]), Some(0));
+        assert_eq!(always(503, &[("retry-after", "9"), ("retry-after-ms", "12.5")]), Some(13));
+        for unreadable in ["soon", "-1", "NaN", "inf", ""] {
+            assert_eq!(always(503, &[("retry-after", unreadable)]), Some(500), "{unreadable}");
+        }
+        assert_eq!(always(429, &[]), Some(30_000));
+        assert_eq!(always(429, &[("retry-after", "1")]), Some(1_000));
+    }
+
+    #[test]
+    fn the_upstream_says_whether() {
+        assert_eq!(always(500, &[("x-should-retry", "false")]), None);
+        assert!(always(404, &[("x-should-retry", "TRUE")]).is_some());
+        assert_eq!(always(200, &[("x-should-retry", "true")]), None);
+        assert_eq!(always(404, &[("x-should-retry", "perhaps")]), None);
+    }
+
+    #[test]
+    fn a_wait_beyond_the_time_left_is_not_begun() {
+        let wait = |left_ms, value| {
+            let headers = headers(&[("retry-after", value)]);
+            let outcome = Outcome::Answer { status: 503, headers: &headers };
+            POLICY.wait(Repeatable::Always, outcome, Moment { left_ms, ..at(1, 0.5) })
+        };
+        assert_eq!((wait(5_001, "5"), wait(5_000, "5"), wait(300_000, "1e300")), (Some(5_000), None, None));
+    }
+
+    #[test]
+    fn a_write_waits_longer_than_a_second_of_kv() {
+        assert_eq!(POLICY.wait_to_write(1, 60_000, 0.0), Some(1_000));
+        assert_eq!(POLICY.wait_to_write(3, 60_000, 1.0), Some(5_000));
+        assert_eq!(POLICY.wait_to_write(6, 60_000, 0.0), None);
+        assert_eq!(POLICY.wait_to_write(1, 900, 0.0), None);
+    }
+
+    #[test]
+    fn an_empty_account_is_told_from_haste() {
+        assert!(is_out_of_quota(
+            br#"{"error":{"message":"m","type":"insufficient_quota","code":"insufficient_quota"}}"#
+        ));
+        assert!(is_out_of_quota(br#"{"error":{"code":"insufficient_quota"}}"#));
+        assert!(is_out_of_quota(br#"{"error":{"type":"insufficient_quota","code":null}}"#));
+        for other in [&br#"{"error":{"code":"rate_limit_exceeded"}}"#[..], b"", b"insufficient_quota", b"[]", b"{}"] {
+            assert!(!is_out_of_quota(other));
+        }
+    }
+}
