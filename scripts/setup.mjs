@@ -52,7 +52,7 @@ async function nodeModules() {
   const want = sha256(readFileSync(path.join(root, 'package-lock.json')), process.platform, process.arch);
   if (existsSync(stamp) && readFileSync(stamp, 'utf8') === want) return;
   if (!which('npm')) throw new Stop('npm is missing. It comes with Node (https://nodejs.org).');
-  say('Installing wrangler, Node 22 and the other npm packages into node_modules (under a minute, 550 MB)');
+  say('Installing wrangler, Node 22 and the other npm packages into node_modules (about a minute, 700 MB)');
   // With the machine's own Node: npm replaces the one in node_modules.
   await run('npm', ['ci', '--no-audit', '--no-fund', '--loglevel=error'],
     { env: systemEnv, shell: process.platform === 'win32' });

@@ -65,7 +65,7 @@ async function python() {
     base = await systemPython();
     if (!base) throw new Stop('The Python of this system is too old: get 3.10 or newer from https://www.python.org.');
   }
-  say('Installing the OpenAI client for Python for the tests (under a minute)');
+  say('Installing the clients for Python that the tests run (under a minute)');
   rmSync(home, { recursive: true, force: true });
   mkdirSync(cache, { recursive: true });
   await run(base, ['-m', 'venv', home]);

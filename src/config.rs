@@ -1,17 +1,28 @@
 //! What did the operator ask for? Read and checked once; a value that cannot be read is an error naming its variable.
 
+mod llm_params;
+mod upstreams;
+
+pub use llm_params::{LlmParams, ModelParams};
+
 use crate::directives::{boolean, list};
 use crate::key::MatchMode;
+use crate::polish::Tags;
+use crate::provider::{DEFAULT, Upstream};
 use crate::retry;
 use glob::Pattern;
+use std::borrow::Cow;
+use std::rc::Rc;
 use std::time::Duration;
 use url::Url;
 
 /// The operator's settings, complete and valid.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// `OPENAI_BASE_URL`: the default upstream, `http` or `https`, without credentials, query or fragment.
-    pub base_url: Url,
+    /// `OPENAI_BASE_URL`: the default upstream.
+    pub default: Rc<Upstream>,
+    /// The upstreams that callers name in the path: the built-in ones and those of `UPSTREAMS`.
+    pub upstreams: Vec<Rc<Upstream>>,
     /// `PROXY_PATH_PREFIX`, with a leading and without a trailing slash; empty for the root.
     pub path_prefix: String,
     /// `CACHE_TTL`, in milliseconds; `None`: never expires.
@@ -38,6 +49,14 @@ pub struct Config {
     pub store_timeout: Duration,
     /// `TIMEOUT`: to the upstream's response head, retries included.
     pub timeout: Duration,
+    /// `OVERRIDE_MODEL`: the model of every request.
+    pub override_model: Option<String>,
+    /// `LLM_PARAMS`: what is said for each model.
+    pub llm_params: LlmParams,
+    /// `STRIP_THINK`: thoughts are left out unless `LLM_PARAMS` says otherwise for the model.
+    pub strip_think: bool,
+    /// `THINK_TAG` and `THINK_END_TAG`.
+    pub think_tags: Tags,
     /// `IDLE_TIMEOUT`: the longest pause in an answer.
     pub idle_timeout: Duration,
     /// `MAX_RETRIES`, `BASE_RETRY_DELAY` and `RATE_LIMIT_WAIT`.
@@ -73,9 +92,15 @@ impl std::fmt::Debug for Upstash {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
     /// The variable.
-    pub variable: &'static str,
+    pub variable: Cow<'static, str>,
     /// What is wrong with it and what to do.
     pub message: String,
+}
+
+impl ConfigError {
+    fn new(variable: impl Into<Cow<'static, str>>, message: impl Into<String>) -> ConfigError {
+        ConfigError { variable: variable.into(), message: message.into() }
+    }
 }
 
 const DEFAULT_BASE_URL: &str = "https://api.openai.com/v1";
@@ -83,15 +108,7 @@ const DEFAULT_MAX_BYTES: usize = 10 << 20;
 
 /// Settings that change what callers see or who may call. This version does not have them, and going on as if they
 /// were unset would be a surprise.
-const NOT_AVAILABLE: [&str; 7] = [
-    "PROXY_TOKENS",
-    "CACHE_ENCRYPTION_KEY",
-    "UPSTREAMS",
-    "OVERRIDE_MODEL",
-    "LLM_PARAMS",
-    "STRIP_THINK",
-    "OPENAI_API_KEY",
-];
+const NOT_AVAILABLE: [&str; 2] = ["PROXY_TOKENS", "CACHE_ENCRYPTION_KEY"];
 
 impl Config {
     /// Reads the settings through `lookup`, which gives a variable's text, or `None` where it is unset.
@@ -101,10 +118,12 @@ impl Config {
     pub fn read(lookup: impl Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
         let vars = Vars(&lookup);
         if let Some(variable) = NOT_AVAILABLE.into_iter().find(|name| vars.text(name).is_some()) {
-            return Err(ConfigError { variable, message: "is not available in this version. Unset it.".to_owned() });
+            return Err(ConfigError::new(variable, "is not available in this version. Unset it."));
         }
+        let default = Rc::new(default_upstream(&vars)?);
         let config = Config {
-            base_url: base_url(&vars)?,
+            upstreams: upstreams::named(&vars, &default)?,
+            default,
             path_prefix: path_prefix(&vars)?,
             ttl_ms: vars.parse("CACHE_TTL", SECONDS, milliseconds)?,
             max_ttl_ms: vars.parse("CACHE_MAX_TTL", SECONDS, milliseconds)?,
@@ -136,18 +155,35 @@ impl Config {
             stale_while_revalidate_ms: vars.parse("STALE_WHILE_REVALIDATE", SECONDS, milliseconds)?.unwrap_or(0),
             coalesce: vars.switch("COALESCE", true)?,
             coalesce_ttl_ms: vars.parse("COALESCE_TTL", SECONDS, milliseconds)?.unwrap_or(60_000),
+            override_model: vars.text("OVERRIDE_MODEL"),
+            llm_params: vars.text("LLM_PARAMS").map_or_else(|| Ok(LlmParams::default()), |t| LlmParams::read(&t))?,
+            strip_think: vars.switch("STRIP_THINK", false)?,
+            think_tags: Tags::new(vars.verbatim("THINK_TAG").as_deref(), vars.verbatim("THINK_END_TAG").as_deref()),
             debug: vars.switch("DEBUG", false)?,
         };
         let anonymous = vars.switch("ALLOW_ANONYMOUS", false)?;
-        if config.shared_scope && !anonymous {
-            return Err(ConfigError {
-                variable: "CACHE_SCOPE",
-                message: "shares every answer with whoever can reach this proxy. Set ALLOW_ANONYMOUS=true if that is \
-                          what you want, or CACHE_SCOPE=credential."
-                    .to_owned(),
-            });
+        if !anonymous {
+            config.must_know_its_callers()?;
         }
         Ok(config)
+    }
+
+    /// What nobody may be let in for whom nothing tells apart.
+    fn must_know_its_callers(&self) -> Result<(), ConfigError> {
+        if self.shared_scope {
+            let message = "shares every answer with whoever can reach this proxy. Set ALLOW_ANONYMOUS=true if that is \
+                           what you want, or CACHE_SCOPE=credential.";
+            return Err(ConfigError::new("CACHE_SCOPE", message));
+        }
+        let with_key = std::iter::once(&self.default).chain(&self.upstreams).find(|upstream| upstream.key.is_some());
+        match with_key {
+            Some(upstream) => {
+                let message = "would be spent by whoever can reach this proxy. Set ALLOW_ANONYMOUS=true if that is \
+                               what you want, or unset it and let callers send keys of their own.";
+                Err(ConfigError::new(upstream.key_variable(), message))
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -162,6 +198,11 @@ impl<F: Fn(&str) -> Option<String>> Vars<'_, F> {
         (!text.is_empty()).then_some(text)
     }
 
+    /// A variable's text with the blanks around it.
+    fn verbatim(&self, name: &str) -> Option<String> {
+        (self.0)(name).filter(|text| !text.trim().is_empty())
+    }
+
     fn parse<T>(
         &self,
         variable: &'static str,
@@ -173,7 +214,7 @@ impl<F: Fn(&str) -> Option<String>> Vars<'_, F> {
         };
         read(&text)
             .map(Some)
-            .ok_or_else(|| ConfigError { variable, message: format!("must be {expected}. Correct or unset it.") })
+            .ok_or_else(|| ConfigError::new(variable, format!("must be {expected}. Correct or unset it.")))
     }
 
     fn switch(&self, variable: &'static str, default: bool) -> Result<bool, ConfigError> {
@@ -188,20 +229,28 @@ impl<F: Fn(&str) -> Option<String>> Vars<'_, F> {
     }
 }
 
-fn base_url<F: Fn(&str) -> Option<String>>(vars: &Vars<'_, F>) -> Result<Url, ConfigError> {
+/// The upstream of `OPENAI_BASE_URL`, with the operator's key.
+fn default_upstream<F: Fn(&str) -> Option<String>>(vars: &Vars<'_, F>) -> Result<Upstream, ConfigError> {
     let variable = vars.either("OPENAI_BASE_URL", "TARGET_BASE_URL");
     let text = vars.text(variable);
-    let wrong = |message: &str| ConfigError { variable, message: message.to_owned() };
-    let url = Url::parse(text.as_deref().unwrap_or(DEFAULT_BASE_URL))
-        .map_err(|_| wrong("must be an absolute URL such as https://api.openai.com/v1."))?;
+    let base =
+        web_base(text.as_deref().unwrap_or(DEFAULT_BASE_URL)).map_err(|message| ConfigError::new(variable, message))?;
+    let mut upstream = Upstream::new(DEFAULT, base);
+    upstream.key = upstreams::key(vars, &upstream)?;
+    Ok(upstream)
+}
+
+/// A base URL, or what is wrong with it.
+fn web_base(text: &str) -> Result<Url, &'static str> {
+    let url = Url::parse(text).map_err(|_| "must be an absolute URL such as https://api.openai.com/v1.")?;
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
-        return Err(wrong("must begin with http:// or https://."));
+        return Err("must begin with http:// or https://.");
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err(wrong("must not hold credentials. Callers send theirs in a header."));
+        return Err("must not hold credentials. Callers send theirs in a header.");
     }
     if url.query().is_some() || url.fragment().is_some() {
-        return Err(wrong("must not have a query or a fragment. Callers' queries are passed on."));
+        return Err("must not have a query or a fragment. Callers' queries are passed on.");
     }
     Ok(url)
 }
@@ -268,7 +317,7 @@ mod tests {
     #[test]
     fn nothing_is_required() {
         let config = read(&[]).unwrap();
-        assert_eq!(config.base_url.as_str(), "https://api.openai.com/v1");
+        assert_eq!(config.default.base.as_str(), "https://api.openai.com/v1");
         assert_eq!(config.path_prefix, "/proxy");
         assert_eq!(config.max_bytes, 10 * 1024 * 1024);
         assert_eq!(config.store_timeout, Duration::from_millis(500));
@@ -314,6 +363,12 @@ mod tests {
             ("UPSTASH_REDIS_REST_TOKEN", "ge heim"),
             ("ALLOW_ANONYMOUS", "x"),
             ("PROXY_TOKENS", "geheim"),
+            ("OPENAI_API_KEY", "geheim"),
+            ("OPENAI_API_KEY", "ge heim"),
+            ("GROQ_API_KEY", "geheim"),
+            ("UPSTREAMS", "geheim"),
+            ("LLM_PARAMS", "geheim"),
+            ("STRIP_THINK", "geheim"),
         ] {
             let error = read(&[(variable, value)]).unwrap_err();
             assert_eq!(error.variable, variable, "{value}");
@@ -337,10 +392,27 @@ mod tests {
     }
 
     #[test]
+    fn an_operator_key_must_be_meant_too() {
+        let keys = [("UPSTREAMS", r#"{"my-llm":"http://h"}"#), ("MY_LLM_API_KEY", "k")];
+        assert_eq!(read(&keys).unwrap_err().variable, "MY_LLM_API_KEY");
+        let config = read(&[keys[0], keys[1], ("ALLOW_ANONYMOUS", "true"), ("OPENAI_API_KEY", "o")]).unwrap();
+        let has_key = |name: &str| config.upstreams.iter().any(|u| u.name == name && u.key.is_some());
+        assert!(has_key("my-llm") && has_key("openai") && !has_key("groq") && config.default.key.is_some());
+    }
+
+    #[test]
+    fn a_key_for_another_default_upstream_is_not_sent_to_openai() {
+        let vars = [("OPENAI_BASE_URL", "http://h"), ("OPENAI_API_KEY", "k"), ("ALLOW_ANONYMOUS", "true")];
+        let config = read(&vars).unwrap();
+        assert!(config.default.key.is_some());
+        assert!(config.upstreams.iter().all(|upstream| upstream.key.is_none()));
+    }
+
+    #[test]
     fn aliases_yield_to_the_first_name() {
         let config = read(&[("OPENAI_BASE_URL", "http://a/v1"), ("TARGET_BASE_URL", "http://b/v1")]).unwrap();
-        assert_eq!(config.base_url.as_str(), "http://a/v1");
+        assert_eq!(config.default.base.as_str(), "http://a/v1");
         let config = read(&[("TARGET_BASE_URL", "http://b/v1/")]).unwrap();
-        assert_eq!(config.base_url.as_str(), "http://b/v1/");
+        assert_eq!(config.default.base.as_str(), "http://b/v1/");
     }
 }

@@ -85,6 +85,7 @@ impl Job {
             method: Method::from_bytes(self.method.as_bytes()).unwrap_or(Method::POST),
             url: self.url.clone(),
             headers: headers.collect::<HeaderMap>(),
+            body: None,
         }
     }
 
@@ -181,6 +182,7 @@ mod tests {
                     (name.parse::<HeaderName>().unwrap(), HeaderValue::from_bytes(value.as_bytes()).unwrap())
                 })
                 .collect(),
+            body: None,
         };
         Job {
             wish,

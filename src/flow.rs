@@ -4,10 +4,11 @@
 //! the edge found out and give the next step:
 //!
 //! 1. [`arrive`] on the request's head: answer at once, pass on, or [`Pending`]: read the body.
-//! 2. [`Pending::with_body`]: answer, pass on, or a [`Question`] with its key and rules.
+//! 2. [`Pending::with_body`]: the body in the operator's [`shape`]; answer, pass on, or a [`Question`] with its key
+//!    and rules.
 //! 3. [`Question::look`] at what the store holds: a hit, an answer without the upstream, or [`Asking`].
 //! 4. [`Asking::answered`] with the upstream's head: what the client sees, and perhaps a
-//!    [`Capture`](crate::capture::Capture).
+//!    [`Capture`](crate::capture::Capture) and a [`Polisher`].
 //! 5. [`Capture`](crate::capture::Capture) with the body, behind the client's back: an entry, or why not.
 
 mod asking;
@@ -19,13 +20,16 @@ pub use question::{Found, Looked, Pending, Planned, Question, Rendering, Verdict
 pub use serving::Replay;
 
 use crate::config::{Config, ConfigError};
+use crate::credential;
 use crate::directives::Directives;
 use crate::error::{ErrorKind, ProxyError};
 use crate::headers;
 use crate::log::{Debug, Facts};
+use crate::polish::{Polish, Polisher};
 use crate::present::{self, Edits, Reply};
 use crate::retry::Repeatable;
 use crate::route::{self, Route};
+use crate::shape;
 use crate::status::{Reason, Report};
 use http::{HeaderMap, Method, StatusCode};
 
@@ -44,7 +48,7 @@ pub struct RequestHead {
     pub unreadable: Option<String>,
 }
 
-/// What is sent to the upstream; the body is the client's own.
+/// What is sent to the upstream.
 #[derive(Debug, Clone)]
 pub struct Outbound {
     /// The method.
@@ -53,6 +57,8 @@ pub struct Outbound {
     pub url: String,
     /// The headers, without those that concern this hop or speak to the cache.
     pub headers: HeaderMap,
+    /// The body in place of the client's own; `None`: that one.
+    pub body: Option<Vec<u8>>,
 }
 
 /// Step 1: what a request's head asks for.
@@ -80,6 +86,8 @@ pub struct Passage {
     /// For the log.
     pub facts: Facts,
     report: Report,
+    polish: Polish,
+    max_bytes: usize,
 }
 
 /// The reply to every request but `/healthz` while a variable cannot be read.
@@ -98,13 +106,13 @@ pub fn body_not_allowed(request: &RequestHead) -> Reply {
 }
 
 /// Step 1. `has_body`: whether there is a body at all.
-pub fn arrive(config: &Config, request: RequestHead, has_body: bool) -> Arrival {
+pub fn arrive(config: &Config, mut request: RequestHead, has_body: bool) -> Arrival {
     let own = matches!(request.method, Method::GET | Method::HEAD);
     let facts = Facts::of(&request);
     let target = match route::route(config, &request.path, request.query.as_deref()) {
         Route::Index if own => return Arrival::Answer(present::index(config, facts)),
         Route::Alive if own => return Arrival::Answer(present::alive()),
-        Route::Health if own => return Arrival::Health(config.base_url.to_string(), facts),
+        Route::Health if own => return Arrival::Health(config.default.base.to_string(), facts),
         Route::Upstream(target) => target,
         _ => return Arrival::Answer(present::not_found(config, facts)),
     };
@@ -124,18 +132,18 @@ pub fn arrive(config: &Config, request: RequestHead, has_body: bool) -> Arrival 
         request_headers: request.headers.keys().map(ToString::to_string).collect(),
         cache_status: None,
     });
-    let outbound = Outbound {
-        method: request.method.clone(),
-        url: target.url,
-        headers: headers::forwarded(&request.headers, upgrade),
-    };
+    let ours = credential::operators(&target, &mut request);
+    let mut headers = headers::forwarded(&request.headers, upgrade);
+    headers.extend(ours);
     let pending = Pending {
         max_bytes: config.max_bytes,
-        facts: Facts { provider: target.provider.into(), debug, ..facts },
+        facts: Facts { provider: target.upstream.name.clone().into(), debug, ..facts },
+        polish: shape::unread(config, &request.method, &target),
+        upstream: target.upstream,
+        outbound: Outbound { method: request.method.clone(), url: target.url, headers, body: None },
         request,
         endpoint: target.endpoint,
         directives,
-        outbound,
     };
     let json = headers::is_json(&headers::essence(&pending.request.headers));
     let coded = pending.request.headers.contains_key(http::header::CONTENT_ENCODING);
@@ -168,6 +176,11 @@ impl Passage {
         self.report.fwd_status = Some(status.as_u16());
         self.facts.note(status.as_u16(), &self.report);
         present::edits(&self.report)
+    }
+
+    /// What the answer's body needs on its way; `None`: nothing, it is passed on as it comes.
+    pub fn polisher(&self, status: StatusCode, response: &HeaderMap) -> Option<Polisher> {
+        self.polish.open(status, response, self.max_bytes)
     }
 
     /// No answer came.

@@ -191,6 +191,11 @@ pub fn describes_bytes(name: &str) -> bool {
     matches!(name, "content-md5" | "content-digest" | "repr-digest" | "digest")
 }
 
+/// Whether a response header is true of other bytes only: those of an answer that is changed on its way.
+pub fn is_of_other_bytes(name: &str) -> bool {
+    matches!(name, "content-length" | "content-encoding" | "etag" | "accept-ranges") || describes_bytes(name)
+}
+
 /// The media type without parameters, lower case; empty where there is none.
 pub fn essence(headers: &HeaderMap) -> String {
     headers

@@ -9,10 +9,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use reprise::config::Config;
 use reprise::entry::Entry;
 use reprise::flow::{self, Arrival, Failure, Found, Looked, Outbound, Planned, Replay, RequestHead, Verdict};
+use reprise::headers::is_of_other_bytes;
+use reprise::polish::Polisher;
 use reprise::present::{self, Edits, Reply};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 const ORIGIN: &str = "http://upstream.test:8080";
@@ -97,7 +99,7 @@ struct Sent {
     url: Option<String>,
     #[serde(default)]
     headers: BTreeMap<String, Value>,
-    body: Option<String>,
+    body: Option<Value>,
 }
 
 fn present_value<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Value>, D::Error> {
@@ -165,7 +167,19 @@ fn own(reply: Reply) -> Got {
     Got { status: reply.status, headers: header_map(&reply.headers), body: reply.body }
 }
 
-fn passed(status: StatusCode, mut headers: HeaderMap, edits: Edits, body: Vec<u8>) -> Got {
+fn passed(status: StatusCode, mut headers: HeaderMap, edits: Edits, polisher: Option<Polisher>, body: &[u8]) -> Got {
+    let body = match polisher {
+        None => body.to_vec(),
+        Some(mut polisher) => {
+            let others: Vec<_> = headers.keys().filter(|name| is_of_other_bytes(name.as_str())).cloned().collect();
+            for name in others {
+                headers.remove(name);
+            }
+            let mut polished: Vec<u8> = body.chunks(5).flat_map(|piece| polisher.push(piece)).collect();
+            polished.extend(polisher.finish());
+            polished
+        }
+    };
     headers.insert(edits.set.0, edits.set.1.parse().unwrap());
     headers.append(edits.append.0, edits.append.1.parse().unwrap());
     Got { status: status.as_u16(), headers, body }
@@ -173,7 +187,8 @@ fn passed(status: StatusCode, mut headers: HeaderMap, edits: Edits, body: Vec<u8
 
 impl World {
     fn ask(&mut self, outbound: &Outbound, body: &[u8]) {
-        self.calls.push(Call { outbound: outbound.clone(), body: body.to_vec() });
+        let body = outbound.body.clone().unwrap_or_else(|| body.to_vec());
+        self.calls.push(Call { outbound: outbound.clone(), body });
     }
 
     /// The exchange as the edge would run it: the numbers are those of `flow`.
@@ -207,7 +222,8 @@ impl World {
             Arrival::Answer(reply) => Planned::Answer(reply),
             Arrival::Health(target, facts) => {
                 if !answer.refuse {
-                    let outbound = Outbound { method: Method::GET, url: target.clone(), headers: HeaderMap::new() };
+                    let outbound =
+                        Outbound { method: Method::GET, url: target.clone(), headers: HeaderMap::new(), body: None };
                     self.ask(&outbound, &[]);
                 }
                 return own(present::health(&target, !answer.refuse, facts));
@@ -225,7 +241,8 @@ impl World {
                 }
                 self.ask(&passage.outbound, &body);
                 let edits = passage.answered(status);
-                return passed(status, headers, edits, answer_body.to_vec());
+                let polisher = passage.polisher(status, &headers);
+                return passed(status, headers, edits, polisher, answer_body);
             }
             Planned::Ask(question) => question,
         };
@@ -260,6 +277,7 @@ impl World {
             return served.unwrap_or_else(|| own(asking.failed(failure)));
         }
         let (edits, capture) = asking.answered(&config, status, &headers);
+        let polisher = asking.polisher(&config, status, &headers);
         // (5)
         if let Ok(mut capture) = capture
             && answer.cut.is_none()
@@ -268,7 +286,7 @@ impl World {
         {
             self.store.insert(asking.key.to_string(), entry.encode().unwrap());
         }
-        served.unwrap_or_else(|| passed(status, headers, edits, answer_body.to_vec()))
+        served.unwrap_or_else(|| passed(status, headers, edits, polisher, answer_body))
     }
 }
 
@@ -337,8 +355,12 @@ fn check(
         }
         check_headers(&call.outbound.headers, &sent.headers)?;
         if let Some(body) = &sent.body {
-            same("the sent body's expectation", &body.as_str(), &"request")?;
-            same("sent body", &call.body, &request.bytes().unwrap_or_default())?;
+            match body {
+                Value::String(wanted) if wanted == "request" => {
+                    same("sent body", &call.body, &request.bytes().unwrap_or_default())?;
+                }
+                wanted => check_body(wanted, &call.body, &[], bodies).map_err(|what| format!("sent {what}"))?,
+            }
         }
     }
     Ok(())
@@ -393,7 +415,7 @@ fn same<T: PartialEq + std::fmt::Debug>(what: &str, got: &T, wanted: &T) -> Resu
 #[test]
 fn every_case_of_the_table() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/exchanges");
-    let mut played = 0;
+    let mut played = BTreeSet::new();
     let mut failures = Vec::new();
     for file in std::fs::read_dir(folder).unwrap() {
         let path = file.unwrap().path();
@@ -408,13 +430,39 @@ fn every_case_of_the_table() {
             if case.only.as_deref() == Some("e2e") {
                 continue;
             }
-            played += 1;
             if let Err(what) = play(&case) {
                 failures.push(format!("{}: {what}", case.id));
             }
+            played.insert(case.id);
         }
     }
-    println!("{played} cases on the host");
-    assert!(played > 0, "the table is empty");
-    assert!(failures.is_empty(), "{} of {played} failed:\n{}", failures.len(), failures.join("\n"));
+    println!("{} cases on the host", played.len());
+    assert!(!played.is_empty(), "the table is empty");
+    assert!(failures.is_empty(), "{} of {} failed:\n{}", failures.len(), played.len(), failures.join("\n"));
+    every_row_of_the_migration_page(&played);
+}
+
+/// Each row of `docs/migration.md` names in its last cell what shows it: cases of the table that have been played, or
+/// files of tests, all of which are always run.
+fn every_row_of_the_migration_page(played: &BTreeSet<String>) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("docs/migration.md")).unwrap();
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
+    let rows: Vec<&str> = rows.filter(|row| *row != "there | here | test").collect();
+    assert_eq!(page.matches("\n## ").count(), 5, "five proxies");
+    assert!(rows.len() > 50, "{} rows", rows.len());
+    for row in rows {
+        let cells: Vec<&str> = row.split(" | ").collect();
+        let [_, _, tests] = cells.as_slice() else {
+            panic!("not three cells: {row}");
+        };
+        if *tests == "_awaited_" {
+            println!("awaited: {row}");
+            continue;
+        }
+        for test in tests.split(", ").map(|test| test.trim_matches('`')) {
+            let is_file = test.starts_with("tests/") && test.ends_with(".test.mjs") && root.join(test).is_file();
+            assert!(is_file || played.contains(test), "no test {test} has been run, for: {row}");
+        }
+    }
 }

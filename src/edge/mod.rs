@@ -6,6 +6,7 @@
 mod clock;
 mod convert;
 mod flight;
+mod polish;
 mod refresh;
 mod store;
 mod upstream;
@@ -135,6 +136,7 @@ impl Edge {
             Ok(convert::ReadBody::Longer(stream)) => (pending.too_large(), Body::Stream(stream)),
             Err(_) => return self.reply(pending.broken_off()),
         };
+        let body = planned.body().map_or(body, |changed| Body::Bytes(Uint8Array::from(changed)));
         match planned {
             Planned::Answer(reply) => self.reply(reply),
             Planned::Pass(passage) => self.pass(*passage, body).await,
@@ -235,19 +237,20 @@ impl Edge {
             Err(failure) => return give(reply(asking.failed(failure), measures)),
         };
         let (edits, capture) = asking.answered(&self.config, answer.status, &answer.headers);
+        let polisher = asking.polisher(&self.config, answer.status, &answer.headers);
         let (kept, bytes) = match (capture, answer.response.body()) {
             // What leads to an entry is kept, and written about, by the flight.
             (Ok(_), Some(body)) if part == Some(Part::Leader) => {
-                return give(convert::passing(&answer.response, Some(&body), &edits));
+                return give(polish::passing(&answer.response, Some(&body), &edits, polisher));
             }
             (Ok(capture), Some(body)) if part.is_none() => {
                 let [to_client, to_us] = convert::tee(&body);
-                give(convert::passing(&answer.response, Some(&to_client), &edits));
+                give(polish::passing(&answer.response, Some(&to_client), &edits, polisher));
                 self.keep(&asking.key, capture, &answer, &to_us).await
             }
             (capture, _) => {
                 let body = answer.body(self.config.idle_timeout);
-                give(convert::passing(&answer.response, body.as_ref(), &edits));
+                give(polish::passing(&answer.response, body.as_ref(), &edits, polisher));
                 let kept = capture.map(drop).and(if part.is_none() { Err(Reason::AnswerEmpty) } else { Ok(()) });
                 (kept, headers::content_length(&answer.headers))
             }
@@ -348,8 +351,9 @@ impl Edge {
                 let edits = passage.answered(answer.status);
                 let bytes = length(headers::content_length(&answer.headers));
                 write(&passage.facts, Measures { bytes, ..measures }, Ok(()));
+                let polisher = passage.polisher(answer.status, &answer.headers);
                 let body = answer.body(self.config.idle_timeout);
-                convert::passing(&answer.response, body.as_ref(), &edits)
+                polish::passing(&answer.response, body.as_ref(), &edits, polisher)
             }
             Err(failure) => reply(passage.failed(failure), measures),
         }

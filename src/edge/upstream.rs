@@ -258,7 +258,7 @@ fn sound(response: Response) -> Result<Response, Failure> {
 /// # Errors
 /// [`Failure`] if none comes within `timeout`.
 pub async fn probe(url: &str, timeout: Duration) -> Result<(), Failure> {
-    let outbound = Outbound { method: Method::GET, url: url.to_owned(), headers: HeaderMap::new() };
+    let outbound = Outbound { method: Method::GET, url: url.to_owned(), headers: HeaderMap::new(), body: None };
     let answer = send(&outbound, Body::None, timeout, None).await?;
     // Unread bodies keep connections.
     answer.abort();

@@ -11,6 +11,7 @@ use crate::error::{ErrorKind, ProxyError};
 use crate::flight::{Job, Wish};
 use crate::key::Key;
 use crate::log::Facts;
+use crate::polish::{Polish, Polisher};
 use crate::present::{self, Edits, Reply};
 use crate::status::{Outcome, Reason, Report};
 use http::{HeaderMap, StatusCode};
@@ -30,6 +31,7 @@ pub struct Asking {
     pub(super) shares: bool,
     pub(super) max_age: Option<u64>,
     pub(super) report: Report,
+    pub(super) polish: Polish,
     pub(super) stand_in: Option<StandIn>,
 }
 
@@ -76,6 +78,11 @@ impl Asking {
         }
         self.facts.note(status.as_u16(), &self.report);
         (present::edits(&self.report), capture)
+    }
+
+    /// What the answer's body needs on its way to the client; `None`: nothing, it is passed on as it comes.
+    pub fn polisher(&self, config: &Config, status: StatusCode, response: &HeaderMap) -> Option<Polisher> {
+        self.polish.open(status, response, config.max_bytes)
     }
 
     /// Step 4, where the upstream failed: the stored answer that stands in, if one may. `answer`: the status that came,
@@ -145,7 +152,7 @@ impl Asking {
         now: u64,
         body: impl FnOnce() -> Vec<u8>,
     ) -> Option<Replay> {
-        let serving = Serving::new(self.endpoint, head, self.carriage)?;
+        let serving = Serving::new(self.endpoint, head, self.carriage, &self.polish)?;
         let report = if finished {
             Report {
                 ttl: head.ttl(now),

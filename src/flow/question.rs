@@ -15,10 +15,14 @@ use crate::headers;
 use crate::key::{self, Key, Party};
 use crate::log::Facts;
 use crate::policy::{Judgement, Rules};
+use crate::polish::Polish;
 use crate::present::{self, Reply};
+use crate::provider::Upstream;
 use crate::retry::Repeatable;
+use crate::shape::{self, Asked};
 use crate::status::{Fwd, Outcome, Reason, Report};
 use http::{HeaderValue, Method};
+use std::rc::Rc;
 
 /// Step 2: what the body asks for.
 #[derive(Debug)]
@@ -41,6 +45,19 @@ pub struct Pending {
     pub(super) directives: Directives,
     pub(super) facts: Facts,
     pub(super) outbound: Outbound,
+    pub(super) upstream: Rc<Upstream>,
+    pub(super) polish: Polish,
+}
+
+impl Planned {
+    /// The body that is sent in place of the client's, if it has been changed.
+    pub fn body(&self) -> Option<&[u8]> {
+        match self {
+            Planned::Answer(_) => None,
+            Planned::Pass(passage) => passage.outbound.body.as_deref(),
+            Planned::Ask(question) => question.outbound.body.as_deref(),
+        }
+    }
 }
 
 /// A question with its name.
@@ -55,6 +72,7 @@ pub struct Question {
     endpoint: Endpoint,
     carriage: Carriage,
     rules: Rules,
+    polish: Polish,
 }
 
 /// What the store holds.
@@ -130,6 +148,11 @@ impl Pending {
         if !document.is_object() {
             return self.bypass(Reason::NotAnObject);
         }
+        // Whether usage is wanted is the caller's word, even where the provider must not hear it.
+        let include_usage = document.fields("stream_options").any(body::includes_usage);
+        let Some(document) = self.shape(config, body, document) else {
+            return self.bypass(Reason::TooComplex);
+        };
         let Some(endpoint) = self.endpoint.filter(|_| self.request.method == Method::POST) else {
             return self.bypass(Reason::Endpoint);
         };
@@ -139,17 +162,11 @@ impl Pending {
         if body::names_server_state(&document) {
             return self.bypass(Reason::ServerState);
         }
-        let carriage = Carriage {
-            stream: endpoint.streams(document.fields("stream")),
-            include_usage: document.fields("stream_options").any(body::includes_usage),
-        };
-        let key = self.key(config, endpoint, body, &document);
+        let carriage = Carriage { stream: endpoint.streams(document.fields("stream")), include_usage };
+        let sent = self.outbound.body.as_deref().unwrap_or(body);
+        let key = self.key(config, endpoint, sent, &document);
         self.facts.key = Some(key);
-        // The answer is read on its way through: a coded one would have to be decoded and coded again, which costs time
-        // and holds back streams.
-        let identity = HeaderValue::from_static("identity");
-        let headers = &mut self.outbound.headers;
-        headers.insert(http::header::ACCEPT_ENCODING, identity);
+        ask_uncoded(&mut self.outbound);
         Planned::Ask(Box::new(Question {
             key,
             outbound: self.outbound,
@@ -157,7 +174,30 @@ impl Pending {
             endpoint,
             carriage,
             rules: Rules::new(config, &self.directives, bound),
+            polish: self.polish,
         }))
+    }
+
+    /// Makes the operator's changes to the body; gives the document that is sent. `None`: it is too complex.
+    fn shape(&mut self, config: &Config, body: &[u8], document: Document) -> Option<Document> {
+        let text = std::str::from_utf8(body).unwrap_or_default();
+        if self.request.method != Method::POST {
+            return Some(document);
+        }
+        let asked = Asked { upstream: &self.upstream, url: &self.outbound.url, endpoint: self.endpoint };
+        let shaped = shape::shape(config, asked, text, &document);
+        self.polish = shaped.polish;
+        let Some(body) = shaped.body else {
+            return Some(document);
+        };
+        let sent = Document::parse(&body).ok();
+        let described: Vec<_> =
+            self.outbound.headers.keys().filter(|n| headers::describes_bytes(n.as_str())).cloned().collect();
+        for name in described {
+            self.outbound.headers.remove(name);
+        }
+        self.outbound.body = Some(body);
+        sent
     }
 
     fn key(&self, config: &Config, endpoint: Endpoint, body: &[u8], document: &Document) -> Key {
@@ -190,7 +230,7 @@ impl Pending {
 
     /// The request as one that the cache lets by, or the reply to a caller who takes stored answers only. The method
     /// and the endpoint are named before what `reason` says of the body.
-    pub(super) fn let_by(self, reason: Reason) -> Result<Box<Passage>, Reply> {
+    pub(super) fn let_by(mut self, reason: Reason) -> Result<Box<Passage>, Reply> {
         if self.directives.only_if_cached {
             return Err(only_if_cached(self.facts));
         }
@@ -201,6 +241,9 @@ impl Pending {
         } else {
             (Fwd::Bypass, reason)
         };
+        if !self.polish.is_none() {
+            ask_uncoded(&mut self.outbound);
+        }
         // RFC 9110, section 9.2.2.
         let idempotent = self.request.method.is_idempotent();
         Ok(Box::new(Passage {
@@ -209,8 +252,16 @@ impl Pending {
             length: headers::content_length(&self.request.headers),
             facts: self.facts,
             report: Report::bypass(fwd, reason),
+            polish: self.polish,
+            max_bytes: self.max_bytes,
         }))
     }
+}
+
+/// An answer that is read on its way through is asked for as it is: a coded one would have to be decoded and coded
+/// again, which costs time and holds back streams.
+fn ask_uncoded(outbound: &mut Outbound) {
+    outbound.headers.insert(http::header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
 }
 
 fn only_if_cached(facts: Facts) -> Reply {
@@ -237,7 +288,7 @@ impl Question {
             (Ok(()), Found::Entry(head)) => head,
         };
         let judgement = self.rules.judge(head, now);
-        let serving = Serving::new(self.endpoint, head, self.carriage);
+        let serving = Serving::new(self.endpoint, head, self.carriage, &self.polish);
         match (judgement, serving) {
             (Judgement::Unusable { report, stands_in_until }, serving) => {
                 let stand_in = serving.filter(|_| now < stands_in_until);
@@ -281,6 +332,7 @@ impl Question {
             shares: self.rules.store.is_ok() && report.outcome != Outcome::Bypass,
             max_age: self.rules.max_age,
             report,
+            polish: self.polish,
             stand_in,
         }
     }

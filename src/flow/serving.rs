@@ -4,6 +4,7 @@ use crate::dialect::Carriage;
 use crate::endpoint::Endpoint;
 use crate::entry;
 use crate::log::Facts;
+use crate::polish::Polish;
 use crate::present;
 use crate::replay::{self, Form};
 use crate::status::Report;
@@ -14,6 +15,7 @@ pub(super) struct Serving {
     head: entry::Head,
     form: Form,
     wanted: Carriage,
+    polish: Polish,
 }
 
 /// The head of an answer out of the store.
@@ -31,9 +33,9 @@ pub struct Replay {
 
 impl Serving {
     /// The form in which an entry answers. `None`: in none.
-    pub fn new(endpoint: Endpoint, head: &entry::Head, wanted: Carriage) -> Option<Serving> {
+    pub fn new(endpoint: Endpoint, head: &entry::Head, wanted: Carriage, polish: &Polish) -> Option<Serving> {
         let form = replay::form(endpoint, head, wanted)?;
-        Some(Serving { head: head.clone(), form, wanted })
+        Some(Serving { head: head.clone(), form, wanted, polish: polish.clone() })
     }
 
     /// What is left of the entry's lifetime: see [`entry::Head::ttl`].
@@ -43,15 +45,18 @@ impl Serving {
 
     /// Whether the stored body goes out as it is, unread.
     pub fn is_verbatim(&self) -> bool {
-        self.form == Form::Verbatim
+        self.form == Form::Verbatim && self.polish.is_none()
     }
 
     /// The answer at `now` (milliseconds since 1970), with the facts of its request and the stored `body`, which is not
     /// looked at where it goes out as it is. `None`: that body cannot be given in this form; the facts are as they were.
     pub fn replay(&self, report: Report, facts: &mut Facts, now: u64, body: &[u8]) -> Option<Replay> {
         let (kind, body) = match self.form {
-            Form::Verbatim => (None, None),
-            form => replay::render(form, body, self.wanted).map(|(kind, body)| (kind, Some(body)))?,
+            Form::Verbatim if self.polish.is_none() => (None, None),
+            form => {
+                let (kind, body) = replay::render(form, body, self.wanted)?;
+                (kind, Some(self.polish.stored(&self.head, kind, body)))
+            }
         };
         facts.note(self.head.status, &report);
         Some(Replay {

@@ -1,5 +1,5 @@
-// Real exchanges, recorded against a dozen providers, each sent through the proxy twice: byte-equal both times,
-// and no second call upstream wherever the contract's section 2 lets the answer be kept.
+// Real exchanges, recorded against a dozen providers, each sent through the proxy twice, by the default route and by its
+// provider's: byte-equal every time, and no second call upstream wherever the contract's section 2 lets the answer be kept.
 
 import assert from "node:assert/strict";
 import { existsSync, readFileSync } from "node:fs";
@@ -68,12 +68,23 @@ if (!existsSync(file)) {
 
   after(() => upstream.close());
 
+  // Where each provider's paths begin, below the scripted upstream in the place of its host.
+  const bases = Object.fromEntries(exchanges.map(({ provider }) => [provider, provider === "openrouter" ? "/api" : ""]));
+  const named = Object.fromEntries(Object.entries(bases).map(([name, base]) => [name, upstream.origin + base]));
+  const routes = {
+    "the default route": { vars: { OPENAI_BASE_URL: upstream.origin }, of: ({ path: at }) => `/proxy${at}` },
+    "its provider's route": {
+      vars: { UPSTREAMS: JSON.stringify(named) },
+      of: ({ provider, path: at }) => `/${provider}${at.slice(bases[provider].length)}`,
+    },
+  };
+
   describe("recorded exchanges", () => {
     for (const exchange of exchanges) {
       test(`${exchange.id}: ${exchange.provider} ${exchange.path}`, async () => {
         const outcome = reasonAgainst(exchange) ?? "answered from the cache the second time";
         outcomes.set(outcome, (outcomes.get(outcome) ?? 0) + 1);
-        await twice(exchange);
+        for (const route of Object.values(routes)) await twice(exchange, route);
       });
     }
 
@@ -90,11 +101,12 @@ if (!existsSync(file)) {
     });
   });
 
-  async function twice(exchange) {
-    const proxy = await worker({ vars: { OPENAI_BASE_URL: upstream.origin, MAX_RETRIES: "0" } });
+  async function twice(exchange, route) {
+    const proxy = await worker({ vars: { ...route.vars, MAX_RETRIES: "0" } });
     await proxy.clear();
     upstream.reset();
-    const url = exchange.path + (exchange.query === "" ? "" : `?${exchange.query}`);
+    const query = exchange.query === "" ? "" : `?${exchange.query}`;
+    const url = exchange.path + query;
     const question = Buffer.from(JSON.stringify(exchange.request));
     const answer = Buffer.from(exchange.response);
     upstream.otherwise((call) => {
@@ -105,7 +117,7 @@ if (!existsSync(file)) {
     const ask = async () => {
       const reply = await proxy.settled(() =>
         send(proxy.origin, {
-          path: `/proxy${url}`,
+          path: route.of(exchange) + query,
           headers: { "content-type": "application/json", authorization: "Bearer sk-test" },
           body: question,
         }),

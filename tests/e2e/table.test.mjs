@@ -172,6 +172,8 @@ function checkSent(wanted, requestBody) {
   if (wanted.url !== undefined) assert.equal(call.url, wanted.url, "the URL sent upstream");
   if (wanted.headers !== undefined) expect.headers(call.headers, wanted.headers, "the request sent upstream");
   if (wanted.body === "request") expect.sameBytes(call.body, requestBody ?? Buffer.alloc(0), "the body sent upstream");
+  else if (wanted.body?.text !== undefined) assert.equal(call.body.toString(), wanted.body.text, "the body sent upstream");
+  else if (wanted.body?.json !== undefined) assert.deepEqual(JSON.parse(call.body.toString()), wanted.body.json, "the body sent upstream");
   else assert.equal(wanted.body, undefined, `no such expectation of a sent body: ${JSON.stringify(wanted.body)}`);
 }
 

@@ -47,7 +47,8 @@ impl Database {
     }
 
     async fn say(&self, command: &str, timeout: Duration) -> Result<Vec<u8>, Reason> {
-        let outbound = Outbound { method: Method::POST, url: self.url.clone(), headers: self.headers.clone() };
+        let outbound =
+            Outbound { method: Method::POST, url: self.url.clone(), headers: self.headers.clone(), body: None };
         let body = Body::Bytes(Uint8Array::from(command.as_bytes()));
         let answer = upstream::send(&outbound, body, timeout, None).await.map_err(|failure| match failure {
             Failure::TimedOut => Reason::StoreTimeout,

@@ -1,0 +1,211 @@
+//! `UPSTREAMS` and the operator's keys: whom can callers reach, and on whose bill?
+
+use super::{ConfigError, Vars, web_base};
+use crate::canonical::Document;
+use crate::json::{Json, Member};
+use crate::provider::{DEFAULT, Secret, Upstream, built_in};
+use std::rc::Rc;
+use url::Url;
+
+const VARIABLE: &str = "UPSTREAMS";
+
+/// First segments of paths that lead elsewhere.
+const TAKEN: [&str; 9] = ["proxy", "v1", "api", "health", "healthz", "metrics", "dashboard", "admin", DEFAULT];
+
+/// Every upstream with a name in the path: the built-in ones, and those of `UPSTREAMS`.
+///
+/// # Errors
+/// A mistake in `UPSTREAMS`, with its place, or a key that is none.
+pub(super) fn named<F: Fn(&str) -> Option<String>>(
+    vars: &Vars<'_, F>,
+    default: &Upstream,
+) -> Result<Vec<Rc<Upstream>>, ConfigError> {
+    let mut all = built_in();
+    if let Some(text) = vars.text(VARIABLE) {
+        read(&text, &mut all)?;
+    }
+    for upstream in &mut all {
+        // The default upstream's key has the name of OpenAI's: where the two are not one, it is not OpenAI's.
+        let others = upstream.name == "openai" && upstream.base.origin() != default.base.origin();
+        upstream.key = if others { None } else { key(vars, upstream)? };
+    }
+    Ok(all.into_iter().map(Rc::new).collect())
+}
+
+/// The operator's key for an upstream.
+///
+/// # Errors
+/// A variable that holds something else.
+pub(super) fn key<F: Fn(&str) -> Option<String>>(
+    vars: &Vars<'_, F>,
+    upstream: &Upstream,
+) -> Result<Option<Secret>, ConfigError> {
+    let variable = upstream.key_variable();
+    let Some(text) = vars.text(&variable) else {
+        return Ok(None);
+    };
+    match Secret::new(&text) {
+        Some(secret) => Ok(Some(secret)),
+        None => Err(ConfigError::new(variable, "must be a key without spaces. Correct or unset it.")),
+    }
+}
+
+fn wrong(at: usize, expected: &str) -> ConfigError {
+    ConfigError::new(VARIABLE, format!("has a mistake at byte {at}: expected {expected}. Correct it there."))
+}
+
+fn read(text: &str, all: &mut Vec<Upstream>) -> Result<(), ConfigError> {
+    let document = Document::parse(text.as_bytes())
+        .map_err(|error| ConfigError::new(VARIABLE, format!("is not JSON: {error}. Correct it there.")))?;
+    if !document.is_object() {
+        return Err(wrong(0, "an object of names and base URLs"));
+    }
+    let mut seen: Vec<String> = Vec::new();
+    for Member { key, value } in Json::root(text).members() {
+        let at = key.range().start;
+        let name = key.unicode().filter(|name| is_name(name));
+        let name =
+            name.ok_or_else(|| wrong(at, "a name of lower-case letters, digits, '-', '_' and '.', one path segment"))?;
+        if TAKEN.contains(&name.as_str()) {
+            return Err(wrong(at, "another name: this one has a route of its own"));
+        }
+        let known = all.iter().position(|upstream| upstream.name == name);
+        let upstream = entry(&name, value, known.and_then(|at| all.get(at)))?;
+        if seen.contains(&upstream.key_variable()) {
+            return Err(wrong(at, "a name that does not stand here already"));
+        }
+        seen.push(upstream.key_variable());
+        let same_variable = |other: &Upstream| other.name != name && other.key_variable() == upstream.key_variable();
+        if all.iter().any(same_variable) {
+            return Err(wrong(at, "a name that differs from the built-in ones by more than a sign"));
+        }
+        match known.and_then(|at| all.get_mut(at)) {
+            Some(slot) => *slot = upstream,
+            None => all.push(upstream),
+        }
+    }
+    Ok(())
+}
+
+/// Whether it can be a path segment as callers write it.
+fn is_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_' | b'.');
+    name.bytes().all(plain) && name.starts_with(|first: char| first.is_ascii_alphanumeric())
+}
+
+/// One entry. `known`: the built-in upstream of this name, which keeps what is not said anew.
+fn entry(name: &str, value: Json<'_>, known: Option<&Upstream>) -> Result<Upstream, ConfigError> {
+    if value.is_string() {
+        return Ok(Upstream::new(name, base(value)?));
+    }
+    if !value.is_object() {
+        return Err(wrong(value.range().start, "a base URL, or an object with base_url"));
+    }
+    let mut at_base = known.map(|known| known.base.clone());
+    let mut drops = None;
+    let mut floats_only = None;
+    let mut seen: Vec<String> = Vec::new();
+    for Member { key, value } in value.members() {
+        let member = key.unicode().unwrap_or_default();
+        if seen.contains(&member) {
+            return Err(wrong(key.range().start, "a key that does not stand here already"));
+        }
+        match member.as_str() {
+            "base_url" => at_base = Some(base(value)?),
+            "drop_params" => drops = Some(names(value)?),
+            "embeddings" => floats_only = Some(embeddings(value)?),
+            _ => return Err(wrong(key.range().start, "base_url, drop_params or embeddings")),
+        }
+        seen.push(member);
+    }
+    let Some(at_base) = at_base else {
+        return Err(wrong(value.range().start, "a base_url in this object"));
+    };
+    let mut upstream = Upstream::new(name, at_base);
+    upstream.drop_params = drops.unwrap_or(upstream.drop_params);
+    upstream.floats_only = floats_only.unwrap_or(upstream.floats_only);
+    Ok(upstream)
+}
+
+fn base(value: Json<'_>) -> Result<Url, ConfigError> {
+    let at = value.range().start;
+    let text = value.unicode().ok_or_else(|| wrong(at, "a base URL"))?;
+    web_base(&text).map_err(|message| ConfigError::new(VARIABLE, format!("has a base URL at byte {at} that {message}")))
+}
+
+fn names(value: Json<'_>) -> Result<Vec<String>, ConfigError> {
+    if !value.is_array() {
+        return Err(wrong(value.range().start, "a list of parameters' names"));
+    }
+    let name = |item: Json<'_>| item.unicode().ok_or_else(|| wrong(item.range().start, "a parameter's name"));
+    value.items().map(name).collect()
+}
+
+fn embeddings(value: Json<'_>) -> Result<bool, ConfigError> {
+    match value {
+        value if value.is("float") => Ok(true),
+        value if value.is("base64") => Ok(false),
+        value => Err(wrong(value.range().start, "\"float\" (numbers only) or \"base64\" (both encodings)")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Result<Vec<Upstream>, String> {
+        let mut all = built_in();
+        read(text, &mut all).map(|()| all).map_err(|error| error.message)
+    }
+
+    fn one(text: &str, name: &str) -> Upstream {
+        parsed(text).unwrap().into_iter().find(|upstream| upstream.name == name).unwrap()
+    }
+
+    #[test]
+    fn more_upstreams_and_other_bases() {
+        assert_eq!(one(r#"{"my-llm.2":"http://h:1/v1"}"#, "my-llm.2").base.as_str(), "http://h:1/v1");
+        let venice = one(r#"{"venice":{"base_url":"http://h"}}"#, "venice");
+        assert_eq!((venice.drop_params.len(), venice.floats_only), (3, true));
+        let venice = one(r#"{"venice":{"drop_params":[],"embeddings":"base64"}}"#, "venice");
+        assert_eq!((venice.base.host_str(), venice.drop_params.len()), (Some("api.venice.ai"), 0));
+        assert!(!venice.floats_only);
+        let mine = one(r#"{"a":{"embeddings":"float","drop_params":["x","y"],"base_url":"http://h"}}"#, "a");
+        assert_eq!((mine.drop_params, mine.floats_only), (vec!["x".to_owned(), "y".to_owned()], true));
+        assert_eq!(parsed("{}").unwrap().len(), built_in().len());
+    }
+
+    #[test]
+    fn a_mistake_is_told_with_its_place() {
+        for (text, at) in [
+            ("[]", 0),
+            ("\"https://h\"", 0),
+            (r#"{"a":"https://h""#, 16),
+            (r#"{"A":"https://h"}"#, 1),
+            (r#"{"a/b":"https://h"}"#, 1),
+            (r#"{"":"https://h"}"#, 1),
+            (r#"{"..":"https://h"}"#, 1),
+            (r#"{"proxy":"https://h"}"#, 1),
+            (r#"{"admin":"https://h"}"#, 1),
+            (r#"{"a":7}"#, 5),
+            (r#"{"a":null}"#, 5),
+            (r#"{"a":{}}"#, 5),
+            (r#"{"a":"h/v1"}"#, 5),
+            (r#"{"a":"ftp://h"}"#, 5),
+            (r#"{"a":"https://u:geheim@h"}"#, 5),
+            (r#"{"a":"https://h?key=geheim"}"#, 5),
+            (r#"{"a":{"base_url":"https://h","basurl":1}}"#, 29),
+            (r#"{"a":{"base_url":1}}"#, 17),
+            (r#"{"a":{"base_url":"https://h","drop_params":"x"}}"#, 43),
+            (r#"{"a":{"base_url":"https://h","drop_params":["x",1]}}"#, 48),
+            (r#"{"a":{"base_url":"https://h","embeddings":"int8"}}"#, 42),
+            (r#"{"a":"https://h","a":"https://i"}"#, 17),
+            (r#"{"a-b":"https://h","a_b":"https://i"}"#, 19),
+            (r#"{"a":{"base_url":"https://h","base_url":"https://i"}}"#, 29),
+        ] {
+            let message = parsed(text).unwrap_err();
+            assert!(message.contains(&format!("at byte {at}")), "{text}: {message}");
+            assert!(!message.contains("geheim"), "{message}");
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! A list of models with those that exist here only: OpenAI's and Anthropic's lists, and bare ones (Together).
+
+use crate::json::{Edits, Json, quoted};
+
+/// The change that adds these models to a list. `None`: it is no list of models that is known, or not its last page.
+pub(super) fn added(root: Json<'_>, names: &[String]) -> Option<Edits> {
+    let list = if root.is_array() { root } else { root.get("data").filter(|data| data.is_array())? };
+    let more = root.get("has_more").is_some_and(|more| more.text() == "true");
+    if more {
+        return None;
+    }
+    let first = list.items().next();
+    let like_anthropic = first.is_some_and(|model| model.get("type").is_some_and(|kind| kind.is("model")));
+    let is_new = |name: &&String| !list.items().any(|model| model.get("id").is_some_and(|id| id.is(name)));
+    let mut added = Vec::new();
+    let mut follows = first.is_some();
+    for name in names.iter().filter(is_new) {
+        if std::mem::replace(&mut follows, true) {
+            added.push(b',');
+        }
+        let name = quoted(name.as_bytes());
+        let model: [&[u8]; 5] = if like_anthropic {
+            let begin = br#"{"type":"model","id":"#;
+            [begin, &name, br#","display_name":"#, &name, br#","created_at":"1970-01-01T00:00:00Z"}"#]
+        } else {
+            [br#"{"id":"#, &name, br#","object":"model","created":0,"owned_by":"reprise"}"#, b"", b""]
+        };
+        added.extend(model.concat());
+    }
+    let mut edits = Edits::default();
+    if !added.is_empty() {
+        edits.insert(list.closing(), added);
+    }
+    Some(edits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn adds_what_is_not_there() {
+        let names = ["a".to_owned(), "b".to_owned()];
+        let with =
+            |text: &str| added(Json::root(text), &names).map(|edits| String::from_utf8(edits.apply(text)).unwrap());
+        let b = r#"{"id":"b","object":"model","created":0,"owned_by":"reprise"}"#;
+        assert_eq!(
+            with(r#"{"object":"list","data":[{"id":"a","x":1.0}]}"#),
+            Some(format!(r#"{{"object":"list","data":[{{"id":"a","x":1.0}},{b}]}}"#))
+        );
+        assert_eq!(with(r#"[{"id":"a"} ]"#), Some(format!(r#"[{{"id":"a"}} ,{b}]"#)));
+        assert_eq!(with(r#"{"data":[]}"#).unwrap().matches("\"id\"").count(), 2);
+        assert!(
+            with(r#"{"data":[{"type":"model","id":"a"}],"has_more":false}"#)
+                .unwrap()
+                .contains(r#"{"type":"model","id":"b""#)
+        );
+        assert_eq!(with(r#"{"data":[{"type":"model","id":"a"}],"has_more":true}"#), None);
+        assert_eq!(with(r#"{"models":[]}"#), None);
+    }
+}

@@ -1,0 +1,132 @@
+// The providers' official clients, unmodified, each through its provider's route: the base URL is the only change.
+
+import Anthropic from "@anthropic-ai/sdk";
+import { GoogleGenAI } from "@google/genai";
+import { Mistral } from "@mistralai/mistralai";
+import { CohereClientV2 } from "cohere-ai";
+import Groq from "groq-sdk";
+import assert from "node:assert/strict";
+import { after, before, beforeEach, describe, test } from "node:test";
+import OpenAI from "openai";
+import { startUpstream } from "../e2e/support/upstream.mjs";
+import { worker } from "../e2e/support/worker.mjs";
+import { runProgram } from "./support/programs.mjs";
+import { likeProviders } from "./support/providers.mjs";
+
+const NAMES = ["anthropic", "cohere", "google", "groq", "mistral", "openrouter"];
+
+let upstream;
+let proxy;
+before(async () => {
+  upstream = await startUpstream();
+  const upstreams = Object.fromEntries(NAMES.map((name) => [name, `${upstream.origin}/${name}`]));
+  proxy = await worker({ vars: { UPSTREAMS: JSON.stringify(upstreams) } });
+});
+beforeEach(async () => {
+  await proxy.clear();
+  upstream.reset();
+  upstream.otherwise(likeProviders);
+});
+after(() => upstream.close());
+
+const TEXT = "Bits hum, and are still.";
+const messages = [{ role: "user", content: "Hi" }];
+const to = (name) => `${proxy.origin}/${name}`;
+
+async function joined(stream, textOf) {
+  let text = "";
+  for await (const piece of stream) text += textOf(piece) ?? "";
+  return text;
+}
+
+const anthropic = () => new Anthropic({ apiKey: "k", baseURL: to("anthropic"), maxRetries: 0 });
+const groq = () => new Groq({ apiKey: "k", baseURL: to("groq"), maxRetries: 0 });
+const mistral = () => new Mistral({ apiKey: "k", serverURL: to("mistral"), retryConfig: { strategy: "none" } });
+const cohere = () => new CohereClientV2({ token: "k", environment: to("cohere"), maxRetries: 0 });
+const google = () => new GoogleGenAI({ apiKey: "k", httpOptions: { baseUrl: to("google") } });
+const openrouter = () => new OpenAI({ apiKey: "k", baseURL: to("openrouter/v1"), maxRetries: 0 });
+
+const python = (program) => async () => (await runProgram("python", ["-c", program(proxy.origin)])).trimEnd();
+
+// Each gives the answer's text. `asks`: what it asks of the provider; `repeat`: what the cache makes of the second time.
+const CLIENTS = {
+  "Anthropic, TypeScript": {
+    asks: ["/anthropic/v1/messages", "/anthropic/v1/messages"],
+    plain: async () => (await anthropic().messages.create({ model: "m", max_tokens: 9, messages })).content[0].text,
+    stream: async () => anthropic().messages.stream({ model: "m", max_tokens: 9, messages }).finalText(),
+  },
+  "Anthropic, Python": {
+    asks: ["/anthropic/v1/messages", "/anthropic/v1/messages"],
+    plain: python((origin) => `
+from anthropic import Anthropic
+client = Anthropic(api_key="k", base_url="${origin}/anthropic", max_retries=0)
+print(client.messages.create(model="m", max_tokens=9, messages=[{"role": "user", "content": "Hi"}]).content[0].text)`),
+    stream: python((origin) => `
+from anthropic import Anthropic
+client = Anthropic(api_key="k", base_url="${origin}/anthropic", max_retries=0)
+with client.messages.stream(model="m", max_tokens=9, messages=[{"role": "user", "content": "Hi"}]) as stream:
+    print("".join(stream.text_stream))`),
+  },
+  "Groq, TypeScript": {
+    asks: ["/groq/openai/v1/chat/completions", "/groq/openai/v1/chat/completions"],
+    plain: async () => (await groq().chat.completions.create({ model: "m", messages })).choices[0].message.content,
+    stream: async () =>
+      joined(await groq().chat.completions.create({ model: "m", messages, stream: true }), (chunk) => chunk.choices[0]?.delta.content),
+  },
+  "Groq, Python": {
+    asks: ["/groq/openai/v1/chat/completions", "/groq/openai/v1/chat/completions"],
+    plain: python((origin) => `
+from groq import Groq
+client = Groq(api_key="k", base_url="${origin}/groq", max_retries=0)
+print(client.chat.completions.create(model="m", messages=[{"role": "user", "content": "Hi"}]).choices[0].message.content)`),
+    stream: python((origin) => `
+from groq import Groq
+client = Groq(api_key="k", base_url="${origin}/groq", max_retries=0)
+stream = client.chat.completions.create(model="m", messages=[{"role": "user", "content": "Hi"}], stream=True)
+print("".join(chunk.choices[0].delta.content or "" for chunk in stream))`),
+  },
+  "Mistral, TypeScript": {
+    asks: ["/mistral/v1/chat/completions", "/mistral/v1/chat/completions"],
+    plain: async () => (await mistral().chat.complete({ model: "m", messages })).choices[0].message.content,
+    stream: async () => joined(await mistral().chat.stream({ model: "m", messages }), ({ data }) => data.choices[0].delta.content),
+  },
+  "Cohere, TypeScript": {
+    asks: ["/cohere/v2/chat", "/cohere/v2/chat"],
+    // Its streams say `Cache-Control: no-cache`, and get what that means.
+    repeat: { stream: "REFRESH" },
+    plain: async () => (await cohere().chat({ model: "m", messages })).message.content[0].text,
+    stream: async () => joined(await cohere().chatStream({ model: "m", messages }), ({ delta }) => delta?.message?.content?.text),
+  },
+  "Google, TypeScript": {
+    asks: ["/google/v1beta/models/gemini:generateContent", "/google/v1beta/models/gemini:streamGenerateContent?alt=sse"],
+    plain: async () => (await google().models.generateContent({ model: "gemini", contents: "Hi" })).text,
+    stream: async () => joined(await google().models.generateContentStream({ model: "gemini", contents: "Hi" }), ({ text }) => text),
+  },
+  "openai-node at OpenRouter": {
+    asks: ["/openrouter/v1/chat/completions", "/openrouter/v1/chat/completions"],
+    plain: async () => (await openrouter().chat.completions.create({ model: "m", messages })).choices[0].message.content,
+    stream: async () =>
+      joined(await openrouter().chat.completions.create({ model: "m", messages, stream: true }), (chunk) => chunk.choices[0]?.delta.content),
+  },
+};
+
+for (const [name, client] of Object.entries(CLIENTS)) {
+  describe(name, () => {
+    for (const [number, mode] of ["plain", "stream"].entries()) {
+      test(`${mode}, twice`, async () => {
+        assert.equal(await proxy.settled(client[mode]), TEXT);
+        assert.equal(upstream.last.url, client.asks[number]);
+        assert.equal(await proxy.settled(client[mode]), TEXT);
+        const repeat = client.repeat?.[mode] ?? "HIT";
+        assert.match(proxy.lines.at(-2).cache, /^(MISS|REFRESH)$/);
+        assert.equal(proxy.lines.at(-1).cache, repeat);
+        assert.equal(upstream.calls.length, repeat === "HIT" ? 1 : 2);
+      });
+    }
+    test("plain on a miss, a stream on a hit", async () => {
+      assert.equal(await proxy.settled(client.plain), TEXT);
+      assert.equal(await proxy.settled(client.stream), TEXT);
+      assert.equal(proxy.lines.at(-1).cache, client.repeat?.stream ?? "HIT");
+    });
+  });
+}

@@ -1,0 +1,289 @@
+//! Thoughts and embeddings on any text, in any pieces, against a plain reading of what they mean.
+
+// A test fails by panicking.
+#![allow(missing_docs, clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
+#![allow(clippy::string_slice)]
+
+use base64::prelude::{BASE64_STANDARD, Engine};
+use http::{HeaderMap, StatusCode};
+use proptest::prelude::*;
+use reprise::dialect::{Carriage, Dialect};
+use reprise::endpoint::Endpoint;
+use reprise::polish::{Polish, TagFilter, Tags};
+use reprise::sse::{self, Framing};
+use serde_json::{Value, json};
+
+/// The text without its blocks, by the definition: from the first start tag to the first end tag after it, again and
+/// again; a block without an end is none.
+fn without(text: &str, start: &str, end: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(start) {
+        let inside = &rest[at + start.len()..];
+        let Some(length) = inside.find(end) else {
+            break;
+        };
+        out.push_str(&rest[..at]);
+        rest = &inside[length + end.len()..];
+    }
+    out + rest
+}
+
+/// Tags that overlap with themselves and each other, with newlines and beyond ASCII.
+fn tags() -> impl Strategy<Value = (&'static str, &'static str)> {
+    prop::sample::select(vec![
+        ("<think>", "</think>"),
+        ("<t>", "</t>\n\n"),
+        ("aab", "aba"),
+        ("|", "|"),
+        ("💭<", ">💭"),
+        ("\n\"", "\"\\"),
+    ])
+}
+
+/// Texts in which tags, halves of tags and ordinary characters are frequent.
+fn text(start: &'static str, end: &'static str) -> impl Strategy<Value = String> {
+    let half = |tag: &str| tag.char_indices().nth(tag.chars().count() / 2).map_or(tag, |(at, _)| &tag[..at]).to_owned();
+    let piece = prop_oneof![
+        3 => Just(start.to_owned()),
+        3 => Just(end.to_owned()),
+        2 => Just(half(start)),
+        2 => Just(half(end)),
+        4 => "[a-b<>/\\n\"\\\\é💭 ]{0,4}",
+    ];
+    prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+}
+
+fn tagged() -> impl Strategy<Value = ((&'static str, &'static str), String)> {
+    tags().prop_flat_map(|(start, end)| (Just((start, end)), text(start, end)))
+}
+
+/// A text in pieces of whole characters, cut as `cuts` says.
+fn pieces(text: &str, cuts: &[bool]) -> Vec<String> {
+    let mut out = vec![String::new()];
+    for (at, character) in text.chars().enumerate() {
+        if cuts[at % cuts.len()] {
+            out.push(String::new());
+        }
+        out.last_mut().unwrap().push(character);
+    }
+    out
+}
+
+fn polished(endpoint: Endpoint, kind: &str, tags: (&str, &str), body: &[u8], size: usize) -> Vec<u8> {
+    let mut headers = HeaderMap::new();
+    headers.insert("content-type", kind.parse().unwrap());
+    let polish = Polish::think(endpoint, Some(Tags::new(Some(tags.0), Some(tags.1))));
+    let mut polisher = polish.open(StatusCode::OK, &headers, 1 << 20).unwrap();
+    let mut out: Vec<u8> = body.chunks(size).flat_map(|piece| polisher.push(piece)).collect();
+    out.extend(polisher.finish());
+    out
+}
+
+fn events(body: &[u8]) -> Vec<Value> {
+    let events = sse::decode(Framing::Events, body).unwrap();
+    events
+        .iter()
+        .filter(|event| event.data != "[DONE]")
+        .map(|event| serde_json::from_str(&event.data).unwrap())
+        .collect()
+}
+
+/// A chat stream with two choices that say their pieces in turn; numbers that no reader of floats would keep.
+fn chat_stream(choices: [&[String]; 2]) -> String {
+    let mut out = String::from(": hello\n\n");
+    let mut say = |index: usize, delta: Value, end: Value| {
+        let mut chunk = json!({"id": "c", "object": "chat.completion.chunk", "model": "m"});
+        chunk["choices"] = json!([{"index": index, "delta": delta, "finish_reason": end}]);
+        let text = chunk.to_string().replacen("{\"id\"", "{\"n\": 1.0e00, \"id\"", 1);
+        out.push_str(&format!("data: {text}\n\n"));
+    };
+    for at in 0..choices[0].len().max(choices[1].len()) {
+        for (index, choice) in choices.iter().enumerate() {
+            if let Some(piece) = choice.get(at) {
+                say(index, json!({"content": piece}), Value::Null);
+            }
+        }
+    }
+    for index in 0..2 {
+        say(index, json!({}), "stop".into());
+    }
+    out + "data: [DONE]\n\n"
+}
+
+fn said(events: &[Value], index: u64) -> String {
+    let of = |event: &Value| {
+        let choice = event["choices"].as_array()?.iter().find(|choice| choice["index"] == index)?.clone();
+        choice["delta"]["content"].as_str().map(str::to_owned)
+    };
+    events.iter().filter_map(of).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn any_text_in_any_pieces(((start, end), text) in tagged(), cuts in prop::collection::vec(any::<bool>(), 1..9)) {
+        let mut filter = TagFilter::new(Tags::new(Some(start), Some(end)));
+        let (mut out, mut came) = (String::new(), String::new());
+        for piece in pieces(&text, &cuts) {
+            came.push_str(&piece);
+            out.push_str(&String::from_utf8(filter.push(piece.as_bytes())).unwrap());
+            // Outside a block nothing is held but what may begin one.
+            let so_far = without(&came, start, end);
+            let held = so_far.len() - out.len();
+            prop_assert!(held < start.len() || so_far[out.len()..].starts_with(start), "{held} bytes of {so_far:?}");
+        }
+        out.push_str(&String::from_utf8(filter.finish()).unwrap());
+        prop_assert_eq!(out, without(&text, start, end));
+    }
+
+    #[test]
+    fn any_stream_in_any_pieces(
+        ((start, end), one) in tagged(),
+        other in "[a-b<>/\\n\"é ]{0,12}",
+        cuts in prop::collection::vec(any::<bool>(), 1..9),
+        size in 1usize..40,
+    ) {
+        let texts = [pieces(&one, &cuts), pieces(&other, &cuts)];
+        let stream = chat_stream([&texts[0], &texts[1]]);
+        let out = polished(Endpoint::ChatCompletions, "text/event-stream; charset=utf-8", (start, end), stream.as_bytes(), size);
+        let events = events(&out);
+        prop_assert_eq!(said(&events, 0), without(&one, start, end));
+        prop_assert_eq!(said(&events, 1), without(&other, start, end));
+        // Every choice has said everything by its end, and the end is where it was.
+        let last = |index: u64| events.iter().rposition(|event| event["choices"][0]["index"] == index).unwrap();
+        for index in 0..2 {
+            prop_assert_eq!(&events[last(index)]["choices"][0]["finish_reason"], "stop");
+        }
+        let text = String::from_utf8(out).unwrap();
+        let ended = text.starts_with(": hello\n\n") && text.ends_with("data: [DONE]\n\n");
+        prop_assert!(ended);
+        // Each event of the upstream's is there, its number as it was.
+        let kept = text.matches("\"n\": 1.0e00").count() >= stream.matches("\"n\": 1.0e00").count();
+        prop_assert!(kept);
+        // What it amounts to passes the gate and is what the object would be.
+        let whole = Dialect::Chat.to_object(&sse::decode(Framing::Events, text.as_bytes()).unwrap());
+        if let Some(whole) = whole {
+            let content = whole["choices"][0]["message"]["content"].as_str().unwrap_or_default().to_owned();
+            prop_assert_eq!(content, without(&one, start, end));
+        }
+    }
+
+    #[test]
+    fn objects_and_streams_agree(((start, end), text) in tagged(), size in 1usize..40) {
+        for (endpoint, object) in [
+            (Endpoint::ChatCompletions, json!({"id": "c", "object": "chat.completion", "model": "m", "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}]})),
+            (Endpoint::Completions, json!({"id": "c", "object": "text_completion", "model": "m", "choices": [{"index": 0, "text": text, "finish_reason": "stop"}]})),
+            (Endpoint::Messages, json!({"id": "m", "type": "message", "role": "assistant", "model": "m", "content": [{"type": "thinking", "thinking": text, "signature": "s"}, {"type": "text", "text": text}], "stop_reason": "end_turn", "stop_sequence": null, "usage": {"input_tokens": 1, "output_tokens": 1}})),
+            (Endpoint::Responses, json!({"id": "r", "object": "response", "created_at": 1, "model": "m", "status": "completed", "error": null, "output": [{"id": "i", "type": "message", "role": "assistant", "status": "completed", "content": [{"type": "output_text", "text": text, "annotations": [], "logprobs": []}]}], "usage": null})),
+            (Endpoint::CohereChat, json!({"id": "c", "finish_reason": "COMPLETE", "message": {"role": "assistant", "content": [{"type": "text", "text": text}]}})),
+            (Endpoint::StreamGenerateContent, json!({"candidates": [{"content": {"parts": [{"text": "t", "thought": true}, {"text": text}], "role": "model"}, "finishReason": "STOP"}], "modelVersion": "m"})),
+            (Endpoint::Ollama, json!({"model": "m", "created_at": "t", "message": {"role": "assistant", "content": text}, "done": true, "done_reason": "stop"})),
+        ] {
+            let dialect = Dialect::of(endpoint).unwrap();
+            let carriage = Carriage { stream: true, include_usage: false };
+            // A text that is empty is no piece of a stream.
+            let Some((kind, stream)) = dialect.convert(object.to_string().as_bytes(), carriage) else { continue };
+            let plain = if endpoint == Endpoint::StreamGenerateContent { Endpoint::GenerateContent } else { endpoint };
+            let filtered = polished(plain, "application/json", (start, end), object.to_string().as_bytes(), size);
+            let filtered: Value = serde_json::from_slice(&filtered).unwrap();
+            let expected = without(&text, start, end);
+            prop_assert_eq!(text_of(endpoint, &filtered), expected.as_str(), "{:?}", endpoint);
+            let filtered_stream = polished(endpoint, kind, (start, end), &stream, size);
+            let read = dialect.events(&filtered_stream).unwrap();
+            prop_assert!(dialect.check(&read).is_ok() || expected.is_empty(), "{}", String::from_utf8_lossy(&filtered_stream));
+            if let Some(whole) = dialect.to_object(&read) {
+                prop_assert_eq!(text_of(endpoint, &whole), expected.as_str(), "{:?}", endpoint);
+            } else {
+                prop_assert!(expected.is_empty(), "{:?} {}", endpoint, String::from_utf8_lossy(&filtered_stream));
+            }
+            if endpoint == Endpoint::StreamGenerateContent {
+                // The same as one array, piece by piece.
+                let items: Vec<String> = dialect.events(&stream).unwrap().into_iter().map(|event| event.data).collect();
+                let array = format!("[{}\n]", items.join(",\r\n"));
+                let out = polished(endpoint, "application/json; charset=UTF-8", (start, end), array.as_bytes(), size);
+                let read = dialect.events(&out).unwrap();
+                if let Some(whole) = dialect.to_object(&read) {
+                    prop_assert_eq!(text_of(endpoint, &whole), expected.as_str());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn embeddings_keep_every_bit(bits in prop::collection::vec(any::<u32>(), 0..20), double in any::<bool>()) {
+        let floats: Vec<f32> = bits.into_iter().map(f32::from_bits).filter(|float| float.is_finite()).collect();
+        // Providers print the 32-bit number or the same as one of 64 bits.
+        let print = |float: &f32| if double { format!("{:?}", f64::from(*float)) } else { format!("{float:?}") };
+        let numbers: Vec<String> = floats.iter().map(print).collect();
+        let body = format!("{{\"data\": [{{\"index\":0, \"embedding\" : [{}]}}],\"usage\":{{\"t\":1.0}}}}", numbers.join(" , "));
+        let mut headers = HeaderMap::new();
+        headers.insert("content-type", "application/json".parse().unwrap());
+        let mut polisher = Polish::base64().open(StatusCode::OK, &headers, 1 << 20).unwrap();
+        let mut out = polisher.push(body.as_bytes());
+        out.extend(polisher.finish());
+        let answer: Value = serde_json::from_slice(&out).unwrap();
+        let bytes = BASE64_STANDARD.decode(answer["data"][0]["embedding"].as_str().unwrap()).unwrap();
+        let back: Vec<u32> = bytes.chunks(4).map(|four| u32::from_le_bytes(four.try_into().unwrap())).collect();
+        prop_assert_eq!(back, floats.iter().map(|float| float.to_bits()).collect::<Vec<_>>());
+        let rest = out.ends_with(b"],\"usage\":{\"t\":1.0}}");
+        prop_assert!(rest);
+    }
+}
+
+fn text_of(endpoint: Endpoint, object: &Value) -> &str {
+    let path = match endpoint {
+        Endpoint::ChatCompletions => "/choices/0/message/content",
+        Endpoint::Completions => "/choices/0/text",
+        Endpoint::Messages => "/content/1/text",
+        Endpoint::Responses => "/output/0/content/0/text",
+        Endpoint::CohereChat => "/message/content/0/text",
+        Endpoint::Ollama => "/message/content",
+        _ => "/candidates/0/content/parts/1/text",
+    };
+    object.pointer(path).and_then(Value::as_str).unwrap_or_default()
+}
+
+#[test]
+fn an_event_that_is_not_touched_keeps_its_bytes() {
+    let stream = "event: x\r\nid:1\r\ndata:  {\"choices\" : [ {\"delta\":{\"content\":\"a\\u00e9\\/ < b\"},\"index\":0} ],\"u\":1.50}\r\n\r\n\
+                  data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"\\ud83d\"}}]}\n\n\
+                  data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"\\ude00\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
+    for size in [1, 7, 1000] {
+        let out =
+            polished(Endpoint::ChatCompletions, "text/event-stream", ("<think>", "</think>"), stream.as_bytes(), size);
+        assert_eq!(String::from_utf8(out).unwrap(), stream);
+    }
+}
+
+#[test]
+fn only_the_text_of_a_touched_event_is_spelled_anew() {
+    let stream = "id: 7\ndata: {\"n\":12345678901234567890.10,\"choices\":[ {\"index\":0,\"delta\":{\"content\":\"<think>x</think>\\u00e9\\ud800\",\"role\":\"\\u0061\"}}]}\nevent: y\n\n\
+                  data: [DONE]\n\n";
+    let out = polished(Endpoint::ChatCompletions, "text/event-stream", ("<think>", "</think>"), stream.as_bytes(), 3);
+    assert_eq!(String::from_utf8(out).unwrap(), stream.replace("<think>x</think>\\u00e9", "é"));
+}
+
+#[test]
+fn what_is_held_comes_before_the_end_of_its_choice() {
+    let chunk = |index: u32, rest: &str| {
+        format!("data: {{\"id\":\"c\",\"usage\":null,\"choices\":[{{\"index\":{index},{rest}}}]}}\n\n")
+    };
+    let stream = [
+        chunk(0, "\"delta\":{\"content\":\"a<think>b\"},\"finish_reason\":null"),
+        chunk(1, "\"delta\":{\"content\":\"c<th\"},\"finish_reason\":null"),
+        chunk(0, "\"delta\":{},\"finish_reason\":\"length\""),
+        chunk(1, "\"delta\":{\"content\":\"\"},\"finish_reason\":\"stop\""),
+    ]
+    .concat();
+    let out = polished(Endpoint::ChatCompletions, "text/event-stream", ("<think>", "</think>"), stream.as_bytes(), 9);
+    let expected = [
+        chunk(0, "\"delta\":{\"content\":\"a\"},\"finish_reason\":null"),
+        chunk(1, "\"delta\":{\"content\":\"c\"},\"finish_reason\":null"),
+        "data: {\"id\":\"c\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"<think>b\"},\"finish_reason\":null}]}\n\n".to_owned(),
+        chunk(0, "\"delta\":{},\"finish_reason\":\"length\""),
+        chunk(1, "\"delta\":{\"content\":\"<th\"},\"finish_reason\":\"stop\""),
+    ];
+    assert_eq!(String::from_utf8(out).unwrap(), expected.concat());
+}
