@@ -12,6 +12,7 @@ use crate::flow::Outbound;
 use crate::key::Key;
 use crate::log::Facts;
 use crate::replay;
+use crate::status::Reason;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde::{Deserialize, Serialize};
 
@@ -29,8 +30,8 @@ pub struct Job {
     pub endpoint: Endpoint,
     /// How the answer is wanted.
     pub carriage: Carriage,
-    /// How long the answer is kept, in milliseconds; `None`: for ever.
-    pub lifetime_ms: Option<u64>,
+    /// How long the answer is kept, in milliseconds (`None`: for ever), or why it is not.
+    pub keep: Result<Option<u64>, Reason>,
     /// What the asker accepts.
     pub wish: Wish,
     /// For the log.
@@ -66,7 +67,7 @@ impl Job {
             key,
             endpoint,
             carriage,
-            lifetime_ms: None,
+            keep: Ok(None),
             wish: Wish::default(),
             facts: Facts::default(),
             ms: 0,
@@ -95,7 +96,7 @@ impl Job {
             endpoint: self.endpoint,
             carriage: self.carriage,
             max_bytes: config.max_bytes,
-            lifetime_ms: self.lifetime_ms,
+            lifetime_ms: self.keep.ok().flatten(),
             shared: config.shared_scope,
         }
     }

@@ -196,19 +196,29 @@ pub fn passing(response: &Response, body: Option<&ReadableStream>, edits: &Edits
     Response::new_with_opt_readable_stream_and_init(body, &init).unwrap_or_else(|_| bare_response(502))
 }
 
-/// An answer with one header set, or left out, and with `body` or its own.
-pub fn with_header(response: &Response, body: Option<&ReadableStream>, name: &str, value: Option<&str>) -> Response {
+/// An answer with another body.
+pub fn with_body(response: &Response, body: Option<&ReadableStream>) -> Response {
+    rebuilt(response, body, |_| ())
+}
+
+/// An answer with one header set.
+pub fn with_header(response: &Response, name: &str, value: &str) -> Response {
+    rebuilt(response, response.body().as_ref(), |headers| drop(headers.set(name, value)))
+}
+
+/// An answer with one header left out.
+pub fn without_header(response: &Response, name: &str) -> Response {
+    rebuilt(response, response.body().as_ref(), |headers| drop(headers.delete(name)))
+}
+
+fn rebuilt(response: &Response, body: Option<&ReadableStream>, edit: impl FnOnce(&Headers)) -> Response {
     let headers = Headers::new_with_headers(&response.headers()).unwrap_or_else(|_| new_headers());
-    let _ = match value {
-        Some(value) => headers.set(name, value),
-        None => headers.delete(name),
-    };
+    edit(&headers);
     let init = ResponseInit::new();
     init.set_status(response.status());
     init.set_status_text(&response.status_text());
     init.set_headers(&headers);
-    let body = body.cloned().or_else(|| response.body());
-    Response::new_with_opt_readable_stream_and_init(body.as_ref(), &init).unwrap_or_else(|_| bare_response(502))
+    Response::new_with_opt_readable_stream_and_init(body, &init).unwrap_or_else(|_| bare_response(502))
 }
 
 /// A response of our own.

@@ -3,27 +3,24 @@
 //! A panic resets the wasm instance under every concurrent request, so the client's bytes never depend on this code
 //! staying alive: an upstream's body goes to the client as a JavaScript stream, a stored one as a JavaScript buffer.
 
+mod ask;
+mod call;
 mod clock;
 mod convert;
 mod flight;
 mod polish;
 mod refresh;
+mod relay;
 mod store;
 mod upstream;
 
-use crate::capture::Capture;
 use crate::config::{Config, ConfigError};
-use crate::flow::{
-    self, Arrival, Asking, Failure, Found, Looked, Passage, Pending, Planned, Question, Replay, RequestHead, Verdict,
-};
+use crate::flow::{self, Arrival, Found, Looked, Passage, Pending, Planned, Question, Replay, RequestHead, Verdict};
 use crate::headers;
-use crate::key::Key;
-use crate::log::{self, Facts, Measures, Part};
+use crate::log::{self, Facts, Measures};
 use crate::present::{self, Reply};
-use crate::retry::Repeatable;
 use crate::status::Reason;
 use clock::now;
-use flight::Landed;
 use futures_channel::oneshot;
 use http::Method;
 use js_sys::Uint8Array;
@@ -31,9 +28,9 @@ use std::cell::OnceCell;
 use std::rc::Rc;
 use std::time::Duration;
 use store::Store;
-use upstream::{Answer, Asked, Body, Effort};
+use upstream::{Body, Effort};
 use wasm_bindgen::prelude::*;
-use web_sys::{AbortSignal, ReadableStream, Request, Response};
+use web_sys::{AbortSignal, Request, Response};
 use worker::{Context, Env, event};
 
 /// How long `/health` waits for the upstream.
@@ -173,186 +170,27 @@ impl Edge {
             }
             Verdict::Answer(reply) => self.reply(reply),
             Verdict::Ask(asking) => {
-                let stores = asking.stores();
                 let (head_came, response) = oneshot::channel();
-                let asked = self.ask(*asking, body, stored_body, head_came);
                 // A client that leaves early does not spoil an entry: the answer is paid for, so it is read to its end.
-                if stores {
-                    ctx.wait_until(asked);
-                } else {
-                    asked.await;
-                }
+                ctx.wait_until(self.ask(*asking, body, stored_body, head_came));
                 response.await.unwrap_or_else(|_| convert::bare_response(500))
             }
         }
     }
 
-    fn effort<'a>(&'a self, repeatable: Repeatable, gone: &'a dyn Fn() -> bool) -> Effort<'a> {
-        let budget = self.config.timeout.saturating_sub(Duration::from_millis(now().saturating_sub(self.started)));
-        Effort { config: &self.config, budget, repeatable, gone, client: None }
-    }
-
-    /// (4) and (5): asks the upstream, gives its answer away as soon as its head is there, and stores a copy. An entry
-    /// whose body is `stored` may stand in for an answer that fails.
-    async fn ask(
-        self,
-        mut asking: Asking,
-        body: Body,
-        stored: Option<Uint8Array>,
-        head_came: oneshot::Sender<Response>,
-    ) {
-        // Nobody listens any more if the client has left.
-        let give = |response| drop(head_came.send(response));
-        let began = now();
-        let (asked, part) = match self.land(&mut asking, &body).await {
-            Landed::Done | Landed::Busy => return,
-            Landed::Answer(answer, part) => {
-                if part == Part::Follower {
-                    asking.collapse();
-                }
-                (landed(Ok(answer), began), Some(part))
-            }
-            Landed::Failed(failure) => (landed(Err(failure), began), Some(Part::Leader)),
-            Landed::Entry { value, finished } => match self.taken(&mut asking, &value, finished, began).await {
-                Some(response) => return give(response),
-                None => (self.ask_alone(&asking, body).await, None),
-            },
-            Landed::Alone => (self.ask_alone(&asking, body).await, None),
-        };
-        let measures = match part {
-            Some(Part::Follower) => self.followed(began),
-            part => Measures { flight: part, ..self.asked_measures(&asked) },
-        };
-        let outcome = asked.answer.as_ref().map(|answer| answer.status).map_err(|failure| *failure);
-        if let Some(replay) = asking.stand_in(outcome, now(), || bytes(stored.as_ref())) {
-            if let Ok(answer) = &asked.answer {
-                answer.abort();
-            }
-            let (response, bytes) = replayed(&replay, stored.as_ref());
-            write(&replay.facts, Measures { bytes, ..measures }, Ok(()));
-            return give(response);
-        }
-        let answer = match asked.answer {
-            Ok(answer) => answer,
-            Err(failure) => return give(reply(asking.failed(failure), measures)),
-        };
-        let (edits, capture) = asking.answered(&self.config, answer.status, &answer.headers);
-        let polisher = asking.polisher(&self.config, answer.status, &answer.headers);
-        let (kept, bytes) = match (capture, answer.response.body()) {
-            // What leads to an entry is kept, and written about, by the flight.
-            (Ok(_), Some(body)) if part == Some(Part::Leader) => {
-                return give(polish::passing(&answer.response, Some(&body), &edits, polisher));
-            }
-            (Ok(capture), Some(body)) if part.is_none() => {
-                let [to_client, to_us] = convert::tee(&body);
-                give(polish::passing(&answer.response, Some(&to_client), &edits, polisher));
-                self.keep(&asking.key, capture, &answer, &to_us).await
-            }
-            (capture, _) => {
-                let body = answer.body(self.config.idle_timeout);
-                give(polish::passing(&answer.response, body.as_ref(), &edits, polisher));
-                let kept = capture.map(drop).and(if part.is_none() { Err(Reason::AnswerEmpty) } else { Ok(()) });
-                (kept, headers::content_length(&answer.headers))
-            }
-        };
-        write(&asking.facts, Measures { bytes: length(bytes), ..measures }, kept);
-    }
-
-    /// Takes the question to its flight, where there are any and it may be shared.
-    async fn land(&self, asking: &mut Asking, body: &Body) -> Landed {
-        match (&self.flights, body) {
-            (Some(flights), Body::Bytes(body)) if asking.shares() => {
-                let job = asking.job(self.measures().ms);
-                flights.land(&job, body, &self.client).await
-            }
-            _ => Landed::Alone,
-        }
-    }
-
-    /// The answer that the flight has as a whole. `None`: it is of no use to this caller after all.
-    async fn taken(&self, asking: &mut Asking, value: &Uint8Array, finished: bool, began: u64) -> Option<Response> {
-        let (head, body) = store::open(value).await?;
-        let replay = asking.landed(&head, finished, now(), || body.to_vec())?;
-        let (response, bytes) = replayed(&replay, Some(&body));
-        write(&replay.facts, Measures { bytes, ..self.followed(began) }, Ok(()));
-        Some(response)
-    }
-
-    async fn ask_alone(&self, asking: &Asking, body: Body) -> Asked {
-        let gone = || self.client.aborted();
-        let client = (!asking.stores()).then_some(&self.client);
-        let effort = Effort { client, ..self.effort(Repeatable::Always, &gone) };
-        upstream::ask(&asking.outbound, body, &effort).await
-    }
-
-    /// (4) and (5) behind the back of a client who has its answer: the next ones get a newer one.
-    async fn refresh(self, facts: Facts, measures: Measures, mut asking: Asking, body: Body) {
-        asking.facts = facts;
-        match self.land(&mut asking, &body).await {
-            // The flight sees to it, and writes the line.
-            Landed::Done => return,
-            Landed::Busy => return write(&asking.facts, measures, Ok(())),
-            _ => {}
-        }
-        let gone = || false;
-        let asked = upstream::ask(&asking.outbound, body, &self.effort(Repeatable::Always, &gone)).await;
-        let measures = Measures { upstream_ms: Some(asked.ms), retries: asked.retries, ..measures };
-        let facts = asking.facts.clone();
-        let kept = match asked.answer {
-            Ok(answer) => match asking.answered(&self.config, answer.status, &answer.headers).1 {
-                Ok(capture) => match answer.response.body() {
-                    Some(body) => self.keep(&asking.key, capture, &answer, &body).await.0,
-                    None => Err(Reason::AnswerEmpty),
-                },
-                Err(reason) => {
-                    answer.abort();
-                    Err(reason)
-                }
-            },
-            Err(failure) => Err(failure.reason()),
-        };
-        refresh::end(&asking.key);
-        write(&facts, measures, kept);
-    }
-
-    /// (5): reads an answer's `body` to its end and stores it, or says why it is not, and how long it was.
-    async fn keep(
-        &self,
-        key: &Key,
-        capture: Capture,
-        answer: &Answer,
-        body: &ReadableStream,
-    ) -> (Result<(), Reason>, Option<usize>) {
-        let (entry, bytes) = upstream::capture(capture, body, self.config.idle_timeout).await;
-        let kept = match (entry, &self.store) {
-            (Ok(entry), Some(store)) => match entry.encode() {
-                Some(value) => store.put(key, &entry.head, &Uint8Array::from(value.as_slice()), &self.config).await,
-                None => Err(Reason::TooLarge),
-            },
-            (Ok(_), None) => Err(Reason::StoreMissing),
-            (Err(reason), _) => {
-                // Nothing more will come: the client must not wait for it either.
-                if reason == Reason::Stalled {
-                    answer.abort();
-                }
-                Err(reason)
-            }
-        };
-        (kept, Some(bytes))
-    }
-
     async fn pass(&self, mut passage: Passage, body: Body) -> Response {
         let gone = || self.client.aborted();
-        let effort = Effort { client: Some(&self.client), ..self.effort(passage.repeatable, &gone) };
+        let (config, repeatable) = (&self.config, passage.repeatable);
+        let effort = Effort { config, budget: config.timeout, repeatable, gone: &gone, client: Some(&self.client) };
         let asked = upstream::ask(&passage.outbound, body, &effort).await;
-        let measures = self.asked_measures(&asked);
+        let measures = Measures { upstream_ms: Some(asked.ms), retries: asked.retries, ..self.measures() };
         match asked.answer {
             Ok(answer) => {
                 let edits = passage.answered(answer.status);
                 let bytes = length(headers::content_length(&answer.headers));
                 write(&passage.facts, Measures { bytes, ..measures }, Ok(()));
                 let polisher = passage.polisher(answer.status, &answer.headers);
-                let body = answer.body(self.config.idle_timeout);
+                let body = relay::watched(&answer, self.config.idle_timeout);
                 polish::passing(&answer.response, body.as_ref(), &edits, polisher)
             }
             Err(failure) => reply(passage.failed(failure), measures),
@@ -367,21 +205,6 @@ impl Edge {
     fn measures(&self) -> Measures {
         Measures { ms: now().saturating_sub(self.started), ..Measures::default() }
     }
-
-    /// The same, of a request that has waited for another's answer.
-    fn followed(&self, began: u64) -> Measures {
-        let waited_ms = Some(now().saturating_sub(began));
-        Measures { flight: Some(Part::Follower), waited_ms, ..self.measures() }
-    }
-
-    fn asked_measures(&self, asked: &Asked) -> Measures {
-        Measures { upstream_ms: Some(asked.ms), retries: asked.retries, ..self.measures() }
-    }
-}
-
-/// What came of asking through a flight.
-fn landed(answer: Result<Answer, Failure>, began: u64) -> Asked {
-    Asked { answer, retries: 0, ms: now().saturating_sub(began) }
 }
 
 /// An answer of our own.

@@ -2,29 +2,17 @@
 
 use super::clock::{now, timer, within};
 use super::convert;
-use crate::capture::Capture;
 use crate::config::Config;
-use crate::entry::Entry;
 use crate::flow::{Failure, Outbound};
-use crate::headers;
 use crate::retry::{self, Moment, Outcome, Repeatable};
-use crate::status::Reason;
-use futures_util::future::{Either, select};
-use http::header::CONTENT_ENCODING;
 use http::{HeaderMap, Method, StatusCode};
 use js_sys::{Array, Math, Promise, Reflect, Uint8Array};
-use std::pin::pin;
 use std::time::Duration;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{
     AbortController, AbortSignal, ReadableStream, ReadableStreamDefaultReader, RequestInit, RequestRedirect, Response,
 };
-
-#[wasm_bindgen(module = "/src/edge/watch.js")]
-extern "C" {
-    fn watched(body: &ReadableStream, length: Option<f64>, idle_ms: f64, call: &AbortController) -> ReadableStream;
-}
 
 #[wasm_bindgen]
 extern "C" {
@@ -94,22 +82,6 @@ impl Answer {
             (None, None) => {}
         }
     }
-
-    /// The body for the client, where nobody else reads it. What models write breaks off when it pauses for longer than
-    /// `idle`; files, and what would have to be decoded for that, go through untouched.
-    pub fn body(&self, idle: Duration) -> Option<ReadableStream> {
-        let body = self.response.body()?;
-        let Some(call) = &self.call else { return Some(body) };
-        let essence = headers::essence(&self.headers);
-        let written = headers::is_event_stream(&essence) || headers::is_json(&essence);
-        if !written || self.headers.contains_key(CONTENT_ENCODING) {
-            return Some(body);
-        }
-        // Lengths are exact below 2^53, and a timer cannot be set for longer than this.
-        let length = headers::content_length(&self.headers).map(|length| length as f64);
-        let idle = idle.as_millis().min(i32::MAX as u128) as f64;
-        Some(watched(&body, length, idle, call))
-    }
 }
 
 /// How to ask.
@@ -173,6 +145,10 @@ async fn persist(
                 Aside::Final(answer) => return Ok(answer),
                 Aside::Kept(answer) => last = answer,
             }
+            // Its body may have taken a while.
+            if left() <= Duration::from_millis(wait) {
+                return last.ok_or(Failure::TimedOut);
+            }
         }
         timer(Duration::from_millis(wait)).await;
         if (effort.gone)() {
@@ -192,7 +168,7 @@ enum Aside {
 }
 
 /// What is kept of an answer that is asked for again, in bytes, and how long its body may take.
-const LARGEST_ASIDE: usize = 64 << 10;
+const LARGEST_ASIDE: usize = 1 << 20;
 const LONGEST_ASIDE: Duration = Duration::from_secs(2);
 
 /// Takes an answer's body off its connection.
@@ -263,46 +239,6 @@ pub async fn probe(url: &str, timeout: Duration) -> Result<(), Failure> {
     // Unread bodies keep connections.
     answer.abort();
     Ok(())
-}
-
-/// Reads an answer to its end, which must not pause for longer than `idle`. Gives the entry, or why there is none, and
-/// how many bytes were read.
-///
-/// Piece by piece: reading a branch whole would hold the client's branch back until the end.
-pub async fn capture(mut capture: Capture, branch: &ReadableStream, idle: Duration) -> (Result<Entry, Reason>, usize) {
-    let mut read = 0usize;
-    let reader: ReadableStreamDefaultReader = branch.get_reader().unchecked_into();
-    let give_up = |reason, read| {
-        drop(reader.cancel());
-        (Err(reason), read)
-    };
-    // One timer for many pieces: when it rings, the last piece tells whether it rings in earnest.
-    let mut clock = pin!(timer(idle));
-    let mut last = now();
-    loop {
-        let mut piece = pin!(next(&reader));
-        let piece = loop {
-            if let Either::Left((piece, _)) = select(piece.as_mut(), clock.as_mut()).await {
-                break piece;
-            }
-            let quiet = Duration::from_millis(now().saturating_sub(last));
-            if quiet >= idle {
-                return give_up(Reason::Stalled, read);
-            }
-            clock.set(timer(idle.saturating_sub(quiet)));
-        };
-        match piece {
-            Ok(Some(piece)) => {
-                last = now();
-                read = read.saturating_add(piece.len());
-                if let Err(reason) = capture.push(&piece) {
-                    return give_up(reason, read);
-                }
-            }
-            Ok(None) => return (capture.finish(now()), read),
-            Err(_) => return (Err(Reason::Truncated), read),
-        }
-    }
 }
 
 /// The next piece of a stream; `None` at its end.

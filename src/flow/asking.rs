@@ -124,7 +124,7 @@ impl Asking {
             facts.note(0, &self.report);
         }
         Job {
-            lifetime_ms: self.store.ok().flatten(),
+            keep: self.store,
             wish: Wish {
                 refresh: self.report.outcome == Outcome::Refresh,
                 rewrite: self.report.reason == Some(Reason::EntryCorrupt),

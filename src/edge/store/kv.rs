@@ -13,6 +13,7 @@ const SHORTEST_TTL: u64 = 60;
 #[wasm_bindgen]
 extern "C" {
     /// A KV namespace as the platform gives it.
+    #[derive(Clone)]
     pub type Namespace;
 
     #[wasm_bindgen(method, js_name = get, catch)]

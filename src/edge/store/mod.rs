@@ -11,6 +11,8 @@ use crate::key::Key;
 use crate::redis;
 use crate::status::Reason;
 use js_sys::{Math, Promise, Uint8Array};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::time::Duration;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
@@ -30,6 +32,7 @@ extern "C" {
 }
 
 /// The store that is bound.
+#[derive(Clone)]
 pub enum Store {
     /// Cloudflare KV.
     Kv(kv::Namespace),
@@ -72,7 +75,8 @@ impl Store {
         }
     }
 
-    /// Stores an encoded entry, again where KV refuses it: it takes one write a second for each key.
+    /// Stores an encoded entry, again where KV refuses it: it takes one write a second for each key. What was asked for
+    /// later than in this [`turn`] is not overwritten.
     ///
     /// # Errors
     /// Why it is not stored.
@@ -86,7 +90,7 @@ impl Store {
                 let mut attempts = 0u32;
                 loop {
                     attempts = attempts.saturating_add(1);
-                    match within(WRITE_TIMEOUT, kv.put(&key, value, ttl())).await {
+                    match within(WRITE_TIMEOUT, kv.put(&name, value, ttl())).await {
                         Some(Ok(())) => return Ok(()),
                         None => return Err(Reason::StoreTimeout),
                         Some(Err(_)) => {}
@@ -94,14 +98,45 @@ impl Store {
                     let left_ms = LONGEST_WRITE_MS.saturating_sub(now().saturating_sub(began));
                     let wait = config.retry.wait_to_write(attempts, left_ms, Math::random());
                     timer(Duration::from_millis(wait.ok_or(Reason::StoreError)?)).await;
+                    if !takes(*key, turn) {
+                        return Ok(());
+                    }
                 }
             }
             Store::Upstash(database) => {
-                let command = redis::set(&key, &value.to_vec(), ttl()).ok_or(Reason::TooLarge)?;
+                let command = redis::set(&name, &value.to_vec(), ttl()).ok_or(Reason::TooLarge)?;
                 database.put(&command, WRITE_TIMEOUT).await
             }
         }
     }
+}
+
+thread_local! {
+    static TURNS: Cell<u64> = const { Cell::new(0) };
+    /// The turn of each key's newest write, and when it was, in milliseconds since 1970.
+    static NEWEST: RefCell<HashMap<Key, (u64, u64)>> = RefCell::default();
+}
+
+/// How many keys' newest writes are remembered before old ones are forgotten, and for how long at least, in milliseconds.
+const MANY_WRITES: usize = 1_000;
+const LONG_AGO_MS: u64 = 600_000;
+
+/// A number that grows with every question asked in this isolate.
+pub fn turn() -> u64 {
+    TURNS.with(|turns| turns.replace(turns.get().saturating_add(1)))
+}
+
+/// Whether what was asked for in this turn is the newest to be written under this key.
+fn takes(key: Key, turn: u64) -> bool {
+    let now = now();
+    NEWEST.with_borrow_mut(|newest| {
+        if newest.len() >= MANY_WRITES {
+            newest.retain(|_, (_, at)| now.saturating_sub(*at) < LONG_AGO_MS);
+        }
+        let (latest, at) = newest.entry(key).or_insert((turn, now));
+        (*latest, *at) = (turn.max(*latest), now);
+        *latest == turn
+    })
 }
 
 /// Checks an entry and takes it apart. The body stays where it is; the platform computes the digest.

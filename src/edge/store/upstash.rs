@@ -12,6 +12,7 @@ use js_sys::Uint8Array;
 use std::time::Duration;
 
 /// A database at Upstash.
+#[derive(Clone)]
 pub struct Database {
     url: String,
     headers: HeaderMap,

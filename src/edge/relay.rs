@@ -1,0 +1,149 @@
+//! An answer on its way to everyone who reads it, each at their own pace. The bytes move in JavaScript: they reach their
+//! readers whatever becomes of this code.
+
+use super::convert;
+use super::upstream::Answer;
+use crate::capture::Capture;
+use crate::entry::Entry;
+use crate::headers;
+use crate::status::Reason;
+use http::header::CONTENT_ENCODING;
+use http::{HeaderMap, StatusCode};
+use js_sys::{Array, Promise, Uint8Array};
+use std::time::Duration;
+use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::JsFuture;
+use web_sys::{AbortController, ReadableStream, Response};
+
+#[wasm_bindgen(module = "/src/edge/relay.js")]
+extern "C" {
+    type Relay;
+
+    #[wasm_bindgen(constructor)]
+    fn new(body: &ReadableStream, idle_ms: f64, call: &AbortController, cap: f64) -> Relay;
+
+    #[wasm_bindgen(method, getter)]
+    fn ended(this: &Relay) -> Promise;
+
+    #[wasm_bindgen(method, getter)]
+    fn overflowed(this: &Relay) -> bool;
+
+    #[wasm_bindgen(method, getter)]
+    fn readers(this: &Relay) -> u32;
+
+    #[wasm_bindgen(method, getter)]
+    fn size(this: &Relay) -> f64;
+
+    #[wasm_bindgen(method)]
+    fn chunks(this: &Relay) -> Array;
+
+    #[wasm_bindgen(method, catch)]
+    fn attach(this: &Relay, length: Option<f64>) -> Result<ReadableStream, JsValue>;
+}
+
+fn relay(body: &ReadableStream, idle: Duration, call: &AbortController, cap: usize) -> Relay {
+    // Lengths are exact below 2^53, and a timer cannot be set for longer than this.
+    let idle = idle.as_millis().min(i32::MAX as u128) as f64;
+    Relay::new(body, idle, call, cap as f64)
+}
+
+/// A body's length, where it is known and what is read is not decoded.
+fn plain_length(headers: &HeaderMap) -> Option<f64> {
+    let coded = headers.contains_key(CONTENT_ENCODING);
+    headers::content_length(headers).filter(|_| !coded).map(|length| length as f64)
+}
+
+/// An answer's body for the one client who reads it. What models write breaks off when it pauses for longer than `idle`, and
+/// so does an error; files, and what would have to be decoded for that, go through untouched.
+pub fn watched(answer: &Answer, idle: Duration) -> Option<ReadableStream> {
+    let body = answer.response.body()?;
+    let essence = headers::essence(&answer.headers);
+    let failed = answer.status.is_client_error() || answer.status.is_server_error();
+    let written = failed || headers::is_event_stream(&essence) || headers::is_json(&essence);
+    match answer.call() {
+        Some(call) if written && !answer.headers.contains_key(CONTENT_ENCODING) => {
+            relay(&body, idle, call, 0).attach(plain_length(&answer.headers)).ok()
+        }
+        _ => Some(body),
+    }
+}
+
+/// An answer that is coming in.
+pub struct Running {
+    /// Its HTTP status.
+    pub status: StatusCode,
+    response: Response,
+    headers: HeaderMap,
+    relay: Option<Relay>,
+    first: Option<Response>,
+}
+
+impl Running {
+    /// Begins to read an answer. It is held for readers who come later, up to `cap` bytes; its `first` reader has to be
+    /// there before any byte is dropped.
+    pub fn new(answer: Answer, idle: Duration, cap: usize, first: bool) -> Running {
+        let mut body = answer.response.body();
+        let mut reader = None;
+        // A relay decodes a coded body, which is then coded anew: the first reader gets the bytes as they came.
+        let coded = answer.headers.contains_key(CONTENT_ENCODING) && first;
+        if let Some([own, others]) = body.as_ref().filter(|_| coded).map(convert::tee) {
+            reader = Some(convert::with_body(&answer.response, Some(&own)));
+            body = Some(others);
+        }
+        let relay = body.zip(answer.call()).map(|(body, call)| relay(&body, idle, call, cap));
+        let Answer { response, status, headers, .. } = answer;
+        let mut running = Running { status, response, headers, relay, first: reader };
+        if running.first.is_none() && first {
+            running.first = running.attach();
+        }
+        running
+    }
+
+    /// The answer for its first reader.
+    pub fn first(&self) -> Option<Response> {
+        self.first.clone()
+    }
+
+    /// The answer from its first byte. `None`: that is gone.
+    pub fn attach(&self) -> Option<Response> {
+        let body = self.relay.as_ref().map(|relay| relay.attach(plain_length(&self.headers))).transpose().ok()?;
+        Some(convert::with_body(&self.response, body.as_ref()))
+    }
+
+    /// Whether nobody can join any more.
+    pub fn overflowed(&self) -> bool {
+        self.relay.as_ref().is_some_and(Relay::overflowed)
+    }
+
+    /// How many read it now.
+    pub fn readers(&self) -> usize {
+        self.relay.as_ref().map_or(0, |relay| usize::try_from(relay.readers()).unwrap_or(usize::MAX))
+    }
+
+    /// How many bytes have been read so far.
+    pub fn size(&self) -> Option<u64> {
+        // `as` saturates and cannot fail.
+        self.relay.as_ref().map(|relay| relay.size() as u64)
+    }
+
+    /// Waits for the end, and takes the whole: all of it at once, so that it is not held twice meanwhile.
+    ///
+    /// # Errors
+    /// Why it is not worth keeping.
+    pub async fn whole(&self, capture: Result<Capture, Reason>, now: impl FnOnce() -> u64) -> Result<Entry, Reason> {
+        let Some(relay) = &self.relay else { return capture.and(Err(Reason::AnswerEmpty)) };
+        let ended = JsFuture::from(relay.ended()).await.ok().and_then(|ended| ended.as_string());
+        let mut capture = capture?;
+        match ended.as_deref() {
+            Some("") if relay.overflowed() => Err(Reason::TooLarge),
+            Some("") => {
+                for chunk in relay.chunks() {
+                    capture.push(&chunk.unchecked_into::<Uint8Array>().to_vec())?;
+                }
+                capture.finish(now())
+            }
+            Some("stalled") => Err(Reason::Stalled),
+            _ => Err(Reason::Truncated),
+        }
+    }
+}
