@@ -114,3 +114,30 @@ test("a write that KV refused does not replace, when it is tried again, what was
   assert.equal(expect.cacheStatus(hit), "HIT");
   assert.equal(hit.body.toString(), '{"id":"newer"}');
 });
+
+test("no call is begun after TIMEOUT, though a failed answer takes its time to end", async () => {
+  const limited = await worker({ vars: { ...VARS, MAX_RETRIES: "1", TIMEOUT: "2" } });
+  await limited.clear();
+  const said = '{"error":{"message":"later"}}';
+  upstream.next(async (call, res) => {
+    await call.whole;
+    res.writeHead(503, { "content-type": "application/json", "content-length": said.length, "retry-after": "1.5" });
+    res.write(said.slice(0, 5));
+    // The answer ends after a second: what it asks to wait would be over half a second after TIMEOUT.
+    setTimeout(() => res.end(said.slice(5)), 1000);
+  });
+  const reply = await limited.settled(() => send(limited.origin, chat()));
+  assert.equal(reply.status, 503);
+  assert.equal(reply.body.toString(), said);
+  assert.equal(upstream.calls.length, 1, "calls to the upstream");
+});
+
+test("the last answer is the client's, whatever its size", async () => {
+  const limited = await worker({ vars: { ...VARS, MAX_RETRIES: "1", BASE_RETRY_DELAY: "0.01", TIMEOUT: "2" } });
+  await limited.clear();
+  const body = Buffer.from(`<html>${"x".repeat(100_000)}</html>`);
+  upstream.next({ status: 502, headers: { "content-type": "text/html" }, body }, { hold: new Promise(() => {}) });
+  const reply = await limited.settled(() => send(limited.origin, chat()));
+  assert.equal(reply.status, 502);
+  expect.sameBytes(reply.body, body, "the last answer");
+});
