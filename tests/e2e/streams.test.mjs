@@ -16,7 +16,7 @@ let upstream;
 let proxy;
 before(async () => {
   upstream = await startUpstream();
-  proxy = await worker({ vars: { OPENAI_BASE_URL: `${upstream.origin}/v1`, TIMEOUT: "1" } });
+  proxy = await worker({ vars: { OPENAI_BASE_URL: `${upstream.origin}/v1`, IDLE_TIMEOUT: "1" } });
 });
 beforeEach(async () => {
   upstream.reset();
