@@ -150,9 +150,9 @@ class RunningWorker {
     for (const [name] of await this.entries()) await this.kv.delete(name);
   }
 
-  // With the store "gated": what becomes of each "get" or "put" from now on. `verdict` is "pass", "fail", or a
-  // promise of one; a promise that never resolves is a store that never answers. Returns a promise of the
-  // first operation that arrives.
+  // With the store "gated": what becomes of each "get" or "put" from now on. `verdict` is "pass", "fail", a promise of
+  // one, or a function that is asked each time; a promise that never resolves is a store that never answers. Returns a
+  // promise of the first operation that arrives.
   gate(operation, verdict) {
     let arrive;
     const arrived = new Promise((resolve) => (arrive = resolve));
@@ -169,7 +169,7 @@ class RunningWorker {
     const operation = new URL(request.url).pathname.startsWith("/get") ? "get" : new URL(request.url).pathname.slice(1);
     const gate = this.#gates.get(operation);
     gate?.arrive();
-    const verdict = (await gate?.verdict) ?? "pass";
+    const verdict = (await (typeof gate?.verdict === "function" ? gate.verdict() : gate?.verdict)) ?? "pass";
     return new Response(null, { status: verdict === "pass" ? 204 : 500 });
   }
 }
