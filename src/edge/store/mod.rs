@@ -80,8 +80,18 @@ impl Store {
     ///
     /// # Errors
     /// Why it is not stored.
-    pub async fn put(&self, key: &Key, head: &entry::Head, value: &Uint8Array, config: &Config) -> Result<(), Reason> {
-        let key = key.to_string();
+    pub async fn put(
+        &self,
+        key: &Key,
+        head: &entry::Head,
+        value: &Uint8Array,
+        turn: u64,
+        config: &Config,
+    ) -> Result<(), Reason> {
+        if !takes(*key, turn) {
+            return Ok(());
+        }
+        let name = key.to_string();
         let beyond_ms = config.stale_if_error_ms.max(config.stale_while_revalidate_ms);
         let ttl = || head.keep_for(now(), beyond_ms).filter(|ttl| *ttl <= LONGEST_TTL);
         match self {
