@@ -18,16 +18,23 @@ const steps = {
   unit: () => cargo(['test', '--locked']),
   build,
   deploy: () => run(...wrangler('deploy', '--dry-run')),
-  e2e: () => nodeTests('e2e'),
-  clients: async () => nodeTests('clients', { REPRISE_PYTHON: await python() }),
+  e2e: () => nodeTests('tests/e2e'),
+  conformance: async () => {
+    await nodeTests('conformance/test');
+    for (const profile of ['reprise', 'generic']) {
+      console.log(`\n--- our own worker, profile ${profile} ---`);
+      await run(node(), [path.join('conformance', 'run.mjs'), '--strict', '--profile', profile]);
+    }
+  },
+  clients: async () => nodeTests('tests/clients', { REPRISE_PYTHON: await python() }),
 };
 
-/** Runs tests/{folder}/*.test.mjs; a folder without tests is a failure, not a success. */
+/** Runs {folder}/*.test.mjs; a folder without tests is a failure, not a success. */
 async function nodeTests(folder, variables = {}) {
-  const at = path.join(root, 'tests', folder);
+  const at = path.join(root, folder);
   const files = (existsSync(at) ? readdirSync(at) : []).filter((file) => file.endsWith('.test.mjs')).sort();
-  if (files.length === 0) throw new Stop(`tests/${folder} has no *.test.mjs`);
-  await run(node(), ['--test', '--test-reporter=spec', ...files.map((file) => path.join('tests', folder, file))],
+  if (files.length === 0) throw new Stop(`${folder} has no *.test.mjs`);
+  await run(node(), ['--test', '--test-reporter=spec', ...files.map((file) => path.join(folder, file))],
     { env: { ...toolEnv, ...variables } });
 }
 
@@ -90,7 +97,7 @@ function chosen(args) {
   if (only.length === 0 || only.some((name) => !names.includes(name))) {
     throw new Stop(`Usage: npm test [-- --only step,…], with steps among ${names.join(', ')}`);
   }
-  if (['deploy', 'e2e', 'clients'].some((name) => only.includes(name))) only.push('build');
+  if (['deploy', 'e2e', 'conformance', 'clients'].some((name) => only.includes(name))) only.push('build');
   return names.filter((name) => only.includes(name));
 }
 
