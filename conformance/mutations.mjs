@@ -22,12 +22,15 @@ export function mutate(source, { id, search, replace }) {
   return pieces.join(replace);
 }
 
+// Where two places guard against the same mistake, one mutation changes both (`also`).
+export const edits = ({ id, file, search, replace, also = [] }) => [{ id, file, search, replace }, ...also.map((edit) => ({ id, ...edit }))];
+
 export const mutations = () => JSON.parse(readFileSync(LIST, 'utf8'));
 
 await main(import.meta, async () => {
   const only = process.argv[2]?.split(',');
   const all = mutations();
-  for (const one of all) mutate(readFileSync(path.join(root, one.file), 'utf8'), one);
+  for (const one of all) for (const edit of edits(one)) mutate(readFileSync(path.join(root, edit.file), 'utf8'), edit);
   const chosen = all.filter(({ id }) => !only || only.includes(id));
   if (chosen.length === 0) throw new Stop('There is no such mutation.');
 
@@ -68,16 +71,15 @@ await main(import.meta, async () => {
 
   const results = [];
   for (const one of chosen) {
-    const file = path.join(copy, one.file);
-    const source = readFileSync(file, 'utf8');
     const started = Date.now();
-    writeFileSync(file, mutate(source, one));
+    const whole = edits(one).map((edit) => ({ ...edit, at: path.join(copy, edit.file), source: readFileSync(path.join(copy, edit.file), 'utf8') }));
+    for (const edit of whole) writeFileSync(edit.at, mutate(edit.source, edit));
     const log = await build();
     if (log) throw new Stop(`${one.id} does not build:\n${log}`);
     // The likeliest topics first; all the others only where those notice nothing.
     let noticed = await test({ topic: one.first });
     if (noticed.length === 0) noticed = await test({});
-    writeFileSync(file, source);
+    for (const { at, source } of whole) writeFileSync(at, source);
     const seconds = ((Date.now() - started) / 1000).toFixed(0);
     results.push({ id: one.id, what: one.what, noticed: noticed.map(({ id }) => id) });
     const by = noticed.slice(0, 4).map(({ id }) => id).join(', ') + (noticed.length > 4 ? `, … (${noticed.length})` : '');

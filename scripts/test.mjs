@@ -1,9 +1,9 @@
 // `npm test`: every tier in order, stopping at the first that fails. `npm test -- --only unit,e2e` runs some.
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import path from 'node:path';
 import { build } from './build.mjs';
-import { cache, main, node, output, root, run, say, sha256, Stop, systemPackages, toolEnv, which,
-  wrangler } from './lib.mjs';
+import { main, node, output, root, run, say, Stop, systemPackages, toolEnv, which, wrangler } from './lib.mjs';
+import { python } from './python.mjs';
 import { setup } from './setup.mjs';
 
 const WASM = ['--target', 'wasm32-unknown-unknown'];
@@ -26,7 +26,7 @@ const steps = {
       await run(node(), [path.join('conformance', 'run.mjs'), '--strict', '--profile', profile]);
     }
   },
-  clients: async () => nodeTests('tests/clients', { REPRISE_PYTHON: await python() }),
+  clients: async () => nodeTests('tests/clients', { REPRISE_PYTHON: await clientsPython() }),
 };
 
 /** Runs {folder}/*.test.mjs; a folder without tests is a failure, not a success. */
@@ -58,36 +58,8 @@ async function redis() {
   if (!which('redis-server')) throw new Stop('The package redis-server is installed but brought no redis-server.');
 }
 
-/** A Python that has exactly tests/clients/requirements.txt; made once. */
-async function python() {
-  const requirements = path.join(root, 'tests', 'clients', 'requirements.txt');
-  const home = path.join(cache, `python-${sha256(readFileSync(requirements)).slice(0, 12)}`);
-  const windows = process.platform === 'win32';
-  const program = path.join(home, windows ? 'Scripts\\python.exe' : 'bin/python');
-  const whole = path.join(home, '.whole'); // written last: an interrupted installation is done again
-  if (existsSync(whole) && existsSync(program)) return program;
-  let base = await systemPython();
-  if (!base) {
-    await systemPackages('Python 3.10 or newer with venv', ['python3', 'python3-venv'], 'https://www.python.org');
-    base = await systemPython();
-    if (!base) throw new Stop('The Python of this system is too old: get 3.10 or newer from https://www.python.org.');
-  }
-  say('Installing the OpenAI client for Python for the tests (under a minute)');
-  rmSync(home, { recursive: true, force: true });
-  mkdirSync(cache, { recursive: true });
-  await run(base, ['-m', 'venv', home]);
-  await run(program, ['-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '-r', requirements]);
-  writeFileSync(whole, '');
-  return program;
-}
-
-async function systemPython() {
-  const usable = 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))';
-  for (const name of ['python3', 'python']) {
-    if (await output(name, ['-c', usable]) !== undefined) return which(name);
-  }
-  return undefined;
-}
+const clientsPython = () => python(path.join(root, 'tests', 'clients', 'requirements.txt'),
+  'the OpenAI client for Python for the tests (under a minute)');
 
 /** The steps to run: all, or those of --only, with a build before what runs the built worker. */
 function chosen(args) {
@@ -117,7 +89,7 @@ await main(import.meta, async () => {
       await setup();
       await rustComponents();
       if (names.includes('e2e')) await redis();
-      if (names.includes('clients')) await python();
+      if (names.includes('clients')) await clientsPython();
     });
     for (const name of names) {
       console.log(`\n=== ${name} ===`);

@@ -32,6 +32,7 @@ export function adapter(given = {}) {
     headers: given.headers ?? {},
     body: given.body ?? {},
     paths: given.paths ?? {},
+    apiHeaders: given.apiHeaders ?? {},
     lacks: given.lacks ?? [],
     models: { ...MODELS, ...given.models },
     parties: given.parties ?? PARTIES,

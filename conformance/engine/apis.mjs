@@ -81,9 +81,13 @@ const completionEvents = (model, { marker, asked }) => {
   return [...events, '[DONE]'];
 };
 
+/** A small number that stands for a text. */
+export const checksum = (text) => [...String(text)].reduce((sum, letter) => (sum * 31 + letter.codePointAt(0)) % 65521, 7);
+
 // A vector says which call made it by its first number: gateways write vectors anew, and drop what they do not know.
+// By its third it says which text it belongs to.
 const vector = ({ n, asked }, index) => {
-  const numbers = [n, 0.5, index];
+  const numbers = [n, 0.5, checksum([asked.input].flat()[index])];
   return asked.encoding_format === 'base64' ? Buffer.from(new Float32Array(numbers).buffer).toString('base64') : numbers;
 };
 

@@ -3,7 +3,7 @@
 import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { gunzipSync } from 'node:zlib';
-import { APIS } from './apis.mjs';
+import { APIS, checksum } from './apis.mjs';
 import { expectation } from './cases.mjs';
 import { send } from './client.mjs';
 import { isStream, json, understood } from './read.mjs';
@@ -48,7 +48,7 @@ export async function play(entry, target) {
 class Run {
   observed = []; // for `note`
   #bytes = new Map(); // what the client got of each call
-  #exercised = false; // the cache has been seen to answer
+  #answered = new Set(); // questions that the cache has been seen to answer
   #asked = 0;
 
   constructor(entry, target, token) {
@@ -81,14 +81,14 @@ class Run {
     const expect = expectation(step);
     const question = step.question ?? 'first';
     const ask = (answer = step.answer) => this.#ask(step, question, answer);
-    if (expect.cache === 'separate' && !this.#exercised) throw new Idle('nothing was stored that could be mixed up');
+    if (expect.cache === 'separate' && this.#answered.size === 0) throw new Idle('nothing was stored that could be mixed up');
     const latest = expect.latest ? this.script.calls.length : 0;
     const first = expect.cache === 'hit' ? await this.#untilHit(ask, question, latest) : await ask();
     let hit;
     switch (expect.cache) {
       case 'miss':
       case 'separate':
-        this.#isMiss(first, expect.cache === 'separate');
+        this.#isMiss(first, expect.cache === 'separate' && first.status < 400);
         break;
       case 'stored':
         this.#isMiss(first);
@@ -208,7 +208,7 @@ class Run {
     if (at === null) throw new NotApplicable(`the target has no ${name}`);
     const party = adapter.parties[ask.party ?? 'a'];
     if (!party) throw new NotApplicable(`the target knows no caller ${ask.party}`);
-    const headers = { ...api.headers, ...party, ...adapter.headers };
+    const headers = { ...api.headers, ...party, ...adapter.headers, ...adapter.apiHeaders[name] };
     const method = ask.method ?? (api.body ? 'POST' : 'GET');
     let object;
     let body;
@@ -232,18 +232,19 @@ class Run {
     return { api: name, method, path: fill((at ?? adapter.base + api.path) + (ask.path ?? '')), headers, body };
   }
 
-  // A hit of call `latest` or a later one.
+  // A hit, of call `latest` or a later one. An answer may take a moment to be stored; once it has been seen, or repeats would
+  // themselves be stored and then found, there is nothing to wait for.
   async #untilHit(ask, question, latest = 0) {
-    const limit = Date.now() + this.target.patience;
+    const limit = Date.now() + (this.#answered.has(question) && latest === 0 ? 0 : this.target.patience);
     for (let delay = 10, n = 1; ; n += 1, delay = Math.min(delay * 2, 250)) {
       const reply = await ask();
       if (reply.calls.length === 0) {
         this.#isHit(reply, question);
-        this.#exercised = true;
+        this.#answered.add(question);
         if (!(reply.by < latest)) return reply;
         if (Date.now() > limit) throw new Failure('still the old answer');
       } else this.#isMiss(reply);
-      if (Date.now() > limit) throw new Failure(`not a hit: each of ${n} repeats asked the upstream`);
+      if (Date.now() >= limit) throw new Failure(n === 1 ? 'not a hit: the upstream was asked again' : `not a hit: each of ${n} repeats asked the upstream`);
       await sleep(delay);
     }
   }
@@ -283,6 +284,7 @@ class Run {
     const { calls, by } = reply;
     if (calls.length === 0) {
       const of = this.script.calls[(by ?? 0) - 1];
+      if (!of && reply.status >= 400 && !wrong) throw new Failure(`answered without asking the upstream, by itself: ${describe(reply)}`);
       const what = of ? `with the answer to call ${by} (question "${of.question}")` : `with ${describe(reply)}`;
       throw new Failure(`answered without asking the upstream, ${what}`, wrong);
     }
@@ -331,6 +333,7 @@ class Run {
       const before = this.#bytes.get(reply.by);
       if (!before?.equals(reply.body)) throw new Failure(`the hit has other bytes than the first answer: ${excerpt(reply)}`);
     }
+    if (expect.vectors) this.#vectors(reply);
     if (expect.contains && !reply.body.includes(expect.contains)) throw new Failure(`there is no ${expect.contains} in ${excerpt(reply)}`);
     if (expect.isError && first.status < 400) throw new Failure(`not an error: ${describe(first)}`, true);
     if (expect.mode && isStream(reply) !== (expect.mode === 'stream')) {
@@ -348,6 +351,14 @@ class Run {
     const wanted = `It is ${markerOf(this.token, reply.by)}, no more.`;
     if (read?.text !== wanted) throw new Failure(`not the upstream's text: ${excerpt(reply)}`, true);
     if (!read.ended) throw new Failure(`the stream has no end: …${reply.body.toString().slice(-120)}`, true);
+  }
+
+  // Each vector belongs to the text in its place, whatever was asked when.
+  #vectors(reply) {
+    const asked = [json(reply.request.body.toString()).input].flat();
+    const got = json(reply.body.toString())?.data?.map(({ embedding }) => embedding[2]);
+    const wanted = asked.map(checksum);
+    if (JSON.stringify(got) !== JSON.stringify(wanted)) throw new Failure(`the vectors belong to other texts: ${JSON.stringify(got)}, not ${JSON.stringify(wanted)}`, true);
   }
 
   #sent(wanted, call, reply) {

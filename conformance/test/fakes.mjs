@@ -25,7 +25,7 @@ export async function fake(upstream, wrong = {}) {
     for await (const chunk of request) chunks.push(chunk);
     const body = Buffer.concat(chunks);
     const question = is.question(request, body);
-    const cached = /chat|completions|responses|messages|embeddings/.test(request.url) && !/no-store|no-cache/.test(request.headers['cache-control']) &&
+    const cached = /chat|completions|responses|messages|embeddings|speech/.test(request.url) && !/no-store|no-cache/.test(request.headers['cache-control']) &&
       !/"(background|conversation|previous_response_id|thread|container|prompt":\{"id)"/.test(body) && request.method === 'POST';
     const found = cached && entries.get(question);
     if (found && is.lives(found)) {
@@ -78,9 +78,10 @@ export const BROKEN = {
   'looks at the first thousand letters': [{ question: (request, body) => request.url + request.headers.authorization + body.toString().slice(0, 1000) }, ['differ-late']],
   'folds white space and case': [{ question: (request, body) => request.url + request.headers.authorization + body.toString().toLowerCase().replace(/\s+/g, ' ') }, ['differ-case', 'differ-inner-space']],
   'ignores stream, converts nothing': [without('stream', 'stream_options'), ['mode-chat-stream-then-plain', 'usage-asked']],
-  'keeps failures': [{ keep: ({ whole }) => whole }, ['status-500', 'status-429', 'status-200-error-body', 'cut-chat-stream-quiet']],
-  'keeps whatever comes': [{ keep: () => true }, ['cut-json-length', 'cut-chat-stream', 'status-200-html']],
+  'keeps failures': [{ keep: ({ whole }) => whole }, ['status-500', 'status-429', 'status-500-like-an-answer', 'status-200-error-body', 'cut-chat-stream-quiet']],
+  'keeps whatever comes': [{ keep: () => true }, ['cut-json-length', 'cut-sound-chunked', 'cut-chat-stream', 'status-200-html']],
   'replays cookies': [{ headers: ({ 'content-length': _, 'transfer-encoding': __, connection: ___, ...headers }) => headers }, ['header-set-cookie', 'header-rate-limit']],
+  'has an entry for each spelling and each mode': [{}, ['spell-space', 'spell-key-order', 'spell-escape', 'cross-chat-plain-then-stream', 'cross-messages-stream-then-plain']],
   'spoils bytes': [{ replay: ({ body }) => Buffer.from(body.toString().replace('no more', 'no m0re')) }, ['body-plain', 'stream-chat-text']],
   'forgets everything': [{ lives: () => false }, ['cache-chat', 'stream-chat-stored']],
   'mixes cases up': [{ question: () => 'the one' }, ['cache-chat', 'crowd-different', 'differ-case']],
