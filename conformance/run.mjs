@@ -25,9 +25,9 @@ const USAGE = `npm run conformance -- [--target URL --upstream-port N] [options]
 
 /** Runs the cases that `options` choose against a target; returns the results. */
 export async function conform(options) {
-  const { target, upstream, profile = 'generic', adapter: given, only, topic, patience = 4000, concurrency = 12, bail, onResult, cases } = options;
+  const { target, upstream, profile = 'generic', adapter: given, only, topic, patience = 4000, limit, concurrency = 12, bail, onResult, cases } = options;
   const some = (cases ?? loadCases()).filter((entry) => chosen(entry, { profile, only, topic }));
-  return playAll(some, { base: target, upstream, profile, patience, adapter: adapter(given ?? (profile === 'reprise' ? REPRISE : {})) },
+  return playAll(some, { base: target, upstream, profile, patience, limit, adapter: adapter(given ?? (profile === 'reprise' ? REPRISE : {})) },
     { concurrency, bail, onResult });
 }
 

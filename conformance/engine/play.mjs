@@ -186,7 +186,7 @@ class Run {
   }
 
   async #send(request, more) {
-    const reply = await send(this.target.base, { ...request, ...more });
+    const reply = await send(this.target.base, { limit: this.target.limit, ...request, ...more });
     const bytes = decoded(reply);
     const signed = signature(bytes.toString('latin1'));
     if (signed) {

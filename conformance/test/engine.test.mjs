@@ -1,14 +1,19 @@
 // The engine is right about a good cache and about bad ones; the cases are complete and well-formed.
 
 import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
 import { check, expand, loadCases } from '../engine/cases.mjs';
 import { apiAt } from '../engine/apis.mjs';
 import { events, understood } from '../engine/read.mjs';
 import { Upstream, withSet } from '../engine/upstream.mjs';
 import { conform } from '../run.mjs';
 import { committed, extract, members } from '../sdk.mjs';
-import { readFileSync } from 'node:fs';
 import { BROKEN, fake } from './fakes.mjs';
 
 const cases = loadCases();
@@ -77,6 +82,42 @@ describe('the parts', () => {
     const headers = { 'content-type': 'text/event-stream' };
     const body = Buffer.from('data: {"choices":[{"delta":{"content":"a"}}]}\n\ndata: {"choices":[],"usage":{}}\n\n');
     assert.deepEqual(understood({ headers, body }), { text: 'a', ended: false, usage: true });
+  });
+});
+
+describe('the command', () => {
+  const run = (...args) => promisify(execFile)(process.execPath, [fileURLToPath(new URL('../run.mjs', import.meta.url)), ...args])
+    .then(({ stdout }) => ({ code: 0, stdout }), ({ code, stdout }) => ({ code, stdout }));
+
+  test('runs against any target, and its exit code says what came out', async () => {
+    const free = await new Upstream().listen();
+    await free.close();
+    const cache = await fake({ origin: free.origin });
+    const folder = mkdtempSync(path.join(os.tmpdir(), 'conformance-'));
+    const file = path.join(folder, 'results.json');
+    const target = ['--target', cache.target, '--upstream-port', String(free.port), '--patience', '500'];
+    try {
+      const good = await run(...target, '--only', 'cache-chat,key-chat-seed', '--json', file);
+      assert.equal(good.code, 0, good.stdout);
+      assert.match(good.stdout, /2 cases \(generic\)/);
+      const { cases, totals } = JSON.parse(readFileSync(file, 'utf8'));
+      assert.deepEqual(cases.map(({ outcome }) => outcome), ['pass', 'pass']);
+      assert.equal(totals.must.pass + totals.should.pass, 2);
+      const bad = await run(...target, '--only', 'spell-key-order');
+      assert.equal(bad.code, 1);
+      assert.match(bad.stdout, /spell-key-order/);
+      assert.equal((await run(...target, '--only', 'tenant-namespace')).code, 0);
+      assert.equal((await run(...target, '--only', 'tenant-namespace', '--strict')).code, 1, 'what was not exercised counts');
+    } finally {
+      cache.stop();
+      rmSync(folder, { recursive: true });
+    }
+  });
+
+  test('says how it is used', async () => {
+    assert.equal((await run('--help')).code, 0);
+    assert.equal((await run('--target', 'http://127.0.0.1:1')).code, 2);
+    assert.match((await run('--list', '--profile', 'generic')).stdout, /must   key         key-chat-seed/);
   });
 });
 
