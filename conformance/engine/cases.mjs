@@ -36,7 +36,7 @@ export function expand(file) {
 // (it cannot be left out) }, or the id of the case that covers what is special about it.
 function expandParameters({ kind, basis, topic }, api, parameters) {
   return Object.entries(parameters).filter(([, entry]) => typeof entry !== 'string').map(([name, entry]) => {
-    const { values, base = {}, path = name, keep = false, why = '', profile } = Array.isArray(entry) ? { values: entry } : entry;
+    const { values, base = {}, path = name, keep = false, why = '', profile, kind: own = kind } = Array.isArray(entry) ? { values: entry } : entry;
     const ask = (value) => ({ set: { ...base, [path]: value } });
     const steps = [
       { ask: ask(values[0]), expect: { cache: 'stored', sent: { has: path } }, premise: true },
@@ -44,7 +44,7 @@ function expandParameters({ kind, basis, topic }, api, parameters) {
     ];
     if (!keep) steps.push({ ask: { set: base, remove: [path] }, question: 'left out', expect: 'separate' });
     steps.push({ ask: ask(values[0]), expect: 'either' });
-    return { id: `key-${api}-${slug(name)}`, kind, basis, topic, api, ...(profile && { profile }), steps,
+    return { id: `key-${api}-${slug(name)}`, kind: own, basis, topic, api, ...(profile && { profile }), steps,
       name: `${api}: another \`${name}\` is another question${why && `, because ${why}`}` };
   });
 }
