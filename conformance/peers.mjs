@@ -127,7 +127,7 @@ await main(import.meta, async () => {
       : await start(peer, upstream);
     const started = Date.now();
     const cases = await conform({ target: running.target, upstream, profile: 'generic', adapter: running.adapter ?? REPRISE, only: values.case?.split(','),
-      concurrency: 8, patience: 2000, limit: 12_000 });
+      concurrency: 8, patience: peer.patience ?? 2000, limit: 12_000 });
     await running.stop();
     await upstream.close();
     say(`${peer.name} ${running.version}, ${((Date.now() - started) / 1000).toFixed(0)} s`);

@@ -65,7 +65,7 @@ class Run {
         await this.#step(step);
       } catch (error) {
         if (error instanceof Failure) {
-          if (step.premise && !error.wrong) throw new Idle(`nothing was stored: ${error.message}`);
+          if ((step.premise || (error.unstored && this.entry.kind === 'must')) && !error.wrong) throw new Idle(`nothing was stored: ${error.message}`);
           error.message = `step ${i + 1}: ${error.message}`;
         }
         throw error;
@@ -244,7 +244,7 @@ class Run {
         if (!(reply.by < latest)) return reply;
         if (Date.now() > limit) throw new Failure('still the old answer');
       } else this.#isMiss(reply);
-      if (Date.now() >= limit) throw new Failure(n === 1 ? 'not a hit: the upstream was asked again' : `not a hit: each of ${n} repeats asked the upstream`);
+      if (Date.now() >= limit) throw Object.assign(new Failure(n === 1 ? 'not a hit: the upstream was asked again' : `not a hit: each of ${n} repeats asked the upstream`), { unstored: true });
       await sleep(delay);
     }
   }
@@ -337,6 +337,7 @@ class Run {
     if (expect.contains && !reply.body.includes(expect.contains)) throw new Failure(`there is no ${expect.contains} in ${excerpt(reply)}`);
     if (expect.isError && first.status < 400) throw new Failure(`not an error: ${describe(first)}`, true);
     if (expect.mode && isStream(reply) !== (expect.mode === 'stream')) {
+      if (reply.status >= 400) throw new Failure(`failed by itself: ${describe(reply)}`);
       throw new Failure(`asked for a ${expect.mode} answer, got ${reply.headers['content-type']}`, true);
     }
     if (expect.text) for (const one of new Set([first, reply])) this.#text(one);
@@ -347,6 +348,7 @@ class Run {
 
   // The default answer, whole, whichever way it is carried.
   #text(reply) {
+    if (reply.status >= 400) throw new Failure(`failed by itself: ${describe(reply)}`);
     const read = understood({ headers: reply.headers, body: decoded(reply) });
     const wanted = `It is ${markerOf(this.token, reply.by)}, no more.`;
     if (read?.text !== wanted) throw new Failure(`not the upstream's text: ${excerpt(reply)}`, true);

@@ -64,6 +64,7 @@ export const PEERS = [
   },
   {
     id: 'portkey',
+    patience: 700,
     name: 'Portkey gateway',
     from: 'npm: @portkey-ai/gateway',
     npm: { package: '@portkey-ai/gateway', version: '1.15.2' },
@@ -105,6 +106,7 @@ export const PEERS = [
   },
   {
     id: 'openai-forward',
+    patience: 700, // it stores in its own memory
     name: 'openai-forward',
     from: 'PyPI: openai-forward',
     pip: { package: 'openai-forward', version: '0.8.1', requirements: ['openai-forward==0.8.1', 'pyyaml==6.0.3'] },
