@@ -1,9 +1,9 @@
 // `npm test`: every tier in order, stopping at the first that fails. `npm test -- --only unit,e2e` runs some.
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import path from 'node:path';
 import { build } from './build.mjs';
-import { cache, main, node, output, root, run, say, sha256, Stop, systemPackages, toolEnv, which,
-  wrangler } from './lib.mjs';
+import { main, node, output, root, run, say, Stop, systemPackages, toolEnv, which, wrangler } from './lib.mjs';
+import { python } from './python.mjs';
 import { setup } from './setup.mjs';
 
 const WASM = ['--target', 'wasm32-unknown-unknown'];
@@ -18,16 +18,23 @@ const steps = {
   unit: () => cargo(['test', '--locked']),
   build,
   deploy: () => run(...wrangler('deploy', '--dry-run')),
-  e2e: () => nodeTests('e2e'),
-  clients: async () => nodeTests('clients', { REPRISE_PYTHON: await python() }),
+  e2e: () => nodeTests('tests/e2e'),
+  conformance: async () => {
+    await nodeTests('conformance/test');
+    for (const profile of ['reprise', 'generic']) {
+      console.log(`\n--- our own worker, profile ${profile} ---`);
+      await run(node(), [path.join('conformance', 'run.mjs'), '--strict', '--profile', profile]);
+    }
+  },
+  clients: async () => nodeTests('tests/clients', { REPRISE_PYTHON: await clientsPython() }),
 };
 
-/** Runs tests/{folder}/*.test.mjs; a folder without tests is a failure, not a success. */
+/** Runs {folder}/*.test.mjs; a folder without tests is a failure, not a success. */
 async function nodeTests(folder, variables = {}) {
-  const at = path.join(root, 'tests', folder);
+  const at = path.join(root, folder);
   const files = (existsSync(at) ? readdirSync(at) : []).filter((file) => file.endsWith('.test.mjs')).sort();
-  if (files.length === 0) throw new Stop(`tests/${folder} has no *.test.mjs`);
-  await run(node(), ['--test', '--test-reporter=spec', ...files.map((file) => path.join('tests', folder, file))],
+  if (files.length === 0) throw new Stop(`${folder} has no *.test.mjs`);
+  await run(node(), ['--test', '--test-reporter=spec', ...files.map((file) => path.join(folder, file))],
     { env: { ...toolEnv, ...variables } });
 }
 
@@ -51,36 +58,8 @@ async function redis() {
   if (!which('redis-server')) throw new Stop('The package redis-server is installed but brought no redis-server.');
 }
 
-/** A Python that has exactly tests/clients/requirements.txt; made once. */
-async function python() {
-  const requirements = path.join(root, 'tests', 'clients', 'requirements.txt');
-  const home = path.join(cache, `python-${sha256(readFileSync(requirements)).slice(0, 12)}`);
-  const windows = process.platform === 'win32';
-  const program = path.join(home, windows ? 'Scripts\\python.exe' : 'bin/python');
-  const whole = path.join(home, '.whole'); // written last: an interrupted installation is done again
-  if (existsSync(whole) && existsSync(program)) return program;
-  let base = await systemPython();
-  if (!base) {
-    await systemPackages('Python 3.10 or newer with venv', ['python3', 'python3-venv'], 'https://www.python.org');
-    base = await systemPython();
-    if (!base) throw new Stop('The Python of this system is too old: get 3.10 or newer from https://www.python.org.');
-  }
-  say('Installing the clients for Python that the tests run (under a minute)');
-  rmSync(home, { recursive: true, force: true });
-  mkdirSync(cache, { recursive: true });
-  await run(base, ['-m', 'venv', home]);
-  await run(program, ['-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '-r', requirements]);
-  writeFileSync(whole, '');
-  return program;
-}
-
-async function systemPython() {
-  const usable = 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))';
-  for (const name of ['python3', 'python']) {
-    if (await output(name, ['-c', usable]) !== undefined) return which(name);
-  }
-  return undefined;
-}
+const clientsPython = () => python(path.join(root, 'tests', 'clients', 'requirements.txt'),
+  'the clients for Python that the tests run (under a minute)');
 
 /** The steps to run: all, or those of --only, with a build before what runs the built worker. */
 function chosen(args) {
@@ -90,7 +69,7 @@ function chosen(args) {
   if (only.length === 0 || only.some((name) => !names.includes(name))) {
     throw new Stop(`Usage: npm test [-- --only step,…], with steps among ${names.join(', ')}`);
   }
-  if (['deploy', 'e2e', 'clients'].some((name) => only.includes(name))) only.push('build');
+  if (['deploy', 'e2e', 'conformance', 'clients'].some((name) => only.includes(name))) only.push('build');
   return names.filter((name) => only.includes(name));
 }
 
@@ -110,7 +89,7 @@ await main(import.meta, async () => {
       await setup();
       await rustComponents();
       if (names.includes('e2e')) await redis();
-      if (names.includes('clients')) await python();
+      if (names.includes('clients')) await clientsPython();
     });
     for (const name of names) {
       console.log(`\n=== ${name} ===`);

@@ -8,7 +8,7 @@ pub fn names_server_state(document: &Document) -> bool {
     let set = |name: &str| document.fields(name).any(|value| value != "null");
     let background = document.fields("background").any(|value| !matches!(value, "false" | "null"));
     background
-        || ["conversation", "conversation_id", "previous_response_id", "container"].into_iter().any(set)
+        || ["conversation", "conversation_id", "previous_response_id", "container", "thread"].into_iter().any(set)
         || document.fields("deferred").any(|value| value == "true")
         || document.fields("prompt").any(names_template)
         || document.fields("tools").any(names_container)
@@ -60,6 +60,7 @@ mod tests {
             r#"{"background":false,"background":true}"#,
             r#"{"deferred":true}"#,
             r#"{"container":"c"}"#,
+            r#"{"thread":{"type":"continue","previous_message_id":"m"}}"#,
             r#"{"tools":[{"container" : "c"}]}"#,
             r#"{"tools":[{"environment":{"\u0063ontainer_id":"c"}}]}"#,
             r#"{"prompt":{"id":"p"}}"#,

@@ -1,0 +1,37 @@
+// Our own built worker in workerd, for the suite, the clients and the mutations.
+
+import { existsSync, readdirSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const ROOT = fileURLToPath(new URL('..', import.meta.url));
+const require = createRequire(import.meta.url);
+
+/** Starts `build/` (or another folder's) in front of `upstream`: { target, origin, stop }. */
+export async function ownWorker(upstream, { build = path.join(ROOT, 'build'), vars = {}, onLog = () => {} } = {}) {
+  const wrangler = require('wrangler');
+  const { Miniflare, convertV4MiniflareOptions } = createRequire(require.resolve('wrangler'))('miniflare');
+  if (!existsSync(path.join(build, 'index.js'))) throw new Error('There is no built worker: run `npm run build` first.');
+  const config = wrangler.unstable_readConfig({ config: path.join(ROOT, 'wrangler.toml') });
+  const { workerOptions } = wrangler.unstable_getMiniflareWorkerOptions(config);
+  const wasm = readdirSync(build).filter((name) => name.endsWith('.wasm'));
+  const miniflare = new Miniflare(convertV4MiniflareOptions({
+    ...workerOptions,
+    name: 'worker',
+    // Retries are the upstream's business in these cases: the first answer is the one that is looked at.
+    bindings: { ...config.vars, OPENAI_BASE_URL: `${upstream.origin}/v1`, MEMORY_CACHE_BYTES: '0', MAX_RETRIES: '0', ...vars },
+    modulesRoot: path.dirname(build),
+    modules: [{ type: 'ESModule', path: path.join(build, 'index.js') },
+      ...wasm.map((name) => ({ type: 'CompiledWasm', path: path.join(build, name) }))],
+    // A socket straight into the worker: nothing stands between the bytes and the cases.
+    unsafeDirectSockets: [{ host: '127.0.0.1', port: 0 }],
+    host: '127.0.0.1',
+    port: 0,
+    cf: false, // nothing to fetch from the internet
+    handleStructuredLogs: onLog,
+  }));
+  await miniflare.ready;
+  const { origin } = await miniflare.unsafeGetDirectURL();
+  return { origin, target: `${origin}/proxy`, stop: () => miniflare.dispose() };
+}
