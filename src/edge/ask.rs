@@ -25,7 +25,7 @@ impl Edge {
         head_came: oneshot::Sender<Response>,
     ) {
         let began = now();
-        let landed = match self.land(&mut asking, &body).await {
+        let landed = match self.land(&mut asking, &body, &self.client).await {
             Landed::Entry { value, finished } => match self.taken(&mut asking, &value, finished, began).await {
                 Some(response) => return drop(head_came.send(response)),
                 None => Landed::Alone,
@@ -46,11 +46,11 @@ impl Edge {
     }
 
     /// Takes the question to its flight, where there are any and it may be shared.
-    async fn land(&self, asking: &mut Asking, body: &Body) -> Landed {
+    async fn land(&self, asking: &mut Asking, body: &Body, client: &AbortSignal) -> Landed {
         match (&self.flights, body) {
             (Some(flights), Body::Bytes(body)) if asking.shares() => {
                 let job = asking.job(self.measures().ms);
-                flights.land(&job, body, &self.client).await
+                flights.land(&job, body, client).await
             }
             _ => Landed::Alone,
         }
@@ -137,16 +137,14 @@ impl Edge {
     /// The same behind the back of a client who has its answer: the next ones get a newer one.
     pub(super) async fn refresh(self, facts: Facts, measures: Measures, mut asking: Asking, body: Body) {
         asking.facts = facts;
-        match self.land(&mut asking, &body).await {
-            // The flight sees to it, and writes the line.
-            Landed::Done => return,
-            Landed::Busy => return write(&asking.facts, measures, Ok(())),
-            _ => {}
-        }
         // Its client may well leave: it has its answer.
         let nobody = AbortController::new().map_or(self.client.clone(), |controller| controller.signal());
-        let (_head, errand) = self.alone(&mut asking, body, nobody);
-        errand.await;
+        match self.land(&mut asking, &body, &nobody).await {
+            // The flight sees to it, and writes the line.
+            Landed::Done => {}
+            Landed::Busy => write(&asking.facts, measures, Ok(())),
+            _ => self.alone(&mut asking, body, nobody).1.await,
+        }
         refresh::end(&asking.key);
     }
 }

@@ -36,9 +36,6 @@ use worker::{Context, Env, event};
 /// How long `/health` waits for the upstream.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often an isolate asks a flight to renew an entry.
-const REFRESH_PAUSE: Duration = Duration::from_secs(1);
-
 thread_local! {
     static CONFIG: OnceCell<Result<Rc<Config>, ConfigError>> = const { OnceCell::new() };
 }
@@ -160,8 +157,7 @@ impl Edge {
             Verdict::Update(replay, asking) => {
                 let (response, bytes) = replayed(&replay, stored_body.as_ref());
                 let measures = Measures { bytes, ..self.measures() };
-                if refresh::begin(&asking.key, if self.flights.is_some() { REFRESH_PAUSE } else { self.config.timeout })
-                {
+                if refresh::begin(&asking.key, self.config.timeout) {
                     ctx.wait_until(self.refresh(replay.facts, measures, *asking, body));
                 } else {
                     write(&replay.facts, measures, Ok(()));

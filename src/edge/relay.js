@@ -10,11 +10,15 @@ export class Relay {
   #waiting = []; // readers that wait for the next piece
   #readers = new Set();
   overflowed = false;
+  beside = false; // whether somebody reads the body besides
   size = 0;
 
-  // Gives the call up when nothing comes for `idle` milliseconds. `ended` is "", "truncated" or "stalled".
-  constructor(body, idle, call, cap) {
+  // Gives the call up when nothing comes for `idle` milliseconds, and, unless it is to be kept, when its last reader leaves.
+  // `ended` is "", "truncated" or "stalled".
+  constructor(body, idle, call, cap, kept) {
     this.cap = cap;
+    this.kept = kept;
+    this.call = call;
     this.ended = this.#pump(body.getReader(), idle, call);
   }
 
@@ -23,11 +27,7 @@ export class Relay {
     try {
       for (;;) {
         while (this.overflowed && !this.#waiting.length) {
-          if (!this.#readers.size) {
-            // Nobody is left, and it is too long to be kept.
-            call.abort();
-            throw new Error("nobody reads");
-          }
+          if (!this.#readers.size) throw new Error("nobody reads");
           await new Promise((resolve) => (this.#wanted = resolve));
         }
         const clock = setTimeout(() => {
@@ -46,6 +46,8 @@ export class Relay {
       return "";
     } catch {
       this.#failed = true;
+      // Whoever reads the body beside us, as it came, has as long as this to reach its end.
+      if (this.beside) setTimeout(() => call.abort(), idle);
       return stalled ? "stalled" : "truncated";
     } finally {
       this.#over = true;
@@ -86,6 +88,8 @@ export class Relay {
     const leave = () => {
       this.#readers.delete(reader);
       this.#wanted?.();
+      // Nobody is left, and it is of no use, or too long, to be kept.
+      if (!this.#over && !this.#readers.size && (this.overflowed || !this.kept)) this.call.abort();
     };
     const stream = new ReadableStream(
       {

@@ -20,10 +20,13 @@ extern "C" {
     type Relay;
 
     #[wasm_bindgen(constructor)]
-    fn new(body: &ReadableStream, idle_ms: f64, call: &AbortController, cap: f64) -> Relay;
+    fn new(body: &ReadableStream, idle_ms: f64, call: &AbortController, cap: f64, kept: bool) -> Relay;
 
     #[wasm_bindgen(method, getter)]
     fn ended(this: &Relay) -> Promise;
+
+    #[wasm_bindgen(method, setter)]
+    fn set_beside(this: &Relay, beside: bool);
 
     #[wasm_bindgen(method, getter)]
     fn overflowed(this: &Relay) -> bool;
@@ -41,10 +44,10 @@ extern "C" {
     fn attach(this: &Relay, length: Option<f64>) -> Result<ReadableStream, JsValue>;
 }
 
-fn relay(body: &ReadableStream, idle: Duration, call: &AbortController, cap: usize) -> Relay {
+fn relay(body: &ReadableStream, idle: Duration, call: &AbortController, cap: usize, kept: bool) -> Relay {
     // Lengths are exact below 2^53, and a timer cannot be set for longer than this.
     let idle = idle.as_millis().min(i32::MAX as u128) as f64;
-    Relay::new(body, idle, call, cap as f64)
+    Relay::new(body, idle, call, cap as f64, kept)
 }
 
 /// A body's length, where it is known and what is read is not decoded.
@@ -62,7 +65,7 @@ pub fn watched(answer: &Answer, idle: Duration) -> Option<ReadableStream> {
     let written = failed || headers::is_event_stream(&essence) || headers::is_json(&essence);
     match answer.call() {
         Some(call) if written && !answer.headers.contains_key(CONTENT_ENCODING) => {
-            relay(&body, idle, call, 0).attach(plain_length(&answer.headers)).ok()
+            relay(&body, idle, call, 0, false).attach(plain_length(&answer.headers)).ok()
         }
         _ => Some(body),
     }
@@ -80,8 +83,8 @@ pub struct Running {
 
 impl Running {
     /// Begins to read an answer. It is held for readers who come later, up to `cap` bytes; its `first` reader has to be
-    /// there before any byte is dropped.
-    pub fn new(answer: Answer, idle: Duration, cap: usize, first: bool) -> Running {
+    /// there before any byte is dropped. Unless it is to be `kept` it is left when its last reader leaves.
+    pub fn new(answer: Answer, idle: Duration, cap: usize, first: bool, kept: bool) -> Running {
         let mut body = answer.response.body();
         let mut reader = None;
         // A relay decodes a coded body, which is then coded anew: the first reader gets the bytes as they came.
@@ -90,7 +93,10 @@ impl Running {
             reader = Some(convert::with_body(&answer.response, Some(&own)));
             body = Some(others);
         }
-        let relay = body.zip(answer.call()).map(|(body, call)| relay(&body, idle, call, cap));
+        let relay = body.zip(answer.call()).map(|(body, call)| relay(&body, idle, call, cap, kept));
+        if let Some(relay) = relay.as_ref().filter(|_| reader.is_some()) {
+            relay.set_beside(true);
+        }
         let Answer { response, status, headers, .. } = answer;
         let mut running = Running { status, response, headers, relay, first: reader };
         if running.first.is_none() && first {
