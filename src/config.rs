@@ -65,6 +65,10 @@ pub struct Config {
     pub stale_if_error_ms: u64,
     /// `STALE_WHILE_REVALIDATE`, in milliseconds.
     pub stale_while_revalidate_ms: u64,
+    /// `MEMORY_CACHE_BYTES`: the size of the tier in front of the store, in each isolate; 0: there is none.
+    pub memory_bytes: usize,
+    /// `MEMORY_CACHE_TTL`, in milliseconds: how long it keeps an entry.
+    pub memory_ttl_ms: u64,
     /// `COALESCE`: whether equal questions share one call, where the Durable Object is bound.
     pub coalesce: bool,
     /// `COALESCE_TTL`, in milliseconds: how long an answer stays in its flight.
@@ -153,6 +157,10 @@ impl Config {
             },
             stale_if_error_ms: vars.parse("STALE_IF_ERROR", SECONDS, milliseconds)?.unwrap_or(0),
             stale_while_revalidate_ms: vars.parse("STALE_WHILE_REVALIDATE", SECONDS, milliseconds)?.unwrap_or(0),
+            memory_bytes: vars
+                .parse("MEMORY_CACHE_BYTES", "a whole number of bytes", |text| text.parse().ok())?
+                .unwrap_or(16 << 20),
+            memory_ttl_ms: vars.parse("MEMORY_CACHE_TTL", SECONDS, milliseconds)?.unwrap_or(60_000),
             coalesce: vars.switch("COALESCE", true)?,
             coalesce_ttl_ms: vars.parse("COALESCE_TTL", SECONDS, milliseconds)?.unwrap_or(60_000),
             override_model: vars.text("OVERRIDE_MODEL"),
@@ -353,6 +361,8 @@ mod tests {
             ("MAX_RETRIES", "2.5"),
             ("BASE_RETRY_DELAY", "x"),
             ("RATE_LIMIT_WAIT", "x"),
+            ("MEMORY_CACHE_BYTES", "16MB"),
+            ("MEMORY_CACHE_TTL", "x"),
             ("COALESCE", "perhaps"),
             ("COALESCE_TTL", "x"),
             ("STALE_IF_ERROR", "x"),

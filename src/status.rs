@@ -121,6 +121,8 @@ reasons! {
     MaxAge = "max-age",
     /// The entry's lifetime is over.
     Expired = "expired",
+    /// The answer was in the memory of the isolate.
+    Memory = "memory",
     /// The answer was still in its flight, where the store did not show it yet.
     Flight = "flight",
     /// The entry's lifetime is over, and it answers while the upstream is asked: `STALE_WHILE_REVALIDATE`.

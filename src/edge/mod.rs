@@ -8,6 +8,7 @@ mod call;
 mod clock;
 mod convert;
 mod flight;
+mod memory;
 mod polish;
 mod refresh;
 mod relay;
@@ -82,6 +83,7 @@ async fn fetch(request: Request, env: Env, ctx: Context) -> worker::Result<Respo
     let head = convert::request_head(&request);
     match config(&env) {
         Ok(config) => {
+            memory::set_up(&config);
             let store = Store::bound(&env, &config);
             let flights = config.coalesce.then(|| flight::Namespace::bound(&env)).flatten();
             let edge = Edge { config, store, flights, client: request.signal(), started };
@@ -138,12 +140,19 @@ impl Edge {
         }
     }
 
+    /// What the isolate remembers, or else the store holds.
+    async fn find(&self, question: &Question) -> (Found, Option<Uint8Array>) {
+        let Some(store) = self.store.as_ref().filter(|_| question.reads()) else { return (Found::Nothing, None) };
+        let remembered = memory::get(&question.key).and_then(|value| store::open_checked(&value));
+        match remembered.filter(|(head, _)| question.is_answered_by(head, now())) {
+            Some((head, body)) => (Found::Remembered(head), Some(body)),
+            None => store.get(&question.key, self.config.store_timeout).await,
+        }
+    }
+
     /// (3)
     async fn answer(self, question: Question, body: Body, ctx: &Context) -> Response {
-        let (found, stored_body) = match &self.store {
-            Some(store) if question.reads() => store.get(&question.key, self.config.store_timeout).await,
-            _ => (Found::Nothing, None),
-        };
+        let (found, stored_body) = self.find(&question).await;
         let verdict = match question.look(&found, now()) {
             Looked::Decided(verdict) => verdict,
             Looked::Render(rendering) => rendering.with_body(&bytes(stored_body.as_ref())),
@@ -166,6 +175,9 @@ impl Edge {
             }
             Verdict::Answer(reply) => self.reply(reply),
             Verdict::Ask(asking) => {
+                if asking.replaces() {
+                    memory::bar(&asking.key);
+                }
                 let (head_came, response) = oneshot::channel();
                 // A client that leaves early does not spoil an entry: the answer is paid for, so it is read to its end.
                 ctx.wait_until(self.ask(*asking, body, stored_body, head_came));

@@ -110,6 +110,11 @@ impl Asking {
         serving.replay(report, &mut self.facts, now, &body)
     }
 
+    /// Whether its caller wants what is stored replaced, whatever it is.
+    pub fn replaces(&self) -> bool {
+        self.report.outcome == Outcome::Refresh
+    }
+
     /// Whether it may share a call with others.
     pub fn shares(&self) -> bool {
         self.shares
@@ -126,7 +131,7 @@ impl Asking {
         Job {
             keep: self.store,
             wish: Wish {
-                refresh: self.report.outcome == Outcome::Refresh,
+                refresh: self.replaces(),
                 rewrite: self.report.reason == Some(Reason::EntryCorrupt),
                 max_age: self.max_age,
                 behind,

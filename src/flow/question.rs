@@ -82,6 +82,8 @@ pub enum Found {
     Nothing,
     /// An entry whose digest is right.
     Entry(entry::Head),
+    /// The same, remembered by the isolate.
+    Remembered(entry::Head),
     /// It could not tell, for this reason.
     Failed(Reason),
 }
@@ -276,6 +278,12 @@ impl Question {
         self.rules.read.is_ok()
     }
 
+    /// Whether an entry that the isolate remembers answers by itself; if not, the store may know a newer one.
+    pub fn is_answered_by(&self, head: &entry::Head, now: u64) -> bool {
+        let fresh = matches!(self.rules.judge(head, now), Judgement::Fresh(_));
+        fresh && Serving::new(self.endpoint, head, self.carriage, &self.polish).is_some()
+    }
+
     /// Step 3. `now`: milliseconds since 1970.
     pub fn look(self, found: &Found, now: u64) -> Looked {
         let head = match (&self.rules.read, found) {
@@ -285,9 +293,14 @@ impl Question {
             }
             (Ok(()), Found::Nothing) => return Looked::Decided(self.miss(None)),
             (Ok(()), Found::Failed(reason)) => return Looked::Decided(self.miss(Some(*reason))),
-            (Ok(()), Found::Entry(head)) => head,
+            (Ok(()), Found::Entry(head) | Found::Remembered(head)) => head,
         };
-        let judgement = self.rules.judge(head, now);
+        let judgement = match (self.rules.judge(head, now), found) {
+            (Judgement::Fresh(report), Found::Remembered(_)) => {
+                Judgement::Fresh(Report { reason: Some(Reason::Memory), ..report })
+            }
+            (judgement, _) => judgement,
+        };
         let serving = Serving::new(self.endpoint, head, self.carriage, &self.polish);
         match (judgement, serving) {
             (Judgement::Unusable { report, stands_in_until }, serving) => {

@@ -5,6 +5,7 @@ mod upstash;
 
 use crate::config::Config;
 use crate::edge::clock::{now, timer, within};
+use crate::edge::memory;
 use crate::entry::{self, Prefix};
 use crate::flow::Found;
 use crate::key::Key;
@@ -70,7 +71,12 @@ impl Store {
             None => None,
         };
         match entry {
-            Some((head, body)) => (Found::Entry(head), Some(body)),
+            Some((head, body)) => {
+                if let Some(value) = &value {
+                    memory::read(key, value);
+                }
+                (Found::Entry(head), Some(body))
+            }
             None => (Found::Failed(Reason::EntryCorrupt), None),
         }
     }
@@ -92,6 +98,7 @@ impl Store {
             return Ok(());
         }
         let name = key.to_string();
+        memory::written(&name, value);
         let beyond_ms = config.stale_if_error_ms.max(config.stale_while_revalidate_ms);
         let ttl = || head.keep_for(now(), beyond_ms).filter(|ttl| *ttl <= LONGEST_TTL);
         match self {
@@ -149,6 +156,15 @@ fn takes(key: Key, turn: u64) -> bool {
     })
 }
 
+/// Takes an entry apart that has been checked before.
+pub fn open_checked(value: &Uint8Array) -> Option<(entry::Head, Uint8Array)> {
+    let fixed = u32::try_from(entry::PREFIX_LEN).ok()?;
+    let prefix = Prefix::decode(&value.subarray(0, fixed).to_vec())?;
+    let body_start = u32::try_from(prefix.body_start()).ok()?;
+    let head = entry::decode_head(&value.subarray(fixed, body_start).to_vec())?;
+    Some((head, value.subarray(body_start, value.length())))
+}
+
 /// Checks an entry and takes it apart. The body stays where it is; the platform computes the digest.
 pub async fn open(value: &Uint8Array) -> Option<(entry::Head, Uint8Array)> {
     let fixed = u32::try_from(entry::PREFIX_LEN).ok()?;
@@ -158,7 +174,5 @@ pub async fn open(value: &Uint8Array) -> Option<(entry::Head, Uint8Array)> {
     if Uint8Array::new(&digest).to_vec() != prefix.digest {
         return None;
     }
-    let body_start = u32::try_from(prefix.body_start()).ok()?;
-    let head = entry::decode_head(&value.subarray(fixed, body_start).to_vec())?;
-    Some((head, value.subarray(body_start, value.length())))
+    open_checked(value)
 }

@@ -1,0 +1,68 @@
+//! The tier in front of the store: entries that this isolate has lately read or written, as the platform's own buffers.
+
+use super::clock::now;
+use crate::config::Config;
+use crate::key::Key;
+use js_sys::Uint8Array;
+use std::cell::OnceCell;
+use wasm_bindgen::prelude::*;
+
+#[wasm_bindgen(module = "/src/edge/memory.js")]
+extern "C" {
+    #[wasm_bindgen(js_name = Memory)]
+    type Entries;
+
+    #[wasm_bindgen(constructor, js_class = Memory)]
+    fn new(capacity: f64, ttl_ms: f64) -> Entries;
+
+    #[wasm_bindgen(method)]
+    fn get(this: &Entries, key: &str, now: f64) -> Option<Uint8Array>;
+
+    #[wasm_bindgen(method)]
+    fn read(this: &Entries, key: &str, value: &Uint8Array, now: f64);
+
+    #[wasm_bindgen(method)]
+    fn written(this: &Entries, key: &str, value: &Uint8Array, now: f64);
+
+    #[wasm_bindgen(method)]
+    fn bar(this: &Entries, key: &str, now: f64);
+}
+
+thread_local! {
+    static ENTRIES: OnceCell<Option<Entries>> = const { OnceCell::new() };
+}
+
+/// Sets the tier up, once per isolate.
+pub fn set_up(config: &Config) {
+    ENTRIES.with(|cell| {
+        cell.get_or_init(|| {
+            let on = config.memory_bytes > 0 && config.memory_ttl_ms > 0;
+            // Exact below 2^53.
+            on.then(|| Entries::new(config.memory_bytes as f64, config.memory_ttl_ms as f64))
+        });
+    });
+}
+
+fn with<T>(act: impl FnOnce(&Entries, f64) -> T) -> Option<T> {
+    ENTRIES.with(|cell| cell.get().and_then(Option::as_ref).map(|entries| act(entries, now() as f64)))
+}
+
+/// An entry as a store keeps it, checked when it was put here.
+pub fn get(key: &Key) -> Option<Uint8Array> {
+    with(|entries, now| entries.get(&key.to_string(), now))?
+}
+
+/// Remembers what the store gave, unless something newer is being asked for.
+pub fn read(key: &str, value: &Uint8Array) {
+    let _ = with(|entries, now| entries.read(key, value, now));
+}
+
+/// Remembers what the store was given.
+pub fn written(key: &str, value: &Uint8Array) {
+    let _ = with(|entries, now| entries.written(key, value, now));
+}
+
+/// Forgets an entry in whose place a newer one is being asked for.
+pub fn bar(key: &Key) {
+    let _ = with(|entries, now| entries.bar(&key.to_string(), now));
+}
