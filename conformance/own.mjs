@@ -20,7 +20,7 @@ export async function ownWorker(upstream, { build = path.join(ROOT, 'build'), va
     ...workerOptions,
     name: 'worker',
     // Retries are the upstream's business in these cases: the first answer is the one that is looked at.
-    bindings: { ...config.vars, OPENAI_BASE_URL: `${upstream.origin}/v1`, MEMORY_CACHE_BYTES: '0', MAX_RETRIES: '0', ...vars },
+    bindings: { ...config.vars, OPENAI_BASE_URL: `${upstream.origin}/v1`, MAX_RETRIES: '0', ...vars },
     modulesRoot: path.dirname(build),
     modules: [{ type: 'ESModule', path: path.join(build, 'index.js') },
       ...wasm.map((name) => ({ type: 'CompiledWasm', path: path.join(build, name) }))],
