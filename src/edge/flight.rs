@@ -11,6 +11,7 @@ use crate::entry::{self, Entry};
 use crate::flight::{self, Job, Join, MAX_LINGERING, Phase};
 use crate::flow::Failure;
 use crate::headers;
+use crate::key::Key;
 use crate::log::{Measures, Part};
 use crate::retry::Repeatable;
 use crate::status::Reason;
@@ -108,6 +109,16 @@ impl Namespace {
     pub async fn land(&self, job: &Job, body: &Uint8Array, client: &AbortSignal) -> Landed {
         let landed = self.try_to_land(job, body, client).await;
         landed.unwrap_or(if client.aborted() { Landed::Done } else { Landed::Alone })
+    }
+
+    /// Tells a question's flight to forget its answer, and not to store the one that is on its way.
+    pub async fn forget(&self, key: &Key) {
+        let init = RequestInit::new();
+        init.set_method("DELETE");
+        let told = || self.get(&self.id_from_name(&key.to_string()).ok()?).ok()?.fetch("https://flight/", &init).ok();
+        if let Some(told) = told() {
+            let _ = JsFuture::from(told).await;
+        }
     }
 
     async fn try_to_land(&self, job: &Job, body: &Uint8Array, client: &AbortSignal) -> Option<Landed> {
@@ -294,6 +305,10 @@ impl DurableObject for Flight {
 
     async fn fetch(&self, request: worker::Request) -> worker::Result<worker::Response> {
         let request = request.inner();
+        if request.method() == "DELETE" {
+            self.current.replace(None);
+            return Ok(word("done").into());
+        }
         let buffer = JsFuture::from(request.array_buffer()?).await?;
         let response = self.meet(&Uint8Array::new(&buffer), request.signal()).await;
         Ok(response.unwrap_or_else(|| word("alone")).into())
@@ -488,7 +503,9 @@ impl InFlight {
         self.call.advance(Stage::Finished(Rc::new(finished)));
         match &self.store {
             _ if !self.is_current() => Ok(()),
-            Some(store) => store.put(&self.job.key, &entry.head, &value, &self.config).await,
+            Some(store) => {
+                store.put((&self.job.key, self.job.sealing.as_ref()), &entry.head, &value, &self.config).await
+            }
             None => Err(Reason::StoreMissing),
         }
     }

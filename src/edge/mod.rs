@@ -3,9 +3,11 @@
 //! A panic resets the wasm instance under every concurrent request, so the client's bytes never depend on this code
 //! staying alive: an upstream's body goes to the client as a JavaScript stream, a stored one as a JavaScript buffer.
 
+mod admin;
 mod clock;
 mod convert;
 mod flight;
+mod limit;
 mod refresh;
 mod store;
 mod upstream;
@@ -16,8 +18,9 @@ use crate::flow::{
     self, Arrival, Asking, Failure, Found, Looked, Passage, Pending, Planned, Question, Replay, RequestHead, Verdict,
 };
 use crate::headers;
-use crate::key::Key;
+use crate::key::{Key, Sealing};
 use crate::log::{self, Facts, Measures, Part};
+use crate::metrics::Metrics;
 use crate::present::{self, Reply};
 use crate::retry::Repeatable;
 use crate::status::Reason;
@@ -26,7 +29,7 @@ use flight::Landed;
 use futures_channel::oneshot;
 use http::Method;
 use js_sys::Uint8Array;
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 use store::Store;
@@ -42,6 +45,7 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 const REFRESH_PAUSE: Duration = Duration::from_secs(1);
 
 thread_local! {
+    static METRICS: RefCell<Metrics> = const { RefCell::new(Metrics::new()) };
     static CONFIG: OnceCell<Result<Rc<Config>, ConfigError>> = const { OnceCell::new() };
 }
 
@@ -76,6 +80,7 @@ struct Edge {
     config: Rc<Config>,
     store: Option<Store>,
     flights: Option<flight::Namespace>,
+    limiter: Option<limit::Limiter>,
     /// Rings when the client leaves.
     client: AbortSignal,
     started: u64,
@@ -89,7 +94,8 @@ async fn fetch(request: Request, env: Env, ctx: Context) -> worker::Result<Respo
         Ok(config) => {
             let store = Store::bound(&env, &config);
             let flights = config.coalesce.then(|| flight::Namespace::bound(&env)).flatten();
-            let edge = Edge { config, store, flights, client: request.signal(), started };
+            let limiter = limit::Limiter::bound(&env);
+            let edge = Edge { config, store, flights, limiter, client: request.signal(), started };
             Ok(edge.handle(request, head, &ctx).await)
         }
         Err(error) => {
@@ -104,6 +110,9 @@ impl Edge {
     async fn handle(self, request: Request, head: RequestHead, ctx: &Context) -> Response {
         let bodiless = matches!(head.method, Method::GET | Method::HEAD);
         let body = match request.body() {
+            Some(_) if bodiless && let Some(reply) = flow::turned_away(&self.config, &head) => {
+                return self.reply(reply);
+            }
             Some(body) if bodiless => match convert::is_empty(body).await {
                 true => None,
                 false => return self.reply(flow::body_not_allowed(&head)),
@@ -117,6 +126,8 @@ impl Edge {
                 let answer = upstream::probe(&target, HEALTH_TIMEOUT).await;
                 self.reply(present::health(&target, answer.is_ok(), facts))
             }
+            Arrival::Operate(order, facts) => self.reply(self.operate(order, facts).await),
+            Arrival::Pass(passage) if !self.allows(&passage.counted_as).await => self.reply(passage.limited()),
             Arrival::Pass(passage) => {
                 let small = self.config.retry.max_retries > 0 && passage.is_small(&self.config);
                 let body = body.map_or(Body::None, if small { Body::Small } else { Body::Stream });
@@ -128,7 +139,11 @@ impl Edge {
 
     /// (2) The body is read before anything else is awaited: the platform ties it to this event.
     async fn plan(self, pending: Pending, request: Request, ctx: &Context) -> Response {
-        let (planned, body) = match convert::read_body(&request, pending.max_bytes).await {
+        let read = convert::read_body(&request, pending.max_bytes).await;
+        if !self.allows(pending.counted_as()).await {
+            return self.reply(pending.limited());
+        }
+        let (planned, body) = match read {
             Ok(convert::ReadBody::Whole { bytes, handle }) => {
                 (pending.with_body(&self.config, &bytes, self.store.is_some()), Body::Bytes(handle))
             }
@@ -142,10 +157,18 @@ impl Edge {
         }
     }
 
+    /// Whether a caller may ask once more.
+    async fn allows(&self, caller: &str) -> bool {
+        match &self.limiter {
+            Some(limiter) => limiter.allows(caller, self.config.store_timeout).await,
+            None => true,
+        }
+    }
+
     /// (3)
     async fn answer(self, question: Question, body: Body, ctx: &Context) -> Response {
         let (found, stored_body) = match &self.store {
-            Some(store) if question.reads() => store.get(&question.key, self.config.store_timeout).await,
+            Some(store) if question.reads() => store.get(&question.key, question.sealing.as_ref(), &self.config).await,
             _ => (Found::Nothing, None),
         };
         let verdict = match question.look(&found, now()) {
@@ -243,7 +266,7 @@ impl Edge {
             (Ok(capture), Some(body)) if part.is_none() => {
                 let [to_client, to_us] = convert::tee(&body);
                 give(convert::passing(&answer.response, Some(&to_client), &edits));
-                self.keep(&asking.key, capture, &answer, &to_us).await
+                self.keep((&asking.key, asking.sealing.as_ref()), capture, &answer, &to_us).await
             }
             (capture, _) => {
                 let body = answer.body(self.config.idle_timeout);
@@ -298,7 +321,10 @@ impl Edge {
         let kept = match asked.answer {
             Ok(answer) => match asking.answered(&self.config, answer.status, &answer.headers).1 {
                 Ok(capture) => match answer.response.body() {
-                    Some(body) => self.keep(&asking.key, capture, &answer, &body).await.0,
+                    Some(body) => {
+                        let name = (&asking.key, asking.sealing.as_ref());
+                        self.keep(name, capture, &answer, &body).await.0
+                    }
                     None => Err(Reason::AnswerEmpty),
                 },
                 Err(reason) => {
@@ -315,7 +341,7 @@ impl Edge {
     /// (5): reads an answer's `body` to its end and stores it, or says why it is not, and how long it was.
     async fn keep(
         &self,
-        key: &Key,
+        name: (&Key, Option<&Sealing>),
         capture: Capture,
         answer: &Answer,
         body: &ReadableStream,
@@ -323,7 +349,7 @@ impl Edge {
         let (entry, bytes) = upstream::capture(capture, body, self.config.idle_timeout).await;
         let kept = match (entry, &self.store) {
             (Ok(entry), Some(store)) => match entry.encode() {
-                Some(value) => store.put(key, &entry.head, &Uint8Array::from(value.as_slice()), &self.config).await,
+                Some(value) => store.put(name, &entry.head, &Uint8Array::from(value.as_slice()), &self.config).await,
                 None => Err(Reason::TooLarge),
             },
             (Ok(_), None) => Err(Reason::StoreMissing),
@@ -407,5 +433,6 @@ fn bytes(handle: Option<&Uint8Array>) -> Vec<u8> {
 
 /// The one line of a request.
 fn write(facts: &Facts, measures: Measures, kept: Result<(), Reason>) {
+    METRICS.with_borrow_mut(|metrics| metrics.count(facts, &measures, kept));
     console_log(&log::line(facts, measures, kept));
 }

@@ -9,7 +9,7 @@ use crate::endpoint::Endpoint;
 use crate::entry;
 use crate::error::{ErrorKind, ProxyError};
 use crate::flight::{Job, Wish};
-use crate::key::Key;
+use crate::key::{Key, Sealing};
 use crate::log::Facts;
 use crate::present::{self, Edits, Reply};
 use crate::status::{Outcome, Reason, Report};
@@ -20,6 +20,8 @@ use http::{HeaderMap, StatusCode};
 pub struct Asking {
     /// Its name, under which the answer is stored.
     pub key: Key,
+    /// What its entry is sealed with, where entries are.
+    pub sealing: Option<Sealing>,
     /// What to send.
     pub outbound: Outbound,
     /// For the log.
@@ -117,6 +119,7 @@ impl Asking {
             facts.note(0, &self.report);
         }
         Job {
+            sealing: self.sealing.clone(),
             lifetime_ms: self.store.ok().flatten(),
             wish: Wish {
                 refresh: self.report.outcome == Outcome::Refresh,

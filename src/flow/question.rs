@@ -4,6 +4,7 @@ use super::asking::StandIn;
 use super::serving::Serving;
 use super::{Asking, Outbound, Passage, Replay, RequestHead};
 use crate::body;
+use crate::caller::Caller;
 use crate::canonical::{Document, ParseError};
 use crate::config::Config;
 use crate::dialect::Carriage;
@@ -12,7 +13,7 @@ use crate::endpoint::{Endpoint, question_url};
 use crate::entry;
 use crate::error::{ErrorKind, ProxyError};
 use crate::headers;
-use crate::key::{self, Key, Party};
+use crate::key::{self, Key, Sealing};
 use crate::log::Facts;
 use crate::policy::{Judgement, Rules};
 use crate::present::{self, Reply};
@@ -37,6 +38,7 @@ pub struct Pending {
     /// The most that is read; beyond it the request is passed on with [`Pending::too_large`].
     pub max_bytes: usize,
     pub(super) request: RequestHead,
+    pub(super) caller: Caller,
     pub(super) endpoint: Option<Endpoint>,
     pub(super) directives: Directives,
     pub(super) facts: Facts,
@@ -48,6 +50,8 @@ pub struct Pending {
 pub struct Question {
     /// Its name in the store.
     pub key: Key,
+    /// What its entry is sealed with, where entries are.
+    pub sealing: Option<Sealing>,
     /// What to send if the upstream is asked.
     pub outbound: Outbound,
     /// For the log.
@@ -105,6 +109,16 @@ impl Pending {
         self.bypass(Reason::TooLarge)
     }
 
+    /// Under which name the caller's requests are counted.
+    pub fn counted_as(&self) -> &str {
+        &self.caller.counted_as
+    }
+
+    /// The reply to a caller who has asked too often.
+    pub fn limited(self) -> Reply {
+        super::limited(self.facts)
+    }
+
     /// The reply to a body that broke off; there may be nobody left to read it.
     pub fn broken_off(self) -> Reply {
         let message = "The request body broke off before its end. Send it again.";
@@ -143,7 +157,7 @@ impl Pending {
             stream: endpoint.streams(document.fields("stream")),
             include_usage: document.fields("stream_options").any(body::includes_usage),
         };
-        let key = self.key(config, endpoint, body, &document);
+        let (key, sealing) = self.key(config, endpoint, body, &document);
         self.facts.key = Some(key);
         // The answer is read on its way through: a coded one would have to be decoded and coded again, which costs time
         // and holds back streams.
@@ -152,6 +166,7 @@ impl Pending {
         headers.insert(http::header::ACCEPT_ENCODING, identity);
         Planned::Ask(Box::new(Question {
             key,
+            sealing: (!config.encryption.is_empty()).then_some(sealing),
             outbound: self.outbound,
             facts: self.facts,
             endpoint,
@@ -160,8 +175,7 @@ impl Pending {
         }))
     }
 
-    fn key(&self, config: &Config, endpoint: Endpoint, body: &[u8], document: &Document) -> Key {
-        let party = if config.shared_scope { Party::Shared } else { Party::of(&self.request.headers) };
+    fn key(&self, config: &Config, endpoint: Endpoint, body: &[u8], document: &Document) -> (Key, Sealing) {
         let wanted = self.directives.match_mode.unwrap_or(config.match_mode);
         let ignore = config.key_ignore.iter().chain(&self.directives.ignore);
         let mut ignored: Vec<String> = ignore.cloned().collect();
@@ -169,7 +183,7 @@ impl Pending {
         ignored.dedup();
         key::Question {
             namespace: &self.directives.namespace,
-            party: &party,
+            party: &self.caller.party,
             method: self.request.method.as_str(),
             url: &question_url(endpoint, &self.outbound.url),
             variants: &headers::variants(&self.request.headers),
@@ -178,7 +192,7 @@ impl Pending {
             body,
             document,
         }
-        .key()
+        .key_and_sealing()
     }
 
     fn bypass(self, reason: Reason) -> Planned {
@@ -206,6 +220,7 @@ impl Pending {
         Ok(Box::new(Passage {
             outbound: self.outbound,
             repeatable: if idempotent { Repeatable::Always } else { Repeatable::IfNotTaken },
+            counted_as: self.caller.counted_as,
             length: headers::content_length(&self.request.headers),
             facts: self.facts,
             report: Report::bypass(fwd, reason),
@@ -272,6 +287,7 @@ impl Question {
         report.key = Some(self.key);
         Asking {
             key: self.key,
+            sealing: self.sealing,
             outbound: self.outbound,
             facts: self.facts,
             endpoint: self.endpoint,

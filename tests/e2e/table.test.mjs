@@ -68,7 +68,7 @@ function known(object, kind, where) {
 const upstream = await startUpstream();
 after(() => upstream.close());
 
-const UPSTASH = ["controls.json", "store.json", "streams.json"];
+const UPSTASH = ["callers.json", "controls.json", "store.json", "streams.json"];
 playOn("kv", "", cases);
 playOn("upstash", " on Upstash", cases.filter(({ file }) => UPSTASH.includes(file)));
 
