@@ -68,7 +68,7 @@ impl Capture {
         if coded && !matches!(coding.as_str(), "gzip" | "br") {
             return Err(Reason::ContentEncoding);
         }
-        let kept = headers::collect(response, |name| headers::is_stored(name, terms.shared));
+        let kept = headers::collect(response, &|name| headers::is_stored(name, terms.shared));
         Ok(Capture {
             endpoint: terms.endpoint,
             status: status.as_u16(),

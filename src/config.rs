@@ -5,6 +5,7 @@ mod upstreams;
 
 pub use llm_params::{LlmParams, ModelParams};
 
+use crate::caller::Secrets;
 use crate::directives::{boolean, list};
 use crate::key::MatchMode;
 use crate::polish::Tags;
@@ -31,6 +32,12 @@ pub struct Config {
     pub max_ttl_ms: Option<u64>,
     /// `CACHE_SCOPE=shared`: all callers are one party.
     pub shared_scope: bool,
+    /// `PROXY_TOKENS`: who may call.
+    pub tokens: Option<Secrets>,
+    /// `ADMIN_TOKEN`: who may call for the operator.
+    pub admin: Option<Secrets>,
+    /// `CACHE_ENCRYPTION_KEY`: what entries are sealed with, the first for new ones. Empty: they are not.
+    pub encryption: Vec<Secret>,
     /// `CACHE_MATCH`.
     pub match_mode: MatchMode,
     /// `CACHE_PATHS`: further endpoints to cache.
@@ -92,6 +99,16 @@ impl std::fmt::Debug for Upstash {
     }
 }
 
+/// A secret's text, which prints as nothing.
+#[derive(Clone)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
 /// A variable that cannot be read. The message never repeats the value, which may be a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
@@ -110,10 +127,6 @@ impl ConfigError {
 const DEFAULT_BASE_URL: &str = "https://api.openai.com/v1";
 const DEFAULT_MAX_BYTES: usize = 10 << 20;
 
-/// Settings that change what callers see or who may call. This version does not have them, and going on as if they
-/// were unset would be a surprise.
-const NOT_AVAILABLE: [&str; 2] = ["PROXY_TOKENS", "CACHE_ENCRYPTION_KEY"];
-
 impl Config {
     /// Reads the settings through `lookup`, which gives a variable's text, or `None` where it is unset.
     ///
@@ -121,9 +134,6 @@ impl Config {
     /// The first variable that cannot be read.
     pub fn read(lookup: impl Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
         let vars = Vars(&lookup);
-        if let Some(variable) = NOT_AVAILABLE.into_iter().find(|name| vars.text(name).is_some()) {
-            return Err(ConfigError::new(variable, "is not available in this version. Unset it."));
-        }
         let default = Rc::new(default_upstream(&vars)?);
         let config = Config {
             upstreams: upstreams::named(&vars, &default)?,
@@ -132,6 +142,13 @@ impl Config {
             ttl_ms: vars.parse("CACHE_TTL", SECONDS, milliseconds)?,
             max_ttl_ms: vars.parse("CACHE_MAX_TTL", SECONDS, milliseconds)?,
             shared_scope: vars.parse("CACHE_SCOPE", "credential or shared", scope)?.unwrap_or(false),
+            tokens: vars.parse("PROXY_TOKENS", TOKENS, |text| Secrets::read(list(text)))?,
+            admin: vars.parse("ADMIN_TOKEN", TOKEN, |text| Secrets::read(std::iter::once(text.to_owned())))?,
+            encryption: vars
+                .parse("CACHE_ENCRYPTION_KEY", "a comma-separated list of secrets", |text| {
+                    Some(list(text).map(Secret).collect::<Vec<_>>()).filter(|secrets| !secrets.is_empty())
+                })?
+                .unwrap_or_default(),
             match_mode: vars.parse("CACHE_MATCH", "exact or chat", MatchMode::from_word)?.unwrap_or_default(),
             cache_paths: vars.parse("CACHE_PATHS", "a comma-separated list of globs", patterns)?.unwrap_or_default(),
             key_ignore: vars.text("KEY_IGNORE").map(|text| list(&text).collect()).unwrap_or_default(),
@@ -170,7 +187,7 @@ impl Config {
             debug: vars.switch("DEBUG", false)?,
         };
         let anonymous = vars.switch("ALLOW_ANONYMOUS", false)?;
-        if !anonymous {
+        if !anonymous && config.tokens.is_none() {
             config.must_know_its_callers()?;
         }
         Ok(config)
@@ -179,15 +196,15 @@ impl Config {
     /// What nobody may be let in for whom nothing tells apart.
     fn must_know_its_callers(&self) -> Result<(), ConfigError> {
         if self.shared_scope {
-            let message = "shares every answer with whoever can reach this proxy. Set ALLOW_ANONYMOUS=true if that is \
-                           what you want, or CACHE_SCOPE=credential.";
+            let message = "shares every answer with whoever can reach this proxy. Set PROXY_TOKENS, or ALLOW_ANONYMOUS=true \
+                           if that is what you want, or CACHE_SCOPE=credential.";
             return Err(ConfigError::new("CACHE_SCOPE", message));
         }
         let with_key = std::iter::once(&self.default).chain(&self.upstreams).find(|upstream| upstream.key.is_some());
         match with_key {
             Some(upstream) => {
-                let message = "would be spent by whoever can reach this proxy. Set ALLOW_ANONYMOUS=true if that is \
-                               what you want, or unset it and let callers send keys of their own.";
+                let message = "would be spent by whoever can reach this proxy. Set PROXY_TOKENS, or ALLOW_ANONYMOUS=true if \
+                               that is what you want, or unset it and let callers send keys of their own.";
                 Err(ConfigError::new(upstream.key_variable(), message))
             }
             None => Ok(()),
@@ -195,6 +212,8 @@ impl Config {
     }
 }
 
+const TOKENS: &str = "a comma-separated list of tokens in visible ASCII, without spaces";
+const TOKEN: &str = "a token in visible ASCII, without spaces";
 const SECONDS: &str = "a number of seconds, 0 or more";
 
 struct Vars<'a, F>(&'a F);
@@ -372,7 +391,11 @@ mod tests {
             ("UPSTASH_REDIS_REST_URL", "https://x?_token=geheim"),
             ("UPSTASH_REDIS_REST_TOKEN", "ge heim"),
             ("ALLOW_ANONYMOUS", "x"),
-            ("PROXY_TOKENS", "geheim"),
+            ("PROXY_TOKENS", "ge heim"),
+            ("PROXY_TOKENS", "a,geheim\u{e9}"),
+            ("PROXY_TOKENS", ","),
+            ("ADMIN_TOKEN", "ge heim"),
+            ("CACHE_ENCRYPTION_KEY", ", ,"),
             ("OPENAI_API_KEY", "geheim"),
             ("OPENAI_API_KEY", "ge heim"),
             ("GROQ_API_KEY", "geheim"),
@@ -399,6 +422,16 @@ mod tests {
         assert_eq!(read(&[("CACHE_SCOPE", "shared")]).unwrap_err().variable, "CACHE_SCOPE");
         let both = [("CACHE_SCOPE", "shared"), ("ALLOW_ANONYMOUS", "true")];
         assert!(read(&both).unwrap().shared_scope);
+        let tokens = [("CACHE_SCOPE", "shared"), ("PROXY_TOKENS", "a,b")];
+        assert!(read(&tokens).unwrap().shared_scope);
+    }
+
+    #[test]
+    fn secrets_do_not_print() {
+        let secrets =
+            [("PROXY_TOKENS", "geheim,geheim2"), ("ADMIN_TOKEN", "geheim"), ("CACHE_ENCRYPTION_KEY", "geheim")];
+        let printed = format!("{:?}", read(&secrets).unwrap());
+        assert!(!printed.contains("geheim") && !printed.contains("103, 101"), "{printed}");
     }
 
     #[test]

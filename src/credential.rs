@@ -1,7 +1,6 @@
 //! On whose credential does a request go upstream? On the caller's own; the operator's serves only who brings none.
 //!
-//! This is the one place that tells the two apart. A token that lets callers in belongs here too: it is looked for first,
-//! taken off the request, and what is left is the caller's own.
+//! A token that lets a caller in has been taken off the request before ([`crate::caller`]): what is left is its own.
 
 use crate::flow::RequestHead;
 use crate::headers;

@@ -8,6 +8,14 @@
 //! | 9..41 | SHA-256 over everything after it |
 //! | 41.. | the head as JSON, then the body as it is |
 //!
+//! Where entries are sealed (`CACHE_ENCRYPTION_KEY`), a store keeps all of that inside another:
+//!
+//! | bytes | |
+//! |---|---|
+//! | 0..5 | [`SEALED_HEAD`]: `RPRS` and the version of a sealed entry, which are authenticated too |
+//! | 5..17 | the nonce |
+//! | 17.. | AES-256-GCM of an entry as above, with its tag |
+//!
 //! A store keeps it as an opaque value. On a hit the [`Prefix`] and the [`Head`] are read; the body is handed on unread.
 
 use crate::dialect::Carriage;
@@ -16,6 +24,8 @@ use sha2::{Digest, Sha256};
 
 const MAGIC: [u8; 4] = *b"RPRS";
 const VERSION: u8 = 1;
+/// What sealed entries begin with: no version that an unsealed entry has.
+pub const SEALED_HEAD: [u8; 5] = *b"RPRS\x02";
 /// Length of the fixed part before the head, in bytes.
 pub const PREFIX_LEN: usize = 41;
 

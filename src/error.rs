@@ -23,10 +23,18 @@ pub enum ErrorKind {
     InvalidHeader,
     /// 400: a GET or HEAD with a body.
     BodyNotAllowed,
+    /// 400: a parameter of an operator's call cannot be read.
+    InvalidParameter,
+    /// 401: the caller, or who calls for the operator, shows no token that is known.
+    InvalidToken,
+    /// 429: the caller has asked too often.
+    RateLimited,
     /// 404: no such route.
     NotFound,
     /// 500: a variable cannot be read.
     Misconfigured,
+    /// 502: the store does not do as the operator orders.
+    StoreFailed,
     /// 502: no answer from the upstream.
     UpstreamUnreachable,
     /// 504: no answer from the upstream in time.
@@ -39,10 +47,15 @@ impl ErrorKind {
     /// The HTTP status.
     pub const fn status(self) -> StatusCode {
         match self {
-            ErrorKind::InvalidJson | ErrorKind::InvalidHeader | ErrorKind::BodyNotAllowed => StatusCode::BAD_REQUEST,
+            ErrorKind::InvalidJson
+            | ErrorKind::InvalidHeader
+            | ErrorKind::InvalidParameter
+            | ErrorKind::BodyNotAllowed => StatusCode::BAD_REQUEST,
+            ErrorKind::InvalidToken => StatusCode::UNAUTHORIZED,
+            ErrorKind::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             ErrorKind::NotFound => StatusCode::NOT_FOUND,
             ErrorKind::Misconfigured => StatusCode::INTERNAL_SERVER_ERROR,
-            ErrorKind::UpstreamUnreachable => StatusCode::BAD_GATEWAY,
+            ErrorKind::StoreFailed | ErrorKind::UpstreamUnreachable => StatusCode::BAD_GATEWAY,
             ErrorKind::UpstreamTimeout | ErrorKind::OnlyIfCached => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -53,8 +66,12 @@ impl ErrorKind {
             ErrorKind::InvalidJson => "invalid_json",
             ErrorKind::InvalidHeader => "invalid_header",
             ErrorKind::BodyNotAllowed => "body_not_allowed",
+            ErrorKind::InvalidParameter => "invalid_parameter",
+            ErrorKind::InvalidToken => "invalid_token",
+            ErrorKind::RateLimited => "rate_limit_exceeded",
             ErrorKind::NotFound => "not_found",
             ErrorKind::Misconfigured => "misconfigured",
+            ErrorKind::StoreFailed => "store_failed",
             ErrorKind::UpstreamUnreachable => "upstream_unreachable",
             ErrorKind::UpstreamTimeout => "timeout",
             ErrorKind::OnlyIfCached => "only_if_cached",
@@ -67,7 +84,9 @@ impl ErrorKind {
             ErrorKind::InvalidJson => Some(Reason::InvalidJson),
             ErrorKind::InvalidHeader => Some(Reason::InvalidHeader),
             ErrorKind::BodyNotAllowed => Some(Reason::Method),
-            ErrorKind::NotFound => None,
+            ErrorKind::InvalidToken => Some(Reason::InvalidToken),
+            ErrorKind::RateLimited => Some(Reason::RateLimited),
+            ErrorKind::NotFound | ErrorKind::InvalidParameter | ErrorKind::StoreFailed => None,
             ErrorKind::Misconfigured => Some(Reason::Misconfigured),
             ErrorKind::UpstreamUnreachable => Some(Reason::UpstreamUnreachable),
             ErrorKind::UpstreamTimeout => Some(Reason::UpstreamTimeout),

@@ -9,7 +9,7 @@ use crate::dialect::{Carriage, Dialect};
 use crate::endpoint::Endpoint;
 use crate::entry;
 use crate::flow::Outbound;
-use crate::key::Key;
+use crate::key::{Key, Sealing};
 use crate::log::Facts;
 use crate::replay;
 use crate::status::Reason;
@@ -26,6 +26,8 @@ pub const MAX_LINGERING: usize = 1 << 20;
 pub struct Job {
     /// The question's name.
     pub key: Key,
+    /// What its entry is sealed with, where entries are.
+    pub sealing: Option<Sealing>,
     /// What is asked, in which grammar.
     pub endpoint: Endpoint,
     /// How the answer is wanted.
@@ -65,6 +67,7 @@ impl Job {
         let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
         Job {
             key,
+            sealing: None,
             endpoint,
             carriage,
             keep: Ok(None),

@@ -19,6 +19,8 @@ pub use asking::{Asking, Failure};
 pub use question::{Found, Looked, Pending, Planned, Question, Rendering, Verdict};
 pub use serving::Replay;
 
+use crate::admin::{self, Order};
+use crate::caller::{self, Caller};
 use crate::config::{Config, ConfigError};
 use crate::credential;
 use crate::directives::Directives;
@@ -68,6 +70,8 @@ pub enum Arrival {
     Answer(Reply),
     /// Ask whether this URL answers at all, and reply with [`present::health`].
     Health(String, Facts),
+    /// The operator orders this. Reply with [`present::deleted`], [`present::metrics`] or [`present::operator_error`].
+    Operate(Order, Facts),
     /// To the upstream and back, the body unread.
     Pass(Box<Passage>),
     /// The body decides. It is read up to [`Pending::max_bytes`].
@@ -81,6 +85,8 @@ pub struct Passage {
     pub outbound: Outbound,
     /// Whether it may be sent again if it fails.
     pub repeatable: Repeatable,
+    /// Under which name the caller's requests are counted.
+    pub counted_as: String,
     /// Of its body, in bytes, if it is known.
     length: Option<usize>,
     /// For the log.
@@ -105,16 +111,49 @@ pub fn body_not_allowed(request: &RequestHead) -> Reply {
     present::refusal(&ProxyError::new(ErrorKind::BodyNotAllowed, message), Facts::of(request))
 }
 
+/// The reply to a caller who may not come in, for where something has to be done before [`arrive`].
+pub fn turned_away(config: &Config, request: &RequestHead) -> Option<Reply> {
+    let proxied = matches!(route::route(config, &request.path, None), Route::Upstream(_));
+    let admitted = !proxied || Caller::admit(config, &mut request.clone()).is_some();
+    (!admitted).then(|| present::refusal(&caller::refused(), Facts::of(request)))
+}
+
+fn limited(facts: Facts) -> Reply {
+    let message = "You have asked more often than this proxy allows. Wait before you ask again.";
+    present::refusal(&ProxyError::new(ErrorKind::RateLimited, message), facts)
+}
+
+/// What the operator's endpoints do: nothing, as if they did not exist, unless there is an `ADMIN_TOKEN`.
+fn operate(config: &Config, request: &RequestHead, facts: Facts) -> Arrival {
+    let Some(admin) = &config.admin else { return Arrival::Answer(present::not_found(config, facts)) };
+    if !admin.borne_by(&request.headers) {
+        let message = "This needs the operator's ADMIN_TOKEN, as Authorization: Bearer.";
+        let error = ProxyError::new(ErrorKind::InvalidToken, message);
+        return Arrival::Answer(present::operator_error(&error, facts));
+    }
+    match admin::order(&request.method, &request.path, request.query.as_deref()) {
+        Ok(Some(order)) => Arrival::Operate(order, facts),
+        Ok(None) => Arrival::Answer(present::not_found(config, facts)),
+        Err(error) => Arrival::Answer(present::operator_error(&error, facts)),
+    }
+}
+
 /// Step 1. `has_body`: whether there is a body at all.
 pub fn arrive(config: &Config, mut request: RequestHead, has_body: bool) -> Arrival {
     let own = matches!(request.method, Method::GET | Method::HEAD);
     let facts = Facts::of(&request);
+    // Before the route is taken, which has the query in it. An operator shows no caller's token.
+    let caller = if admin::is_operators(&request.path) { None } else { Caller::admit(config, &mut request) };
     let target = match route::route(config, &request.path, request.query.as_deref()) {
         Route::Index if own => return Arrival::Answer(present::index(config, facts)),
         Route::Alive if own => return Arrival::Answer(present::alive()),
         Route::Health if own => return Arrival::Health(config.default.base.to_string(), facts),
+        Route::Operator => return operate(config, &request, facts),
         Route::Upstream(target) => target,
         _ => return Arrival::Answer(present::not_found(config, facts)),
+    };
+    let Some(caller) = caller.filter(|caller| !(caller.is_preflight && has_body)) else {
+        return Arrival::Answer(present::refusal(&caller::refused(), facts));
     };
     if let Some(name) = &request.unreadable {
         let message = format!("The header {name} has a value with control characters. Correct it or leave it out.");
@@ -132,7 +171,7 @@ pub fn arrive(config: &Config, mut request: RequestHead, has_body: bool) -> Arri
         request_headers: request.headers.keys().map(ToString::to_string).collect(),
         cache_status: None,
     });
-    let ours = credential::operators(&target, &mut request);
+    let ours = if caller.lacks_credential { credential::operators(&target, &mut request) } else { None };
     let mut headers = headers::forwarded(&request.headers, upgrade);
     headers.extend(ours);
     let pending = Pending {
@@ -142,6 +181,7 @@ pub fn arrive(config: &Config, mut request: RequestHead, has_body: bool) -> Arri
         upstream: target.upstream,
         outbound: Outbound { method: request.method.clone(), url: target.url, headers, body: None },
         request,
+        caller,
         endpoint: target.endpoint,
         directives,
     };
@@ -166,6 +206,11 @@ pub fn arrive(config: &Config, mut request: RequestHead, has_body: bool) -> Arri
 }
 
 impl Passage {
+    /// The reply to a caller who has asked too often.
+    pub fn limited(self) -> Reply {
+        limited(self.facts)
+    }
+
     /// Whether its body may be held in memory for another attempt.
     pub fn is_small(&self, config: &Config) -> bool {
         self.length.is_some_and(|length| length <= config.max_bytes)

@@ -147,7 +147,7 @@ pub fn variants(request: &HeaderMap) -> Vec<(String, Vec<u8>)> {
         "content-type" => essence(request) != "application/json",
         _ => false,
     };
-    collect(request, |name| is_variant(name) || special(name))
+    collect(request, &|name| is_variant(name) || special(name))
 }
 
 /// Whether the caller would take what every endpoint gives by itself. Clients differ in how they say that.
@@ -163,7 +163,7 @@ fn accepts_the_usual(request: &HeaderMap) -> bool {
 }
 
 /// The headers whose name passes, as (name, value), in order of name; the values of one name in their order.
-pub fn collect(headers: &HeaderMap, passes: impl Fn(&str) -> bool) -> Vec<(String, Vec<u8>)> {
+pub fn collect(headers: &HeaderMap, passes: &dyn Fn(&str) -> bool) -> Vec<(String, Vec<u8>)> {
     let mut pairs: Vec<_> = headers
         .iter()
         .filter(|(name, _)| passes(name.as_str()))

@@ -8,7 +8,15 @@ use sha2::{Digest, Sha256};
 use std::fmt;
 
 /// Changes whenever the same question would get another name, so that old entries are never read wrongly.
-const VERSION: &str = "reprise-key-1";
+const VERSION: &str = "reprise-key-2";
+/// The same for what entries are sealed with. A name of its own: who knows a key knows nothing about its [`Sealing`].
+const SEALING_VERSION: &str = "reprise-sealing-1";
+/// The same for the tags of namespaces.
+const NAMESPACE_VERSION: &str = "reprise-namespace-1";
+/// Length of a namespace's tag, in bytes: two of a million namespaces share one with a chance of 1 to 37 million.
+const TAG_LEN: usize = 8;
+/// Length of the rest of a key, in bytes.
+const HASH_LEN: usize = 32 - TAG_LEN;
 
 /// Top-level fields that only choose how the answer is carried.
 const CARRIAGE: [&str; 2] = ["stream", "stream_options"];
@@ -36,8 +44,63 @@ const CONVERSATION: [&str; 18] = [
 ];
 
 /// The name of a question: 32 bytes, printed as 64 hexadecimal digits.
+///
+/// The first 24 are a hash of the whole question, the last 8 one of its namespace. So a key alone tells where its entry
+/// is, and the entries of one namespace can be listed: stores sort by [`Key::name`], which begins with the namespace's.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key([u8; 32]);
+
+/// What the stored names of all entries of a namespace begin with.
+pub fn name_prefix(namespace: &[u8]) -> String {
+    format!("{}:", hex::encode(namespace_tag(namespace)))
+}
+
+fn namespace_tag(namespace: &[u8]) -> [u8; TAG_LEN] {
+    let mut list = List::new();
+    list.push(NAMESPACE_VERSION.as_bytes());
+    list.push(namespace);
+    first(&list.0.finalize().into())
+}
+
+/// The first bytes of a digest.
+fn first<const N: usize>(digest: &[u8; 32]) -> [u8; N] {
+    let mut bytes = [0; N];
+    bytes.iter_mut().zip(digest).for_each(|(to, from)| *to = *from);
+    bytes
+}
+
+/// What an entry is sealed with besides the operator's secret: a hash of the whole question, its party included, that
+/// cannot be had from the key. It never leaves the process, but to the question's flight.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Sealing([u8; 32]);
+
+impl Sealing {
+    /// Its bytes.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Sealing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sealing(…)")
+    }
+}
+
+impl Serialize for Sealing {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&hex::encode(self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Sealing {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Sealing, D::Error> {
+        let mut bytes = [0; 32];
+        let text = String::deserialize(deserializer)?;
+        hex::decode_to_slice(&text, &mut bytes).map_err(|_| serde::de::Error::custom("not a sealing"))?;
+        Ok(Sealing(bytes))
+    }
+}
 
 impl Key {
     /// Reads a printed key. `None`: it is not one.
@@ -45,6 +108,12 @@ impl Key {
         let mut bytes = [0; 32];
         hex::decode_to_slice(text, &mut bytes).ok()?;
         Some(Key(bytes))
+    }
+
+    /// Its entry's name in a store: the namespace's tag, a colon, and the rest of the key.
+    pub fn name(&self) -> String {
+        let (hash, tag) = self.0.split_at(HASH_LEN);
+        format!("{}:{}", hex::encode(tag), hex::encode(hash))
     }
 }
 
@@ -80,12 +149,14 @@ pub enum Party {
     Shared,
     /// Whoever holds these credentials: (header name, value), in order of name. None at all is a party too.
     Credentials(Vec<(String, Vec<u8>)>),
+    /// Whoever holds the proxy token with this SHA-256, and these further credentials.
+    Token([u8; 32], Vec<(String, Vec<u8>)>),
 }
 
 impl Party {
     /// The party of a request: every credential that its headers carry. (One in the query is part of the URL.)
     pub fn of(request: &HeaderMap) -> Self {
-        Party::Credentials(headers::collect(request, headers::is_credential))
+        Party::Credentials(headers::collect(request, &headers::is_credential))
     }
 }
 
@@ -147,13 +218,32 @@ pub struct Question<'a> {
 impl Question<'_> {
     /// The question's name.
     pub fn key(&self) -> Key {
+        self.key_and_sealing().0
+    }
+
+    /// The question's name, and what its entry is sealed with.
+    pub fn key_and_sealing(&self) -> (Key, Sealing) {
+        let body = self.body_digest();
+        let hash = first::<HASH_LEN>(&self.hash(VERSION, body));
+        let mut key = [0; 32];
+        let tag = namespace_tag(self.namespace);
+        key.iter_mut().zip(hash.iter().chain(&tag)).for_each(|(to, from)| *to = *from);
+        (Key(key), Sealing(self.hash(SEALING_VERSION, body)))
+    }
+
+    fn hash(&self, version: &str, (form, body): (&[u8], [u8; 32])) -> [u8; 32] {
         let mut list = List::new();
-        list.push(VERSION.as_bytes());
+        list.push(version.as_bytes());
         list.push(self.namespace);
         match self.party {
             Party::Shared => list.push(b"shared"),
             Party::Credentials(credentials) => {
                 list.push(b"credentials");
+                list.push_pairs(credentials);
+            }
+            Party::Token(token, credentials) => {
+                list.push(b"token");
+                list.push(token);
                 list.push_pairs(credentials);
             }
         }
@@ -165,10 +255,9 @@ impl Question<'_> {
         for name in self.ignored {
             list.push(name.as_bytes());
         }
-        let (form, digest) = self.body_digest();
         list.push(form);
-        list.push(&digest);
-        Key(list.0.finalize().into())
+        list.push(&body);
+        list.0.finalize().into()
     }
 
     /// The body's form and digest: of its canonical bytes, or of the raw ones where a repeated key leaves open what

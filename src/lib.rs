@@ -8,7 +8,9 @@
 //! Two floors. Everything here but `edge` is plain Rust without clock, network or bindings: it decides, and builds and
 //! tests on the host. `edge` exists for wasm only: it obeys. [`flow`] is the one place that names all the steps in order.
 
+pub mod admin;
 pub mod body;
+pub mod caller;
 pub mod canonical;
 pub mod capture;
 pub mod config;
@@ -24,6 +26,7 @@ pub mod headers;
 pub mod json;
 pub mod key;
 pub mod log;
+pub mod metrics;
 pub mod policy;
 pub mod polish;
 pub mod present;

@@ -33,6 +33,9 @@ pub struct Edits {
 }
 
 const CACHE_STATUS: &str = "cache-status";
+/// The platform does not say when a caller may ask again. Its periods are of 10 or 60 seconds, and clients do not obey as
+/// much as a minute.
+const RETRY_AFTER: &str = "10";
 const X_CACHE_STATUS: &str = "x-cache-status";
 
 /// What is added to a head that passes.
@@ -93,7 +96,37 @@ pub fn failure(error: &ProxyError, report: &Report, mut facts: Facts) -> Reply {
     facts.note(error.kind.status().as_u16(), report);
     let mut reply = reply(error.kind.status(), error.body(), Some(facts));
     reply.headers.extend(explanation(report));
+    reply.headers.extend(challenge(error.kind));
     reply
+}
+
+/// An error for the operator, whose calls have nothing to do with the cache's answers.
+pub fn operator_error(error: &ProxyError, facts: Facts) -> Reply {
+    let mut reply = reply(error.kind.status(), error.body(), Some(facts));
+    reply.headers.extend(challenge(error.kind));
+    reply
+}
+
+/// What has been deleted for the operator, and where to go on.
+pub fn deleted(n: usize, cursor: Option<&str>, facts: Facts) -> Reply {
+    json_reply(StatusCode::OK, &json!({"deleted": n, "cursor": cursor}), Some(facts))
+}
+
+/// `/metrics`.
+pub fn metrics(text: String, facts: Facts) -> Reply {
+    let mut reply = reply(StatusCode::OK, text.into_bytes(), Some(facts));
+    reply.headers = vec![("content-type".to_owned(), "text/plain; version=0.0.4; charset=utf-8".to_owned())];
+    reply
+}
+
+/// What HTTP wants said along with an error (RFC 9110, sections 11.6.1 and 10.2.3).
+fn challenge(kind: ErrorKind) -> Option<(String, String)> {
+    let (name, value) = match kind {
+        ErrorKind::InvalidToken => ("www-authenticate", "Bearer realm=\"reprise\""),
+        ErrorKind::RateLimited => ("retry-after", RETRY_AFTER),
+        _ => return None,
+    };
+    Some((name.to_owned(), value.to_owned()))
 }
 
 /// `/healthz`.

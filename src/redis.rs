@@ -5,7 +5,7 @@
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::borrow::Cow;
 
 /// What Upstash takes as one request, in bytes.
@@ -38,6 +38,45 @@ pub fn set(key: &str, value: &[u8], ttl: Option<u64>) -> Option<String> {
         None => json!(["SET", name(key), value]),
     };
     Some(command.to_string()).filter(|command| command.len() <= MAX_REQUEST)
+}
+
+/// The command that forgets keys, which are named as [`scanned`] names them.
+pub fn delete(names: &[String]) -> String {
+    let command: Vec<&str> = std::iter::once("DEL").chain(names.iter().map(String::as_str)).collect();
+    json!(command).to_string()
+}
+
+/// The command that forgets one key.
+pub fn forget(key: &str) -> String {
+    delete(&[name(key)])
+}
+
+/// The command that looks for keys with a prefix among the next `count` of all. `cursor`: as [`scanned`] gave it.
+pub fn scan(prefix: &str, cursor: Option<&str>, count: usize) -> String {
+    json!(["SCAN", cursor.unwrap_or("0"), "MATCH", format!("{}*", name(prefix)), "COUNT", count]).to_string()
+}
+
+/// What a scan found: where it goes on, if it is not over, and the names.
+///
+/// # Errors
+/// [`Refused`] as there.
+pub fn scanned(answer: &[u8]) -> Result<(Option<String>, Vec<String>), Refused> {
+    let answer: Value = serde_json::from_slice(answer).map_err(|_| Refused)?;
+    let result = answer.get("result").ok_or(Refused)?;
+    let text = |value: &Value| value.as_str().map(str::to_owned).ok_or(Refused);
+    let cursor = text(result.get(0).ok_or(Refused)?)?;
+    let names = result.get(1).and_then(Value::as_array).ok_or(Refused)?.iter().map(text).collect::<Result<_, _>>()?;
+    Ok((Some(cursor).filter(|cursor| cursor != "0"), names))
+}
+
+/// How many keys are forgotten.
+///
+/// # Errors
+/// [`Refused`] as there.
+pub fn deleted(answer: &[u8]) -> Result<usize, Refused> {
+    let answer: Value = serde_json::from_slice(answer).map_err(|_| Refused)?;
+    let n = answer.get("result").and_then(Value::as_u64).ok_or(Refused)?;
+    usize::try_from(n).map_err(|_| Refused)
 }
 
 /// Keys are set apart from whatever else lives in the database.
@@ -77,6 +116,9 @@ mod tests {
         assert_eq!(set("k", &[0, 255], None).unwrap(), r#"["SET","reprise:k","AP8="]"#);
         assert_eq!(set("k", b"", Some(0)).unwrap(), r#"["SET","reprise:k","","EX",1]"#);
         assert_eq!(set("k", &vec![0; 8_000_000], None), None);
+        assert_eq!(forget("k"), r#"["DEL","reprise:k"]"#);
+        assert_eq!(scan("t:", None, 9), r#"["SCAN","0","MATCH","reprise:t:*","COUNT",9]"#);
+        assert_eq!(scan("t:", Some("17"), 9), r#"["SCAN","17","MATCH","reprise:t:*","COUNT",9]"#);
     }
 
     #[test]
@@ -90,6 +132,9 @@ mod tests {
             assert_eq!(stored(bad), Err(Refused));
         }
         assert_eq!(stored(br#"{"result":"OK"}"#), Ok(()));
+        assert_eq!(scanned(br#"{"result":["0",[]]}"#), Ok((None, vec![])));
+        assert_eq!(scanned(br#"{"result":["17",["a"]]}"#), Ok((Some("17".to_owned()), vec!["a".to_owned()])));
+        assert_eq!((deleted(br#"{"result":2}"#), deleted(br#"{"error":"x"}"#)), (Ok(2), Err(Refused)));
         assert_eq!(stored(br#"{"result":null}"#), Err(Refused));
     }
 }

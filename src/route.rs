@@ -1,5 +1,6 @@
 //! Which upstream, which URL, which endpoint?
 
+use crate::admin;
 use crate::config::Config;
 use crate::endpoint::Endpoint;
 use crate::provider::Upstream;
@@ -16,6 +17,8 @@ pub enum Route {
     Alive,
     /// `/health`: the upstream is up.
     Health,
+    /// To the operator's own endpoints.
+    Operator,
     /// To an upstream.
     Upstream(Target),
     /// Nowhere.
@@ -53,6 +56,8 @@ pub fn route(config: &Config, path: &str, query: Option<&str>) -> Route {
         "/" => return Route::Index,
         "/healthz" => return Route::Alive,
         "/health" => return Route::Health,
+        // Also where an upstream's prefix is the root: what is meant for us must never reach it.
+        path if admin::is_operators(path) => return Route::Operator,
         _ => {}
     }
     // The longest prefix counts; the operator's own wins over a built-in one of the same name.
@@ -271,10 +276,16 @@ mod tests {
 
     #[test]
     fn other_paths_lead_nowhere() {
-        for path in
-            ["/proxyx", "/nope", "/v2/chat", "", "/health/x", "/admin/cache", "/metrics", "/groqx/v1", "/GROQ/v1"]
-        {
+        for path in ["/proxyx", "/nope", "/v2/chat", "", "/health/x", "/metricsx", "/groqx/v1", "/GROQ/v1"] {
             assert!(matches!(route(&config(&[]), path, None), Route::NotFound), "{path}");
+        }
+    }
+
+    #[test]
+    fn operators_paths_lead_to_no_upstream() {
+        for path in ["/admin", "/admin/cache", "/admin/x", "/metrics", "/dashboard"] {
+            let root = config(&[("PROXY_PATH_PREFIX", "/")]);
+            assert!(matches!(route(&root, path, None), Route::Operator), "{path}");
         }
     }
 

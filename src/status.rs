@@ -139,7 +139,7 @@ reasons! {
     StoreError = "store-error",
     /// No store is bound.
     StoreMissing = "store-missing",
-    /// The stored entry is damaged, or of another version.
+    /// The stored entry is damaged, of another version, or not sealed with a secret that is known.
     EntryCorrupt = "entry-corrupt",
     /// The upstream could not be reached, or broke off before its answer began.
     UpstreamUnreachable = "upstream-unreachable",
@@ -151,6 +151,10 @@ reasons! {
     InvalidJson = "invalid-json",
     /// A control header, or one that belongs in the key, could not be read.
     InvalidHeader = "invalid-header",
+    /// The caller shows no token that the proxy knows.
+    InvalidToken = "invalid-token",
+    /// The caller has asked too often.
+    RateLimited = "rate-limited",
     /// A variable could not be read.
     Misconfigured = "misconfigured",
     /// Not stored: the status says that this is no final answer.

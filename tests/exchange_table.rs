@@ -231,6 +231,7 @@ impl World {
             Arrival::Pass(passage) => Planned::Pass(passage),
             Arrival::Read(pending) if body.len() > pending.max_bytes => pending.too_large(),
             // (2)
+            Arrival::Operate(order, _) => panic!("{order:?} is for the edge: the case needs `only`"),
             Arrival::Read(pending) => pending.with_body(&config, &body, true),
         };
         let question = match planned {

@@ -205,7 +205,9 @@ impl Errand {
         self.call.advance(Stage::Finished(Rc::new(finished)));
         match &self.store {
             _ if !self.is_current() => Ok(()),
-            Some(store) => store.put(&self.job.key, &entry.head, &value, turn, &self.config).await,
+            Some(store) => {
+                store.put((&self.job.key, self.job.sealing.as_ref()), &entry.head, &value, turn, &self.config).await
+            }
             None => Err(Reason::StoreMissing),
         }
     }

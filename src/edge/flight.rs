@@ -8,6 +8,7 @@ use super::{config, convert, write};
 use crate::config::Config;
 use crate::flight::{self, Job, Join, Phase};
 use crate::flow::Failure;
+use crate::key::Key;
 use crate::log::{Measures, Part};
 use futures_channel::oneshot;
 use futures_util::future::{Either, select};
@@ -87,6 +88,16 @@ impl Namespace {
         landed.unwrap_or(if client.aborted() { Landed::Done } else { Landed::Alone })
     }
 
+    /// Tells a question's flight to forget its answer, and not to store the one that is on its way.
+    pub async fn forget(&self, key: &Key) {
+        let init = RequestInit::new();
+        init.set_method("DELETE");
+        let told = || self.get(&self.id_from_name(&key.to_string()).ok()?).ok()?.fetch("https://flight/", &init).ok();
+        if let Some(told) = told() {
+            let _ = JsFuture::from(told).await;
+        }
+    }
+
     async fn try_to_land(&self, job: &Job, body: &Uint8Array, client: &AbortSignal) -> Option<Landed> {
         let stub = self.get(&self.id_from_name(&job.key.to_string()).ok()?).ok()?;
         let job = serde_json::to_vec(job).ok()?;
@@ -139,6 +150,10 @@ impl DurableObject for Flight {
 
     async fn fetch(&self, request: worker::Request) -> worker::Result<worker::Response> {
         let request = request.inner();
+        if request.method() == "DELETE" {
+            self.current.replace(None);
+            return Ok(word("done").into());
+        }
         let buffer = JsFuture::from(request.array_buffer()?).await?;
         let response = self.meet(&Uint8Array::new(&buffer), request.signal()).await;
         Ok(response.unwrap_or_else(|| word("alone")).into())

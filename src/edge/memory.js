@@ -47,6 +47,10 @@ export class Memory {
     this.#kept.delete(key);
   }
 
+  forgetAll(prefix) {
+    for (const key of this.#kept.keys()) if (key.startsWith(prefix)) this.forget(key);
+  }
+
   // A newer answer is being asked for, and this isolate may not see it being written: the store is asked for as long as
   // an older one could be kept here.
   bar(key, now) {

@@ -25,6 +25,12 @@ extern "C" {
     fn written(this: &Entries, key: &str, value: &Uint8Array, now: f64);
 
     #[wasm_bindgen(method)]
+    fn forget(this: &Entries, key: &str);
+
+    #[wasm_bindgen(method, js_name = forgetAll)]
+    fn forget_all(this: &Entries, prefix: &str);
+
+    #[wasm_bindgen(method)]
     fn bar(this: &Entries, key: &str, now: f64);
 }
 
@@ -49,20 +55,30 @@ fn with<T>(act: impl FnOnce(&Entries, f64) -> T) -> Option<T> {
 
 /// An entry as a store keeps it, checked when it was put here.
 pub fn get(key: &Key) -> Option<Uint8Array> {
-    with(|entries, now| entries.get(&key.to_string(), now))?
+    with(|entries, now| entries.get(&key.name(), now))?
 }
 
 /// Remembers what the store gave, unless something newer is being asked for.
-pub fn read(key: &str, value: &Uint8Array) {
-    let _ = with(|entries, now| entries.read(key, value, now));
+pub fn read(name: &str, value: &Uint8Array) {
+    let _ = with(|entries, now| entries.read(name, value, now));
 }
 
 /// Remembers what the store was given.
-pub fn written(key: &str, value: &Uint8Array) {
-    let _ = with(|entries, now| entries.written(key, value, now));
+pub fn written(name: &str, value: &Uint8Array) {
+    let _ = with(|entries, now| entries.written(name, value, now));
+}
+
+/// Forgets an entry.
+pub fn forget(name: &str) {
+    let _ = with(|entries, _| entries.forget(name));
+}
+
+/// Forgets all entries whose names begin with this.
+pub fn forget_all(prefix: &str) {
+    let _ = with(|entries, _| entries.forget_all(prefix));
 }
 
 /// Forgets an entry in whose place a newer one is being asked for.
 pub fn bar(key: &Key) {
-    let _ = with(|entries, now| entries.bar(&key.to_string(), now));
+    let _ = with(|entries, now| entries.bar(&key.name(), now));
 }

@@ -3,11 +3,13 @@
 //! A panic resets the wasm instance under every concurrent request, so the client's bytes never depend on this code
 //! staying alive: an upstream's body goes to the client as a JavaScript stream, a stored one as a JavaScript buffer.
 
+mod admin;
 mod ask;
 mod call;
 mod clock;
 mod convert;
 mod flight;
+mod limit;
 mod memory;
 mod polish;
 mod refresh;
@@ -19,13 +21,14 @@ use crate::config::{Config, ConfigError};
 use crate::flow::{self, Arrival, Found, Looked, Passage, Pending, Planned, Question, Replay, RequestHead, Verdict};
 use crate::headers;
 use crate::log::{self, Facts, Measures};
+use crate::metrics::Metrics;
 use crate::present::{self, Reply};
 use crate::status::Reason;
 use clock::now;
 use futures_channel::oneshot;
 use http::Method;
 use js_sys::Uint8Array;
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 use store::Store;
@@ -38,6 +41,7 @@ use worker::{Context, Env, event};
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 
 thread_local! {
+    static METRICS: RefCell<Metrics> = const { RefCell::new(Metrics::new()) };
     static CONFIG: OnceCell<Result<Rc<Config>, ConfigError>> = const { OnceCell::new() };
 }
 
@@ -72,6 +76,7 @@ struct Edge {
     config: Rc<Config>,
     store: Option<Store>,
     flights: Option<flight::Namespace>,
+    limiter: Option<limit::Limiter>,
     /// Rings when the client leaves.
     client: AbortSignal,
     started: u64,
@@ -86,7 +91,8 @@ async fn fetch(request: Request, env: Env, ctx: Context) -> worker::Result<Respo
             memory::set_up(&config);
             let store = Store::bound(&env, &config);
             let flights = config.coalesce.then(|| flight::Namespace::bound(&env)).flatten();
-            let edge = Edge { config, store, flights, client: request.signal(), started };
+            let limiter = limit::Limiter::bound(&env);
+            let edge = Edge { config, store, flights, limiter, client: request.signal(), started };
             Ok(edge.handle(request, head, &ctx).await)
         }
         Err(error) => {
@@ -101,6 +107,9 @@ impl Edge {
     async fn handle(self, request: Request, head: RequestHead, ctx: &Context) -> Response {
         let bodiless = matches!(head.method, Method::GET | Method::HEAD);
         let body = match request.body() {
+            Some(_) if bodiless && let Some(reply) = flow::turned_away(&self.config, &head) => {
+                return self.reply(reply);
+            }
             Some(body) if bodiless => match convert::is_empty(body).await {
                 true => None,
                 false => return self.reply(flow::body_not_allowed(&head)),
@@ -114,6 +123,8 @@ impl Edge {
                 let answer = upstream::probe(&target, HEALTH_TIMEOUT).await;
                 self.reply(present::health(&target, answer.is_ok(), facts))
             }
+            Arrival::Operate(order, facts) => self.reply(self.operate(order, facts).await),
+            Arrival::Pass(passage) if !self.allows(&passage.counted_as).await => self.reply(passage.limited()),
             Arrival::Pass(passage) => {
                 let small = self.config.retry.max_retries > 0 && passage.is_small(&self.config);
                 let body = body.map_or(Body::None, if small { Body::Small } else { Body::Stream });
@@ -125,7 +136,11 @@ impl Edge {
 
     /// (2) The body is read before anything else is awaited: the platform ties it to this event.
     async fn plan(self, pending: Pending, request: Request, ctx: &Context) -> Response {
-        let (planned, body) = match convert::read_body(&request, pending.max_bytes).await {
+        let read = convert::read_body(&request, pending.max_bytes).await;
+        if !self.allows(pending.counted_as()).await {
+            return self.reply(pending.limited());
+        }
+        let (planned, body) = match read {
             Ok(convert::ReadBody::Whole { bytes, handle }) => {
                 (pending.with_body(&self.config, &bytes, self.store.is_some()), Body::Bytes(handle))
             }
@@ -146,7 +161,15 @@ impl Edge {
         let remembered = memory::get(&question.key).and_then(|value| store::open_checked(&value));
         match remembered.filter(|(head, _)| question.is_answered_by(head, now())) {
             Some((head, body)) => (Found::Remembered(head), Some(body)),
-            None => store.get(&question.key, self.config.store_timeout).await,
+            None => store.get(&question.key, question.sealing.as_ref(), &self.config).await,
+        }
+    }
+
+    /// Whether a caller may ask once more.
+    async fn allows(&self, caller: &str) -> bool {
+        match &self.limiter {
+            Some(limiter) => limiter.allows(caller, self.config.store_timeout).await,
+            None => true,
         }
     }
 
@@ -242,5 +265,6 @@ fn bytes(handle: Option<&Uint8Array>) -> Vec<u8> {
 
 /// The one line of a request.
 fn write(facts: &Facts, measures: Measures, kept: Result<(), Reason>) {
+    METRICS.with_borrow_mut(|metrics| metrics.count(facts, &measures, kept));
     console_log(&log::line(facts, measures, kept));
 }

@@ -9,7 +9,7 @@ use crate::endpoint::Endpoint;
 use crate::entry;
 use crate::error::{ErrorKind, ProxyError};
 use crate::flight::{Job, Wish};
-use crate::key::Key;
+use crate::key::{Key, Sealing};
 use crate::log::Facts;
 use crate::polish::{Polish, Polisher};
 use crate::present::{self, Edits, Reply};
@@ -21,6 +21,8 @@ use http::{HeaderMap, StatusCode};
 pub struct Asking {
     /// Its name, under which the answer is stored.
     pub key: Key,
+    /// What its entry is sealed with, where entries are.
+    pub sealing: Option<Sealing>,
     /// What to send.
     pub outbound: Outbound,
     /// For the log.
@@ -130,6 +132,7 @@ impl Asking {
         }
         Job {
             keep: self.store,
+            sealing: self.sealing.clone(),
             wish: Wish {
                 refresh: self.replaces(),
                 rewrite: self.report.reason == Some(Reason::EntryCorrupt),

@@ -4,6 +4,7 @@ use super::asking::StandIn;
 use super::serving::Serving;
 use super::{Asking, Outbound, Passage, Replay, RequestHead};
 use crate::body;
+use crate::caller::Caller;
 use crate::canonical::{Document, ParseError};
 use crate::config::Config;
 use crate::dialect::Carriage;
@@ -12,7 +13,7 @@ use crate::endpoint::{Endpoint, question_url};
 use crate::entry;
 use crate::error::{ErrorKind, ProxyError};
 use crate::headers;
-use crate::key::{self, Key, Party};
+use crate::key::{self, Key, Sealing};
 use crate::log::Facts;
 use crate::policy::{Judgement, Rules};
 use crate::polish::Polish;
@@ -41,6 +42,7 @@ pub struct Pending {
     /// The most that is read; beyond it the request is passed on with [`Pending::too_large`].
     pub max_bytes: usize,
     pub(super) request: RequestHead,
+    pub(super) caller: Caller,
     pub(super) endpoint: Option<Endpoint>,
     pub(super) directives: Directives,
     pub(super) facts: Facts,
@@ -65,6 +67,8 @@ impl Planned {
 pub struct Question {
     /// Its name in the store.
     pub key: Key,
+    /// What its entry is sealed with, where entries are.
+    pub sealing: Option<Sealing>,
     /// What to send if the upstream is asked.
     pub outbound: Outbound,
     /// For the log.
@@ -125,6 +129,16 @@ impl Pending {
         self.bypass(Reason::TooLarge)
     }
 
+    /// Under which name the caller's requests are counted.
+    pub fn counted_as(&self) -> &str {
+        &self.caller.counted_as
+    }
+
+    /// The reply to a caller who has asked too often.
+    pub fn limited(self) -> Reply {
+        super::limited(self.facts)
+    }
+
     /// The reply to a body that broke off; there may be nobody left to read it.
     pub fn broken_off(self) -> Reply {
         let message = "The request body broke off before its end. Send it again.";
@@ -166,11 +180,12 @@ impl Pending {
         }
         let carriage = Carriage { stream: endpoint.streams(document.fields("stream")), include_usage };
         let sent = self.outbound.body.as_deref().unwrap_or(body);
-        let key = self.key(config, endpoint, sent, &document);
+        let (key, sealing) = self.key(config, endpoint, sent, &document);
         self.facts.key = Some(key);
         ask_uncoded(&mut self.outbound);
         Planned::Ask(Box::new(Question {
             key,
+            sealing: (!config.encryption.is_empty()).then_some(sealing),
             outbound: self.outbound,
             facts: self.facts,
             endpoint,
@@ -202,8 +217,7 @@ impl Pending {
         sent
     }
 
-    fn key(&self, config: &Config, endpoint: Endpoint, body: &[u8], document: &Document) -> Key {
-        let party = if config.shared_scope { Party::Shared } else { Party::of(&self.request.headers) };
+    fn key(&self, config: &Config, endpoint: Endpoint, body: &[u8], document: &Document) -> (Key, Sealing) {
         let wanted = self.directives.match_mode.unwrap_or(config.match_mode);
         let ignore = config.key_ignore.iter().chain(&self.directives.ignore);
         let mut ignored: Vec<String> = ignore.cloned().collect();
@@ -211,7 +225,7 @@ impl Pending {
         ignored.dedup();
         key::Question {
             namespace: &self.directives.namespace,
-            party: &party,
+            party: &self.caller.party,
             method: self.request.method.as_str(),
             url: &question_url(endpoint, &self.outbound.url),
             variants: &headers::variants(&self.request.headers),
@@ -220,7 +234,7 @@ impl Pending {
             body,
             document,
         }
-        .key()
+        .key_and_sealing()
     }
 
     fn bypass(self, reason: Reason) -> Planned {
@@ -251,6 +265,7 @@ impl Pending {
         Ok(Box::new(Passage {
             outbound: self.outbound,
             repeatable: if idempotent { Repeatable::Always } else { Repeatable::IfNotTaken },
+            counted_as: self.caller.counted_as,
             length: headers::content_length(&self.request.headers),
             facts: self.facts,
             report: Report::bypass(fwd, reason),
@@ -336,6 +351,7 @@ impl Question {
         report.key = Some(self.key);
         Asking {
             key: self.key,
+            sealing: self.sealing,
             outbound: self.outbound,
             facts: self.facts,
             endpoint: self.endpoint,

@@ -68,7 +68,7 @@ function known(object, kind, where) {
 const upstream = await startUpstream();
 after(() => upstream.close());
 
-const UPSTASH = ["controls.json", "key.json", "stale.json", "store.json", "streams.json"];
+const UPSTASH = ["callers.json", "controls.json", "key.json", "stale.json", "store.json", "streams.json"];
 playOn("kv", "", cases);
 playOn("upstash", " on Upstash", cases.filter(({ file }) => UPSTASH.includes(file)));
 

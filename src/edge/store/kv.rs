@@ -1,6 +1,6 @@
 //! Cloudflare KV, through the platform's own binding so that values stay its buffers.
 
-use js_sys::{Object, Promise, Reflect, Uint8Array};
+use js_sys::{Array, Object, Promise, Reflect, Uint8Array};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 use worker::Env;
@@ -23,6 +23,15 @@ extern "C" {
     fn js_put(this: &Namespace, key: &str, value: &Uint8Array, options: &Object) -> Result<Promise, JsValue>;
 }
 
+#[wasm_bindgen(module = "/src/edge/store/kv.js")]
+extern "C" {
+    #[wasm_bindgen(js_name = forget)]
+    fn js_forget(kv: &Namespace, name: &str) -> Promise;
+
+    #[wasm_bindgen(js_name = purge)]
+    fn js_purge(kv: &Namespace, prefix: &str, cursor: Option<&str>, limit: f64) -> Promise;
+}
+
 impl Namespace {
     /// The namespace that the environment binds, if any.
     pub fn bound(env: &Env) -> Option<Namespace> {
@@ -39,6 +48,29 @@ impl Namespace {
         Ok((!value.is_null()).then(|| Uint8Array::new(&value)))
     }
 
+    /// Forgets a key. Gives how many there were, as far as this place knows.
+    ///
+    /// # Errors
+    /// Whatever the platform throws.
+    pub async fn forget(&self, key: &str) -> Result<usize, JsValue> {
+        number(&JsFuture::from(js_forget(self, key)).await?)
+    }
+
+    /// Forgets the next keys with a prefix, at most `limit`. Gives how many there were, and where to go on.
+    ///
+    /// # Errors
+    /// Whatever the platform throws; some of them may be forgotten then.
+    pub async fn purge(
+        &self,
+        prefix: &str,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<(usize, Option<String>), JsValue> {
+        // Hundreds: exact as a number.
+        let purged: Array = JsFuture::from(js_purge(self, prefix, cursor, limit as f64)).await?.dyn_into()?;
+        Ok((number(&purged.get(0))?, purged.get(1).as_string()))
+    }
+
     /// Sets a key's value, to be forgotten after `ttl` seconds or never.
     ///
     /// # Errors
@@ -53,4 +85,9 @@ impl Namespace {
         JsFuture::from(self.js_put(key, value, &options)?).await?;
         Ok(())
     }
+}
+
+/// A count. `as` saturates and cannot fail.
+fn number(value: &JsValue) -> Result<usize, JsValue> {
+    value.as_f64().map(|n| n as usize).ok_or_else(|| value.clone())
 }

@@ -1,14 +1,16 @@
 //! Where entries are kept. A store never breaks a request: what fails or takes too long is a miss with its reason.
 
 mod kv;
+mod seal;
 mod upstash;
 
+use crate::admin::Purge;
 use crate::config::Config;
 use crate::edge::clock::{now, timer, within};
 use crate::edge::memory;
 use crate::entry::{self, Prefix};
 use crate::flow::Found;
-use crate::key::Key;
+use crate::key::{self, Key, Sealing};
 use crate::redis;
 use crate::status::Reason;
 use js_sys::{Math, Promise, Uint8Array};
@@ -25,6 +27,11 @@ const LONGEST_TTL: u64 = 10 * 365 * 24 * 3600;
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a refused write is tried again, in milliseconds: the platform lets work go on for 30 s after an answer.
 const LONGEST_WRITE_MS: u64 = 20_000;
+
+/// How many keys Redis looks at in one step of a purge, and how many steps one call takes: two requests each, of which the
+/// free plan allows 50.
+const SCAN_COUNT: usize = 1_000;
+const SCANS: usize = 20;
 
 #[wasm_bindgen]
 extern "C" {
@@ -51,12 +58,13 @@ impl Store {
     }
 
     /// Looks a key up: what is there, and its body as the platform's own buffer.
-    pub async fn get(&self, key: &Key, timeout: Duration) -> (Found, Option<Uint8Array>) {
+    pub async fn get(&self, key: &Key, sealing: Option<&Sealing>, config: &Config) -> (Found, Option<Uint8Array>) {
         let late = (Found::Failed(Reason::StoreTimeout), None);
-        within(timeout, self.look(&key.to_string(), timeout)).await.unwrap_or(late)
+        within(config.store_timeout, self.look(&key.name(), sealing, config)).await.unwrap_or(late)
     }
 
-    async fn look(&self, key: &str, timeout: Duration) -> (Found, Option<Uint8Array>) {
+    async fn look(&self, key: &str, sealing: Option<&Sealing>, config: &Config) -> (Found, Option<Uint8Array>) {
+        let timeout = config.store_timeout;
         let value = match self {
             Store::Kv(kv) => kv.get(key).await.map(|value| value.map(Some)).map_err(|_| Reason::StoreError),
             Store::Upstash(database) => database.get(key, timeout).await,
@@ -65,6 +73,11 @@ impl Store {
             Ok(Some(value)) => value,
             Ok(None) => return (Found::Nothing, None),
             Err(reason) => return (Found::Failed(reason), None),
+        };
+        // Where entries are sealed, one that is not may be anybody's.
+        let value = match (value, sealing) {
+            (Some(value), Some(sealing)) => seal::unseal(&config.encryption, sealing, &value).await,
+            (value, _) => value,
         };
         let entry = match &value {
             Some(value) => open(value).await,
@@ -88,7 +101,7 @@ impl Store {
     /// Why it is not stored.
     pub async fn put(
         &self,
-        key: &Key,
+        (key, sealing): (&Key, Option<&Sealing>),
         head: &entry::Head,
         value: &Uint8Array,
         turn: u64,
@@ -97,8 +110,12 @@ impl Store {
         if !takes(*key, turn) {
             return Ok(());
         }
-        let name = key.to_string();
+        let name = key.name();
         memory::written(&name, value);
+        let value = &match sealing {
+            Some(sealing) => seal::seal(&config.encryption, sealing, value).await.ok_or(Reason::StoreError)?,
+            None => value.clone(),
+        };
         let beyond_ms = config.stale_if_error_ms.max(config.stale_while_revalidate_ms);
         let ttl = || head.keep_for(now(), beyond_ms).filter(|ttl| *ttl <= LONGEST_TTL);
         match self {
@@ -163,6 +180,48 @@ pub fn open_checked(value: &Uint8Array) -> Option<(entry::Head, Uint8Array)> {
     let body_start = u32::try_from(prefix.body_start()).ok()?;
     let head = entry::decode_head(&value.subarray(fixed, body_start).to_vec())?;
     Some((head, value.subarray(body_start, value.length())))
+}
+
+impl Store {
+    /// Forgets a key. Gives how many entries there were.
+    ///
+    /// # Errors
+    /// Why it may still be there.
+    pub async fn forget(&self, key: &Key) -> Result<usize, Reason> {
+        let name = key.name();
+        memory::forget(&name);
+        match self {
+            Store::Kv(kv) => kv.forget(&name).await.map_err(|_| Reason::StoreError),
+            Store::Upstash(database) => database.forget(&name, WRITE_TIMEOUT).await,
+        }
+    }
+
+    /// Forgets some entries of a namespace. Gives how many, and where to go on.
+    ///
+    /// # Errors
+    /// Why not all of them may be gone.
+    pub async fn purge(&self, purge: &Purge) -> Result<(usize, Option<String>), Reason> {
+        let prefix = key::name_prefix(&purge.namespace);
+        memory::forget_all(&prefix);
+        match self {
+            Store::Kv(kv) => {
+                let purged = kv.purge(&prefix, purge.cursor.as_deref(), purge.limit).await;
+                purged.map_err(|_| Reason::StoreError)
+            }
+            Store::Upstash(database) => {
+                let (mut deleted, mut cursor) = (0usize, purge.cursor.clone());
+                for _ in 0..SCANS {
+                    let (n, next) = database.forget_some(&prefix, cursor.as_deref(), SCAN_COUNT, WRITE_TIMEOUT).await?;
+                    deleted = deleted.saturating_add(n);
+                    cursor = next;
+                    if cursor.is_none() || deleted >= purge.limit {
+                        break;
+                    }
+                }
+                Ok((deleted, cursor))
+            }
+        }
+    }
 }
 
 /// Checks an entry and takes it apart. The body stays where it is; the platform computes the digest.

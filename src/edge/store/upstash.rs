@@ -47,6 +47,34 @@ impl Database {
         redis::stored(&self.say(command, timeout).await?).map_err(refused)
     }
 
+    /// Forgets a key. Gives how many there were.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn forget(&self, key: &str, timeout: Duration) -> Result<usize, Reason> {
+        redis::deleted(&self.say(&redis::forget(key), timeout).await?).map_err(refused)
+    }
+
+    /// Forgets the keys with a prefix among the next `count` of all. Gives how many there were, and where to go on.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn forget_some(
+        &self,
+        prefix: &str,
+        cursor: Option<&str>,
+        count: usize,
+        timeout: Duration,
+    ) -> Result<(usize, Option<String>), Reason> {
+        let answer = self.say(&redis::scan(prefix, cursor, count), timeout).await?;
+        let (cursor, names) = redis::scanned(&answer).map_err(refused)?;
+        let deleted = match names.is_empty() {
+            true => 0,
+            false => redis::deleted(&self.say(&redis::delete(&names), timeout).await?).map_err(refused)?,
+        };
+        Ok((deleted, cursor))
+    }
+
     async fn say(&self, command: &str, timeout: Duration) -> Result<Vec<u8>, Reason> {
         let outbound =
             Outbound { method: Method::POST, url: self.url.clone(), headers: self.headers.clone(), body: None };

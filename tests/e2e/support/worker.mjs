@@ -22,10 +22,10 @@ const pool = new Map();
 after(() => Promise.all([...pool.values()].map(async (worker) => (await worker).dispose())));
 
 // The worker with these `vars`, this `store` ("kv", "gated", "upstash" or "none") and these `flights` ("bound", "none" or
-// "broken"); the same wishes share one instance. Everything is stopped when the test file is done.
-export function worker({ vars = {}, store = "kv", flights = "bound" } = {}) {
-  const key = JSON.stringify([store, flights, Object.entries(vars).sort()]);
-  if (!pool.has(key)) pool.set(key, start(vars, store, flights));
+// "broken"), and this rate `limit` (requests a minute, or "broken"); the same wishes share one instance. Everything is stopped when the test file is done.
+export function worker({ vars = {}, store = "kv", flights = "bound", limit } = {}) {
+  const key = JSON.stringify([store, flights, limit, Object.entries(vars).sort()]);
+  if (!pool.has(key)) pool.set(key, start(vars, store, flights, limit));
   return pool.get(key);
 }
 
@@ -35,7 +35,7 @@ export async function release(instance) {
   await instance.dispose();
 }
 
-async function start(vars, store, flights) {
+async function start(vars, store, flights, limit) {
   const config = wrangler.unstable_readConfig({ config: path.join(ROOT, "wrangler.toml") });
   const main = path.resolve(ROOT, config.main);
   if (!existsSync(main)) throw new Error(`${config.main} is missing: run \`npm run build\` first`);
@@ -60,6 +60,8 @@ async function start(vars, store, flights) {
     options.modules.unshift({ type: "ESModule", path: fileURLToPath(new URL("gated.mjs", import.meta.url)) });
     options.serviceBindings = { ...options.serviceBindings, GATE: (request) => running.pass(request) };
   }
+  if (typeof limit === "number") options.ratelimits = { RATE_LIMIT: { namespace_id: "1001", simple: { limit, period: 60 } } };
+  if (limit === "broken") options.bindings.RATE_LIMIT = { broken: true };
   if (flights !== "bound") delete options.durableObjects.FLIGHTS;
   // Something of that name that is no namespace of objects.
   if (flights === "broken") options.bindings.FLIGHTS = { broken: true };

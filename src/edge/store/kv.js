@@ -1,0 +1,16 @@
+// What the operator does to a namespace: rare, so that it may as well not weigh on the wasm.
+
+// How many entries of this name there were, as far as this place knows. Now there is none.
+export async function forget(kv, name) {
+  const body = await kv.get(name, "stream");
+  await body?.cancel();
+  await kv.delete(name);
+  return body ? 1 : 0;
+}
+
+// Forgets the next entries with a prefix, at most `limit`. The cursor is undefined at the end.
+export async function purge(kv, prefix, cursor, limit) {
+  const { keys, list_complete: complete, cursor: next } = await kv.list({ prefix, cursor, limit });
+  await Promise.all(keys.map(({ name }) => kv.delete(name)));
+  return [keys.length, complete ? undefined : next];
+}

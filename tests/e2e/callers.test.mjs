@@ -1,0 +1,125 @@
+// Who may call, and how often: what the exchange table cannot say.
+
+import assert from "node:assert/strict";
+import net from "node:net";
+import { after, beforeEach, test } from "node:test";
+import { send } from "./support/client.mjs";
+import * as expect from "./support/expect.mjs";
+import { startUpstream } from "./support/upstream.mjs";
+import { within } from "./support/wait.mjs";
+import { worker } from "./support/worker.mjs";
+
+const upstream = await startUpstream();
+after(() => upstream.close());
+beforeEach(() => upstream.reset());
+const VARS = { OPENAI_BASE_URL: `${upstream.origin}/v1`, MAX_RETRIES: "0", PROXY_TOKENS: "tok-a,tok-b" };
+const json = { "content-type": "application/json" };
+const ask = (proxy, headers, content = "Hi") =>
+  send(proxy.origin, {
+    path: "/proxy/chat/completions",
+    headers: { ...json, ...headers },
+    body: JSON.stringify({ model: "m", messages: [{ role: "user", content }] }),
+  });
+
+test("a caller without a token is refused before its body is read", async () => {
+  const proxy = await worker({ vars: VARS });
+  const { hostname, port } = new URL(proxy.origin);
+  const socket = net.connect(Number(port), hostname);
+  after(() => socket.destroy());
+  // The body that is announced never comes.
+  socket.write(
+    "POST /proxy/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n",
+  );
+  const reply = await within(new Promise((resolve) => socket.once("data", resolve)), "a refusal");
+  assert.match(reply.toString(), /^HTTP\/1\.1 401 /);
+});
+
+test("a caller without a token is refused before the store is asked", async () => {
+  const proxy = await worker({ vars: { ...VARS, STORE_TIMEOUT_MS: "20000" }, store: "upstash" });
+  const reply = await proxy.settled(() => ask(proxy, { authorization: "Bearer wrong" }));
+  assert.equal(reply.status, 401);
+  assert.deepEqual([proxy.redis.calls.length, upstream.calls.length], [0, 0]);
+});
+
+test("a GET with a body and without a token is refused, and with one told what to do", async () => {
+  const proxy = await worker({ vars: VARS });
+  const get = (headers) => send(proxy.origin, { method: "GET", path: "/proxy/models", headers, body: "x" });
+  expect.proxyError(await get({}), "invalid_token");
+  expect.proxyError(await get({ authorization: "Bearer tok-a" }), "body_not_allowed");
+});
+
+test("a WebSocket opens with a token, which stays here, and not without", async () => {
+  const proxy = await worker({ vars: VARS });
+  const upgrade = (token) =>
+    new Promise((resolve, reject) => {
+      const { hostname, port } = new URL(proxy.origin);
+      const socket = net.connect(Number(port), hostname, () =>
+        socket.write(
+          "GET /v1/realtime?model=m HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
+            `Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ${Buffer.alloc(16, 7).toString("base64")}\r\n` +
+            `Authorization: Bearer ${token}\r\n\r\n`,
+        ),
+      );
+      after(() => socket.destroy());
+      socket.once("data", (data) => resolve(data.toString()));
+      socket.once("error", reject);
+    });
+  assert.match(await within(upgrade("tok-b"), "a socket"), /^HTTP\/1\.1 101 /);
+  assert.equal(upstream.last.headers.authorization, undefined);
+  assert.match(await within(upgrade("tok-c"), "a refusal"), /^HTTP\/1\.1 401 /);
+});
+
+test("whichever token it is, and however wrong, the refusal is the same", async () => {
+  const proxy = await worker({ vars: VARS });
+  const wrong = ["", "x", "tok", "tok-", "tok-c", "tok-a,", "tok-a,tok-b", "Tok-a", "x".repeat(8000)];
+  const replies = await Promise.all(wrong.map((token) => ask(proxy, { authorization: `Bearer ${token}` })));
+  const [first, ...others] = replies.map(({ status, body, headers }) => [status, body.toString(), headers["cache-status"]]);
+  assert.equal(first[0], 401);
+  for (const other of others) assert.deepEqual(other, first);
+});
+
+test("each caller may ask as often as the binding allows, hits and bypasses included", async () => {
+  const proxy = await worker({ vars: VARS, limit: 3 });
+  const limited = (reply) => {
+    assert.equal(reply.status, 429);
+    expect.proxyError(reply, "rate_limit_exceeded");
+    assert.equal(expect.detail(reply), "rate-limited");
+    assert.equal(reply.headers["retry-after"], "10");
+  };
+  const models = (token) => send(proxy.origin, { method: "GET", path: "/proxy/models", headers: { authorization: `Bearer ${token}` } });
+  for (const cache of ["MISS", "HIT"]) {
+    assert.equal(expect.cacheStatus(await proxy.settled(() => ask(proxy, { "x-api-key": "tok-a" }))), cache);
+  }
+  assert.equal((await models("tok-a")).status, 200);
+  limited(await ask(proxy, { "x-api-key": "tok-a" }));
+  limited(await models("tok-a"));
+  // Nor does another credential beside the token help.
+  limited(await ask(proxy, { "x-api-key": "tok-a", authorization: "Bearer sk-other" }));
+  assert.equal(upstream.calls.length, 2);
+  assert.equal((await ask(proxy, { "x-api-key": "tok-b" })).status, 200);
+  assert.doesNotMatch(proxy.output, /tok-/);
+});
+
+test("without tokens callers are told apart by their credentials, without those by their address", async () => {
+  const { PROXY_TOKENS, ...open } = VARS;
+  const proxy = await worker({ vars: open, limit: 1 });
+  const statuses = [];
+  for (const headers of [
+    { authorization: "Bearer a" },
+    { authorization: "Bearer a" },
+    { authorization: "Bearer b" },
+    { "cf-connecting-ip": "192.0.2.1" },
+    { "cf-connecting-ip": "192.0.2.1" },
+    { "cf-connecting-ip": "192.0.2.2" },
+  ]) {
+    statuses.push((await ask(proxy, headers)).status);
+  }
+  assert.deepEqual(statuses, [200, 429, 200, 200, 429, 200]);
+});
+
+test("a rate limit that fails lets everyone pass", async () => {
+  const proxy = await worker({ vars: VARS, limit: "broken" });
+  for (const cache of ["MISS", "HIT", "HIT"]) {
+    assert.equal(expect.cacheStatus(await proxy.settled(() => ask(proxy, { "x-api-key": "tok-a" }))), cache);
+  }
+});
