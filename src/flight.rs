@@ -34,6 +34,8 @@ pub struct Job {
     pub carriage: Carriage,
     /// How long the answer is kept, in milliseconds (`None`: for ever), or why it is not.
     pub keep: Result<Option<u64>, Reason>,
+    /// Whether the key covers all that the upstream is told, so that an error is the same to all who have it.
+    pub covered: bool,
     /// What the asker accepts.
     pub wish: Wish,
     /// For the log.
@@ -71,6 +73,7 @@ impl Job {
             endpoint,
             carriage,
             keep: Ok(None),
+            covered: true,
             wish: Wish::default(),
             facts: Facts::default(),
             ms: 0,
@@ -116,8 +119,8 @@ pub enum Phase<'a> {
         carriage: Carriage,
         /// How many callers wait for it or receive it.
         callers: usize,
-        /// Its answer is longer than what is kept for those who join.
-        overflowed: bool,
+        /// Its answer is an error, or longer than what is kept for those who join.
+        closed: bool,
     },
     /// The last call's answer is still here.
     Finished(&'a entry::Head),
@@ -144,7 +147,7 @@ pub fn join(phase: Phase<'_>, job: &Job, now: u64, linger_ms: u64) -> Join {
         _ if job.wish.refresh => Join::Lead,
         Phase::Idle => Join::Lead,
         Phase::Running { .. } if job.wish.behind => Join::Take,
-        Phase::Running { callers, overflowed, .. } if callers >= MAX_FOLLOWERS || overflowed => Join::Alone,
+        Phase::Running { callers, closed, .. } if callers >= MAX_FOLLOWERS || closed => Join::Alone,
         // A plain answer is of use only when it is known to be whole.
         Phase::Running { carriage, .. } if carriage == job.carriage => {
             if carriage.stream {
@@ -195,7 +198,7 @@ mod tests {
     }
 
     fn running(carriage: Carriage) -> Phase<'static> {
-        Phase::Running { carriage, callers: 1, overflowed: false }
+        Phase::Running { carriage, callers: 1, closed: false }
     }
 
     #[test]
@@ -225,10 +228,10 @@ mod tests {
     fn a_refresh_leads_always_and_bounds_are_kept() {
         let refresh = Wish { refresh: true, ..Wish::default() };
         assert_eq!(join(running(PLAIN), &job(PLAIN, refresh), 0, 60_000), Join::Lead);
-        let full = Phase::Running { carriage: PLAIN, callers: MAX_FOLLOWERS, overflowed: false };
+        let full = Phase::Running { carriage: PLAIN, callers: MAX_FOLLOWERS, closed: false };
         assert_eq!(join(full, &job(PLAIN, Wish::default()), 0, 60_000), Join::Alone);
-        let overflowed = Phase::Running { carriage: STREAM, callers: 1, overflowed: true };
-        assert_eq!(join(overflowed, &job(STREAM, Wish::default()), 0, 60_000), Join::Alone);
+        let closed = Phase::Running { carriage: STREAM, callers: 1, closed: true };
+        assert_eq!(join(closed, &job(STREAM, Wish::default()), 0, 60_000), Join::Alone);
         let behind = Wish { behind: true, ..Wish::default() };
         assert_eq!(join(running(PLAIN), &job(PLAIN, behind), 0, 60_000), Join::Take);
         assert_eq!(join(Phase::Idle, &job(PLAIN, behind), 0, 60_000), Join::Lead);

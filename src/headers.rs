@@ -280,6 +280,13 @@ pub fn is_stored(name: &str, shared: bool) -> bool {
         && !personal
 }
 
+/// Whether a response header is for all who share an answer while it comes in. `shared`: they are not one party.
+pub fn is_shared(name: &str, shared: bool) -> bool {
+    const FRAMING: [&str; 2] = ["content-encoding", "content-length"];
+    const OF_ERRORS: [&str; 4] = ["retry-after", "retry-after-ms", "www-authenticate", "x-should-retry"];
+    is_stored(name, shared) || FRAMING.contains(&name) || OF_ERRORS.contains(&name)
+}
+
 fn starts_with_any(name: &str, families: &[&str]) -> bool {
     families.iter().any(|family| name.starts_with(family))
 }

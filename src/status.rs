@@ -159,6 +159,8 @@ reasons! {
     Misconfigured = "misconfigured",
     /// Not stored: the status says that this is no final answer.
     Status = "status",
+    /// Not stored: a newer answer to the same question has been meanwhile.
+    Superseded = "superseded",
     /// Not stored: the answer is empty.
     AnswerEmpty = "answer-empty",
     /// Not stored: the answer broke off.

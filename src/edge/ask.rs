@@ -12,6 +12,7 @@ use futures_channel::oneshot;
 use futures_util::future::join;
 use js_sys::Uint8Array;
 use std::rc::Rc;
+use std::time::Duration;
 use web_sys::{AbortController, AbortSignal, Response};
 
 impl Edge {
@@ -28,13 +29,15 @@ impl Edge {
         let landed = match self.land(&mut asking, &body, &self.client).await {
             Landed::Entry { value, finished } => match self.taken(&mut asking, &value, finished, began).await {
                 Some(response) => return drop(head_came.send(response)),
-                None => Landed::Alone,
+                None => Landed::Alone { late: false },
             },
             landed => landed,
         };
         match landed {
-            Landed::Alone => {
-                let (head, errand) = self.alone(&mut asking, body, self.client.clone());
+            Landed::Alone { late } => {
+                let gone = if late { Duration::from_millis(now().saturating_sub(began)) } else { Duration::ZERO };
+                let budget = self.config.timeout.saturating_sub(gone);
+                let (head, errand) = self.alone(&mut asking, body, budget, self.client.clone());
                 let answered = async {
                     let landed = head.await.map_or(Landed::Done, |head| Landed::head(head, None));
                     self.answer_with(asking, landed, stored, head_came, began);
@@ -52,7 +55,7 @@ impl Edge {
                 let job = asking.job(self.measures().ms);
                 flights.land(&job, body, client).await
             }
-            _ => Landed::Alone,
+            _ => Landed::Alone { late: false },
         }
     }
 
@@ -61,12 +64,13 @@ impl Edge {
         &self,
         asking: &mut Asking,
         body: Body,
+        budget: Duration,
         client: AbortSignal,
     ) -> (oneshot::Receiver<super::call::Head>, impl Future<Output = ()> + use<>) {
         let job = asking.job(self.measures().ms);
-        let call = Rc::new(Call::new(job.carriage));
+        let call = Rc::new(Call::new(&job));
         let (store, config) = (self.store.clone(), self.config.clone());
-        let errand = Errand { call: call.clone(), job, config, store, client: client.clone(), current: None };
+        let errand = Errand { call: call.clone(), job, config, budget, store, client: client.clone(), current: None };
         let (head_came, head) = oneshot::channel();
         let run = async move {
             let _seat = call.wait(&client);
@@ -89,7 +93,7 @@ impl Edge {
         let (answer, retries, part) = match landed {
             Landed::Answer(answer, retries, part) => (Ok(answer), retries, part),
             Landed::Failed(failure, retries, part) => (Err(failure), retries, part),
-            Landed::Entry { .. } | Landed::Done | Landed::Busy | Landed::Alone => return,
+            Landed::Entry { .. } | Landed::Done | Landed::Busy | Landed::Alone { .. } => return,
         };
         let waited = Some(now().saturating_sub(began));
         let measures = if part == Some(Part::Follower) {
@@ -142,8 +146,8 @@ impl Edge {
         match self.land(&mut asking, &body, &nobody).await {
             // The flight sees to it, and writes the line.
             Landed::Done => {}
-            Landed::Busy => write(&asking.facts, measures, Ok(())),
-            _ => self.alone(&mut asking, body, nobody).1.await,
+            Landed::Busy | Landed::Entry { .. } => write(&asking.facts, measures, Ok(())),
+            _ => self.alone(&mut asking, body, self.config.timeout, nobody).1.await,
         }
         refresh::end(&asking.key);
     }

@@ -15,8 +15,10 @@ use crate::log::{Measures, Part};
 use crate::retry::Repeatable;
 use crate::status::Reason;
 use futures_channel::oneshot;
+use futures_util::future::{Either, select};
 use js_sys::Uint8Array;
 use std::cell::RefCell;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 use web_sys::AbortSignal;
@@ -45,14 +47,21 @@ pub enum Stage {
     Failed,
     /// The answer is whole, and worth keeping.
     Finished(Rc<Finished>),
-    /// The answer is over, and was not worth keeping.
-    Gone(Rc<Running>),
+    /// The answer is over, and was not worth keeping. `whole`: its end came as it should.
+    Gone {
+        /// The answer.
+        answer: Rc<Running>,
+        /// Whether its end came as it should.
+        whole: bool,
+    },
 }
 
 /// One call upstream and those who wait for it.
 pub struct Call {
     /// How its leader wants the answer.
     pub carriage: Carriage,
+    /// Whether an error is the same to everyone who has the key, and asks in the same way.
+    pub covered: bool,
     stage: RefCell<Stage>,
     changes: RefCell<Vec<oneshot::Sender<()>>>,
     /// Those who wait for the answer's head or end.
@@ -61,8 +70,14 @@ pub struct Call {
 
 impl Call {
     /// A call that is about to be made.
-    pub fn new(carriage: Carriage) -> Call {
-        Call { carriage, stage: RefCell::new(Stage::Asking), changes: RefCell::default(), waiting: RefCell::default() }
+    pub fn new(job: &Job) -> Call {
+        Call {
+            carriage: job.carriage,
+            covered: job.covered,
+            stage: RefCell::new(Stage::Asking),
+            changes: RefCell::default(),
+            waiting: RefCell::default(),
+        }
     }
 
     fn advance(&self, stage: Stage) {
@@ -134,6 +149,8 @@ pub struct Errand {
     pub job: Job,
     /// The settings.
     pub config: Rc<Config>,
+    /// How long the upstream's head may take.
+    pub budget: Duration,
     /// Where the answer is kept.
     pub store: Option<Store>,
     /// Rings when the leader's client leaves.
@@ -150,8 +167,7 @@ impl Errand {
         let gone = || !job.wish.behind && self.call.is_deserted();
         // What will not be kept is wanted by nobody once its client has left.
         let client = Some(&self.client).filter(|_| self.current.is_none() && job.keep.is_err());
-        let budget = config.timeout.saturating_sub(Duration::from_millis(job.ms));
-        let effort = Effort { config, budget, repeatable: Repeatable::Always, gone: &gone, client };
+        let effort = Effort { config, budget: self.budget, repeatable: Repeatable::Always, gone: &gone, client };
         let asked = upstream::ask(&job.outbound(), body, &effort).await;
         let measures = Measures {
             ms: if job.wish.behind { job.ms } else { job.ms.saturating_add(asked.ms) },
@@ -179,10 +195,19 @@ impl Errand {
         let answer = Rc::new(Running::new(answer, config.idle_timeout, cap, !job.wish.behind, why_not.is_none()));
         let handed_over = self.hand_over(head_came, (Ok(answer.clone()), asked.retries));
         self.call.advance(Stage::Running { answer: answer.clone(), storable: why_not.is_none() });
-        let kept = match answer.whole(capture, now).await {
+        let whole = match select(pin!(answer.whole(capture, now)), pin!(answer.grown())).await {
+            Either::Left((whole, _)) => whole,
+            Either::Right(((), whole)) => {
+                // Who waits for the whole waits for nothing.
+                self.call.advance(Stage::Running { answer: answer.clone(), storable: false });
+                whole.await
+            }
+        };
+        let kept = match whole {
             Ok(entry) => self.keep(&entry, turn).await,
             Err(reason) => {
-                self.call.advance(Stage::Gone(answer.clone()));
+                let whole = answer.ends_well().await;
+                self.call.advance(Stage::Gone { answer: answer.clone(), whole });
                 Err(reason)
             }
         };
@@ -198,13 +223,12 @@ impl Errand {
         leader.send(head).is_ok() && !self.job.wish.behind && !self.client.aborted()
     }
 
-    /// Gives a whole answer to those who wait for it, and stores it, unless a refresh has begun meanwhile.
+    /// Gives a whole answer to those who wait for it, and stores it, unless a newer one has been meanwhile.
     async fn keep(&self, entry: &Entry, turn: u64) -> Result<(), Reason> {
         let value = entry.encode().map(|value| Uint8Array::from(value.as_slice())).ok_or(Reason::TooLarge)?;
         let finished = Finished { head: entry.head.clone(), value: value.clone() };
         self.call.advance(Stage::Finished(Rc::new(finished)));
         match &self.store {
-            _ if !self.is_current() => Ok(()),
             Some(store) => {
                 store.put((&self.job.key, self.job.sealing.as_ref()), &entry.head, &value, turn, &self.config).await
             }

@@ -211,6 +211,14 @@ pub fn without_header(response: &Response, name: &str) -> Response {
     rebuilt(response, response.body().as_ref(), |headers| drop(headers.delete(name)))
 }
 
+/// An answer with a head of ours.
+pub fn with_head(status: u16, headers: &HeaderMap, body: Option<&ReadableStream>) -> Response {
+    let init = ResponseInit::new();
+    init.set_status(status);
+    init.set_headers(&js_headers(headers));
+    Response::new_with_opt_readable_stream_and_init(body, &init).unwrap_or_else(|_| bare_response(502))
+}
+
 fn rebuilt(response: &Response, body: Option<&ReadableStream>, edit: impl FnOnce(&Headers)) -> Response {
     let headers = Headers::new_with_headers(&response.headers()).unwrap_or_else(|_| new_headers());
     edit(&headers);

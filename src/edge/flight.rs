@@ -15,6 +15,7 @@ use futures_util::future::{Either, select};
 use js_sys::{Promise, Reflect, Uint8Array};
 use std::pin::pin;
 use std::rc::Rc;
+use std::time::Duration;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{AbortSignal, RequestInit, RequestRedirect, Response};
@@ -60,8 +61,11 @@ pub enum Landed {
     Done,
     /// The caller has its answer already, and the next one is being asked for.
     Busy,
-    /// The caller goes on by itself.
-    Alone,
+    /// The caller goes on by itself. `late`: it has waited in vain for an answer's head.
+    Alone {
+        /// Whether its time for an answer's head has run already.
+        late: bool,
+    },
 }
 
 impl Landed {
@@ -69,7 +73,7 @@ impl Landed {
     pub fn head((head, retries): Head, part: Option<Part>) -> Landed {
         match head.map(|answer| answer.first()) {
             Ok(Some(response)) => Landed::Answer(Answer::landed(response), retries, part),
-            Ok(None) => Landed::Alone,
+            Ok(None) => Landed::Alone { late: false },
             Err(failure) => Landed::Failed(failure, retries, part),
         }
     }
@@ -85,7 +89,7 @@ impl Namespace {
     /// Takes a question to its flight. Whatever fails on the way there leaves the caller [`Landed::Alone`].
     pub async fn land(&self, job: &Job, body: &Uint8Array, client: &AbortSignal) -> Landed {
         let landed = self.try_to_land(job, body, client).await;
-        landed.unwrap_or(if client.aborted() { Landed::Done } else { Landed::Alone })
+        landed.unwrap_or(if client.aborted() { Landed::Done } else { Landed::Alone { late: false } })
     }
 
     /// Tells a question's flight to forget its answer, and not to store the one that is on its way.
@@ -129,7 +133,7 @@ impl Namespace {
             "timed-out" => Landed::Failed(Failure::TimedOut, retries, Some(Part::Leader)),
             "done" => Landed::Done,
             "busy" => Landed::Busy,
-            _ => Landed::Alone,
+            word => Landed::Alone { late: word == "late" },
         })
     }
 }
@@ -185,7 +189,7 @@ impl Flight {
             (Some(call), Some(Stage::Asking | Stage::Running { .. })) => Phase::Running {
                 carriage: call.carriage,
                 callers: call.callers(),
-                overflowed: matches!(&stage, Some(Stage::Running { answer, .. }) if answer.overflowed()),
+                closed: matches!(&stage, Some(Stage::Running { answer, .. }) if answer.overflowed() || !answer.status.is_success()),
             },
             _ => Phase::Idle,
         };
@@ -196,7 +200,7 @@ impl Flight {
             (Join::Take, ..) => word("busy"),
             (Join::Follow | Join::Await, Some(call), _) => {
                 let _seat = call.wait(&client);
-                match select(pin!(follow(&call, join)), pin!(left(&client))).await {
+                match select(pin!(follow(&call, join, &job, config.shared_scope)), pin!(left(&client))).await {
                     Either::Left((response, _)) => response,
                     Either::Right(_) => {
                         let waited = now().saturating_sub(came);
@@ -217,13 +221,14 @@ impl Flight {
 
     /// Begins a call. Its leader gets the answer as it comes.
     async fn lead(&self, job: Job, body: Uint8Array, config: Rc<Config>, client: AbortSignal) -> Response {
-        let call = Rc::new(Call::new(job.carriage));
+        let call = Rc::new(Call::new(&job));
         self.current.replace(Some(call.clone()));
         let _seat = call.wait(&client);
         let behind = job.wish.behind;
         let store = Store::bound(&self.env, &config);
         let current = Some(self.current.clone());
-        let errand = Errand { call: call.clone(), job, config, store, client, current };
+        let budget = config.timeout.saturating_sub(Duration::from_millis(job.ms));
+        let errand = Errand { call: call.clone(), job, config, budget, store, client, current };
         let (head_came, head) = oneshot::channel();
         self.state.wait_until(errand.run(Body::Bytes(body), head_came));
         if behind {
@@ -246,19 +251,24 @@ fn marked(answer: Option<Response>, disposition: &str) -> Response {
     }
 }
 
-/// Waits for what a caller who did not lead can use.
-async fn follow(call: &Call, join: Join) -> Response {
+/// Waits for what a caller who did not lead can use. `shared`: callers are not one party each.
+async fn follow(call: &Call, join: Join, job: &Job, shared: bool) -> Response {
+    let same = call.covered && call.carriage == job.carriage;
     loop {
         match call.stage() {
             Stage::Asking => {}
-            // An error is the same to everyone who waits for the answer at this moment.
-            Stage::Running { answer, .. } if join == Join::Follow || !answer.status.is_success() => {
-                return marked(answer.attach(), "follower");
+            Stage::Running { answer, .. } if join == Join::Follow && answer.status.is_success() => {
+                return marked(answer.share(shared), "follower");
             }
-            Stage::Gone(answer) if !answer.status.is_success() => return marked(answer.attach(), "follower"),
+            // An error is the same to everyone who asks the same, and is given as a whole.
+            Stage::Running { answer, .. } if same && !answer.status.is_success() && !answer.overflowed() => {}
+            Stage::Gone { answer, whole: true } if same && !answer.status.is_success() => {
+                return marked(answer.share(shared), "follower");
+            }
             Stage::Running { storable: true, .. } => {}
             Stage::Finished(finished) => return whole(&finished, "collapsed"),
-            Stage::Running { .. } | Stage::Failed | Stage::Gone(_) => return word("alone"),
+            Stage::Failed => return word("late"),
+            Stage::Running { .. } | Stage::Gone { .. } => return word("alone"),
         }
         call.changed().await;
     }

@@ -6,6 +6,7 @@ export class Relay {
   #kept = 0; // bytes in #chunks
   #failed = false;
   #over = false;
+  #grow = null;
   #wanted = null; // wakes the pump when it waits for a reader
   #waiting = []; // readers that wait for the next piece
   #readers = new Set();
@@ -14,11 +15,12 @@ export class Relay {
   size = 0;
 
   // Gives the call up when nothing comes for `idle` milliseconds, and, unless it is to be kept, when its last reader leaves.
-  // `ended` is "", "truncated" or "stalled".
+  // `ended` is "", "too-large", "truncated" or "stalled"; `grown` comes when nobody can join any more.
   constructor(body, idle, call, cap, kept) {
     this.cap = cap;
     this.kept = kept;
     this.call = call;
+    this.grown = new Promise((resolve) => (this.#grow = resolve));
     this.ended = this.#pump(body.getReader(), idle, call);
   }
 
@@ -27,7 +29,8 @@ export class Relay {
     try {
       for (;;) {
         while (this.overflowed && !this.#waiting.length) {
-          if (!this.#readers.size) throw new Error("nobody reads");
+          // Nobody reads it, and it is too long to be kept.
+          if (!this.#readers.size) return this.#leave(reader);
           await new Promise((resolve) => (this.#wanted = resolve));
         }
         const clock = setTimeout(() => {
@@ -39,20 +42,32 @@ export class Relay {
         this.#chunks.push(value);
         this.#kept += value.byteLength;
         this.size += value.byteLength;
-        if (this.size > this.cap) this.overflowed = true;
+        if (this.size > this.cap && !this.overflowed) {
+          this.overflowed = true;
+          this.#grow();
+        }
         this.#trim();
         this.#wake();
       }
-      return "";
+      return this.overflowed ? "too-large" : "";
     } catch {
       this.#failed = true;
       // Whoever reads the body beside us, as it came, has as long as this to reach its end.
       if (this.beside) setTimeout(() => call.abort(), idle);
+      else call.abort();
+      if (this.overflowed && !stalled) return "too-large";
       return stalled ? "stalled" : "truncated";
     } finally {
       this.#over = true;
       this.#wake();
     }
+  }
+
+  #leave(reader) {
+    this.#failed = true;
+    if (this.beside) reader.cancel().catch(() => {});
+    else this.call.abort();
+    return "too-large";
   }
 
   #wake() {

@@ -29,6 +29,9 @@ extern "C" {
     fn set_beside(this: &Relay, beside: bool);
 
     #[wasm_bindgen(method, getter)]
+    fn grown(this: &Relay) -> Promise;
+
+    #[wasm_bindgen(method, getter)]
     fn overflowed(this: &Relay) -> bool;
 
     #[wasm_bindgen(method, getter)]
@@ -110,10 +113,20 @@ impl Running {
         self.first.clone()
     }
 
-    /// The answer from its first byte. `None`: that is gone.
-    pub fn attach(&self) -> Option<Response> {
-        let body = self.relay.as_ref().map(|relay| relay.attach(plain_length(&self.headers))).transpose().ok()?;
-        Some(convert::with_body(&self.response, body.as_ref()))
+    fn attach(&self) -> Option<Response> {
+        Some(convert::with_body(&self.response, self.read()?.as_ref()))
+    }
+
+    /// The answer from its first byte, for another caller than the one who asked: without what is that one's business.
+    /// `shared`: they are not one party. `None`: the first byte is gone.
+    pub fn share(&self, shared: bool) -> Option<Response> {
+        let kept = self.headers.iter().filter(|(name, _)| headers::is_shared(name.as_str(), shared));
+        let kept: HeaderMap = kept.map(|(name, value)| (name.clone(), value.clone())).collect();
+        Some(convert::with_head(self.status.as_u16(), &kept, self.read()?.as_ref()))
+    }
+
+    fn read(&self) -> Option<Option<ReadableStream>> {
+        self.relay.as_ref().map(|relay| relay.attach(plain_length(&self.headers))).transpose().ok()
     }
 
     /// Whether nobody can join any more.
@@ -132,16 +145,33 @@ impl Running {
         self.relay.as_ref().map(|relay| relay.size() as u64)
     }
 
+    async fn ended(&self) -> Option<String> {
+        JsFuture::from(self.relay.as_ref()?.ended()).await.ok()?.as_string()
+    }
+
+    /// Whether its end came as it should.
+    pub async fn ends_well(&self) -> bool {
+        self.relay.is_none() || matches!(self.ended().await.as_deref(), Some(""))
+    }
+
+    /// Resolves when nobody can join any more, and never if that does not come.
+    pub async fn grown(&self) {
+        match &self.relay {
+            Some(relay) => _ = JsFuture::from(relay.grown()).await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Waits for the end, and takes the whole: all of it at once, so that it is not held twice meanwhile.
     ///
     /// # Errors
     /// Why it is not worth keeping.
     pub async fn whole(&self, capture: Result<Capture, Reason>, now: impl FnOnce() -> u64) -> Result<Entry, Reason> {
         let Some(relay) = &self.relay else { return capture.and(Err(Reason::AnswerEmpty)) };
-        let ended = JsFuture::from(relay.ended()).await.ok().and_then(|ended| ended.as_string());
+        let ended = self.ended().await;
         let mut capture = capture?;
         match ended.as_deref() {
-            Some("") if relay.overflowed() => Err(Reason::TooLarge),
+            Some("too-large") => Err(Reason::TooLarge),
             Some("") => {
                 for chunk in relay.chunks() {
                     capture.push(&chunk.unchecked_into::<Uint8Array>().to_vec())?;

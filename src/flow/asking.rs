@@ -32,6 +32,7 @@ pub struct Asking {
     pub(super) store: Result<Option<u64>, Reason>,
     pub(super) shares: bool,
     pub(super) max_age: Option<u64>,
+    pub(super) covered: bool,
     pub(super) report: Report,
     pub(super) polish: Polish,
     pub(super) stand_in: Option<StandIn>,
@@ -132,6 +133,7 @@ impl Asking {
         }
         Job {
             keep: self.store,
+            covered: self.covered,
             sealing: self.sealing.clone(),
             wish: Wish {
                 refresh: self.replaces(),

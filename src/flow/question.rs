@@ -73,6 +73,7 @@ pub struct Question {
     pub outbound: Outbound,
     /// For the log.
     pub facts: Facts,
+    covered: bool,
     endpoint: Endpoint,
     carriage: Carriage,
     rules: Rules,
@@ -183,8 +184,10 @@ impl Pending {
         let (key, sealing) = self.key(config, endpoint, sent, &document);
         self.facts.key = Some(key);
         ask_uncoded(&mut self.outbound);
+        let covered = self.is_covered(config, endpoint);
         Planned::Ask(Box::new(Question {
             key,
+            covered,
             sealing: (!config.encryption.is_empty()).then_some(sealing),
             outbound: self.outbound,
             facts: self.facts,
@@ -218,9 +221,7 @@ impl Pending {
     }
 
     fn key(&self, config: &Config, endpoint: Endpoint, body: &[u8], document: &Document) -> (Key, Sealing) {
-        let wanted = self.directives.match_mode.unwrap_or(config.match_mode);
-        let ignore = config.key_ignore.iter().chain(&self.directives.ignore);
-        let mut ignored: Vec<String> = ignore.cloned().collect();
+        let mut ignored: Vec<String> = self.ignored(config).cloned().collect();
         ignored.sort_unstable();
         ignored.dedup();
         key::Question {
@@ -229,12 +230,27 @@ impl Pending {
             method: self.request.method.as_str(),
             url: &question_url(endpoint, &self.outbound.url),
             variants: &headers::variants(&self.request.headers),
-            mode: if endpoint.is_chat() { wanted } else { key::MatchMode::Exact },
+            mode: self.mode(config, endpoint),
             ignored: &ignored,
             body,
             document,
         }
         .key_and_sealing()
+    }
+
+    fn ignored<'a>(&'a self, config: &'a Config) -> impl Iterator<Item = &'a String> {
+        config.key_ignore.iter().chain(&self.directives.ignore)
+    }
+
+    fn mode(&self, config: &Config, endpoint: Endpoint) -> key::MatchMode {
+        let wanted = self.directives.match_mode.unwrap_or(config.match_mode);
+        if endpoint.is_chat() { wanted } else { key::MatchMode::Exact }
+    }
+
+    /// Whether the key covers all that the upstream is told: then whoever has the same key gets the same error.
+    fn is_covered(&self, config: &Config, endpoint: Endpoint) -> bool {
+        let all = self.mode(config, endpoint) == key::MatchMode::Exact && self.ignored(config).next().is_none();
+        all && !config.shared_scope
     }
 
     fn bypass(self, reason: Reason) -> Planned {
@@ -360,6 +376,7 @@ impl Question {
             // Who wants neither stored nor storing shares nothing either.
             shares: self.rules.store.is_ok() && report.outcome != Outcome::Bypass,
             max_age: self.rules.max_age,
+            covered: self.covered,
             report,
             polish: self.polish,
             stand_in,

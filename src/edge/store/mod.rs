@@ -108,7 +108,7 @@ impl Store {
         config: &Config,
     ) -> Result<(), Reason> {
         if !takes(*key, turn) {
-            return Ok(());
+            return Err(Reason::Superseded);
         }
         let name = key.name();
         memory::written(&name, value);
@@ -133,7 +133,7 @@ impl Store {
                     let wait = config.retry.wait_to_write(attempts, left_ms, Math::random());
                     timer(Duration::from_millis(wait.ok_or(Reason::StoreError)?)).await;
                     if !takes(*key, turn) {
-                        return Ok(());
+                        return Err(Reason::Superseded);
                     }
                 }
             }
