@@ -1,7 +1,9 @@
 // One question in flight, one call upstream: whoever asks meanwhile shares the answer, and nobody is worse off for it.
 
 import assert from "node:assert/strict";
+import { randomBytes } from "node:crypto";
 import { after, beforeEach, describe, test } from "node:test";
+import { gunzipSync, gzipSync } from "node:zlib";
 import { open, send } from "./support/client.mjs";
 import * as expect from "./support/expect.mjs";
 import { commandedStream, startUpstream } from "./support/upstream.mjs";
@@ -428,6 +430,167 @@ describe("without flights", () => {
       }
     });
   }
+});
+
+describe("what is the leader's own", () => {
+  const shared = worker({ vars: { ...VARS, CACHE_SCOPE: "shared", ALLOW_ANONYMOUS: "true" } });
+  const refusal = { error: { message: "no", type: "invalid_request_error", code: null } };
+  const good = { json: completion("Hello") };
+
+  // Two ask at once, and the first is refused.
+  async function refused(instance, first, second) {
+    const release = held({ status: 400, json: refusal });
+    upstream.otherwise(good);
+    const leader = send(instance.origin, first);
+    await upstream.asked(1);
+    const follower = send(instance.origin, second);
+    release();
+    assert.equal((await leader).status, 400);
+    const reply = await follower;
+    assert.equal(reply.body.toString(), JSON.stringify(good.json), `${reply.status}`);
+  }
+
+  test("an error about the mode is not for who asks in the other", async () => {
+    const question = fresh();
+    await refused(proxy, request(question, { stream: true }), request(question));
+  });
+
+  test("an error about the model is not for who asks another, though the conversation is the same", async () => {
+    const question = fresh();
+    const headers = { "x-proxy-match": "chat" };
+    await refused(proxy, request(question, { headers, model: "nope" }), request(question, { headers }));
+  });
+
+  test("an error about a field is not for who sends another, though both leave it out of the key", async () => {
+    const question = fresh();
+    const headers = { "x-proxy-ignore": "user" };
+    await refused(proxy, request(question, { headers, user: "nope" }), request(question, { headers, user: "good" }));
+  });
+
+  test("an error about a key is not for who has another, though all share answers", async () => {
+    const question = fresh();
+    await refused(await shared, request(question, { key: "sk-bad" }), request(question));
+  });
+
+  test("cookies, limits and organization reach nobody else", async () => {
+    const question = fresh();
+    const personal = { "set-cookie": "a=b", "x-ratelimit-remaining-requests": "7", "openai-organization": "org-leader" };
+    const stream = commandedStream({ headers: { "content-type": "text/event-stream", "x-request-id": "req_1", ...personal } });
+    upstream.next(stream.answer);
+    const { origin } = await shared;
+    const leader = await open(origin, request(question, { stream: true }));
+    const follower = await open(origin, request(question, { stream: true, key: "sk-b" }));
+    expect.headers(leader.headers, personal, "the leader");
+    expect.headers(follower.headers, { "x-request-id": "req_1", "set-cookie": null, "x-ratelimit-remaining-requests": null, "openai-organization": null }, "the follower");
+    await stream.send(whole(1));
+    await stream.end();
+    assert.deepEqual([await rest(leader), await rest(follower)], [whole(1), whole(1)]);
+  });
+});
+
+describe("who has waited in vain", () => {
+  const filtered = chunk({}, "content_filter") + DONE;
+
+  test("has all of TIMEOUT to ask by itself", async () => {
+    const hasty = await worker({ vars: { ...VARS, TIMEOUT: "1" } });
+    const question = fresh();
+    const stream = commandedStream();
+    upstream.next(stream.answer);
+    upstream.otherwise({ json: completion("Hello") });
+    const leader = await open(hasty.origin, request(question, { stream: true }));
+    const follower = send(hasty.origin, request(question));
+    // Another question is the clock: when it has timed out, the follower has waited for longer.
+    upstream.next({ hold: new Promise(() => {}) });
+    assert.equal((await send(hasty.origin, request(fresh()))).status, 504);
+    await stream.send(filtered);
+    await stream.end();
+    assert.equal(await rest(leader), filtered);
+    assert.equal((await follower).body.toString(), JSON.stringify(completion("Hello")));
+  });
+
+  test("is let go when the answer outgrows what is kept, though its leader reads nothing", async () => {
+    const small = await worker({ vars: { ...VARS, CACHE_MAX_BYTES: "1000" } });
+    const question = fresh();
+    const stream = commandedStream();
+    upstream.next(stream.answer);
+    upstream.otherwise({ json: completion("Hello") });
+    const leader = await open(small.origin, request(question, { stream: true }));
+    const follower = send(small.origin, request(question));
+    const long = chunk({ content: "x".repeat(5_000) });
+    await stream.send(long);
+    assert.equal((await follower).body.toString(), JSON.stringify(completion("Hello")));
+    await stream.send(DONE);
+    await stream.end();
+    assert.equal(await rest(leader), long + DONE);
+  });
+});
+
+test("an answer that outgrows what is kept is left when its only reader has left", async () => {
+  const small = await worker({ vars: { ...VARS, CACHE_MAX_BYTES: "1000" } });
+  const stream = commandedStream();
+  upstream.next(stream.answer);
+  const before = small.lines.length;
+  const leader = await open(small.origin, request(fresh(), { stream: true }));
+  leader.leave();
+  await stream.send(chunk({ content: "x".repeat(5_000) }));
+  await within(upstream.last.left, "the upstream to be left");
+  assert.equal((await small.logged(before + 1)).reason, "too-large");
+});
+
+test("a coded answer that outgrows what is kept goes on for as long as it likes", async () => {
+  const small = await worker({ vars: { ...VARS, CACHE_MAX_BYTES: "300", IDLE_TIMEOUT: "2" } });
+  const stream = commandedStream({ headers: { "content-type": "text/event-stream", "content-encoding": "gzip" } });
+  upstream.next(stream.answer);
+  const leader = await open(small.origin, request(fresh(), { stream: true }));
+  const bytes = gzipSync(Buffer.from(chunk({ content: randomBytes(20_000).toString("hex") })));
+  const part = (n) => bytes.subarray(Math.floor((bytes.length * n) / 4), Math.floor((bytes.length * (n + 1)) / 4));
+  await stream.send(part(0));
+  // Answers that are given up after IDLE_TIMEOUT are the clock: this one is never quiet for as long.
+  const silences = [0, 1, 2].map(() => commandedStream());
+  const given = [];
+  for (const [n, silence] of silences.entries()) {
+    upstream.next(silence.answer);
+    given.push(send(small.origin, { ...request(fresh(), { stream: true }), mayBreak: true }));
+    await within(silence.begun, "another call");
+    await silence.send(chunk({ content: "a" }));
+    await stream.send(part(n + 1));
+    if (n === 0) await given[0];
+  }
+  await Promise.all(given);
+  await stream.end();
+  const got = [];
+  for (let piece; (piece = await leader.next()) !== null; ) got.push(piece);
+  assert.equal(gunzipSync(Buffer.concat(got)).toString(), gunzipSync(bytes).toString());
+});
+
+test("a refresh that fails does not throw away the answer of the call that it overtook", async () => {
+  const question = fresh();
+  const before = proxy.lines.length;
+  const release = held({ json: completion("good") });
+  const first = ask(question);
+  await upstream.asked(1);
+  upstream.next({ status: 500, json: {} });
+  assert.equal((await ask(question, { headers: { "x-proxy-refresh": "true" } })).status, 500);
+  release();
+  assert.equal((await first).status, 200);
+  await proxy.logged(before + 2);
+  const reply = await ask(question);
+  assert.equal(expect.cacheStatus(reply), "HIT");
+  assert.equal(reply.body.toString(), JSON.stringify(completion("good")));
+});
+
+test("an error that is still coming in is not for who comes after it", async () => {
+  const question = fresh();
+  const trickle = commandedStream({ status: 503, headers: { "content-type": "application/json" } });
+  upstream.next(trickle.answer);
+  upstream.otherwise({ json: completion("Hello") });
+  const leader = await open(proxy.origin, request(question));
+  assert.equal(leader.status, 503);
+  const late = await ask(question);
+  assert.equal(late.body.toString(), JSON.stringify(completion("Hello")));
+  await trickle.send("{}");
+  await trickle.end();
+  assert.equal(await rest(leader), "{}");
 });
 
 test("an answer beyond CACHE_MAX_BYTES is passed on whole to its leader; who comes later asks", async () => {
