@@ -1,0 +1,15 @@
+//! Whatever a flight is told: no panic, and what is read as a job is written the same.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use reprise::flight::{Job, Phase, join};
+
+fuzz_target!(|bytes: &[u8]| {
+    if let Ok(job) = serde_json::from_slice::<Job>(bytes) {
+        let _ = job.outbound();
+        let _ = join(Phase::Idle, &job, 0, 0);
+        let text = serde_json::to_vec(&job).expect("a job that was read is written");
+        let again: Job = serde_json::from_slice(&text).expect("and read again");
+        assert_eq!(serde_json::to_vec(&again).ok(), Some(text));
+    }
+});

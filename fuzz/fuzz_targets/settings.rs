@@ -1,0 +1,65 @@
+//! Whatever an operator writes and a caller sends: a configuration or an error that names a variable, a reply or a plan.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use reprise::config::Config;
+use reprise::flow::{self, Arrival, RequestHead};
+
+const VARIABLES: [&str; 16] = [
+    "OPENAI_BASE_URL",
+    "PROXY_PATH_PREFIX",
+    "PROXY_TOKENS",
+    "ADMIN_TOKEN",
+    "CACHE_ENCRYPTION_KEY",
+    "CACHE_TTL",
+    "CACHE_MAX_TTL",
+    "CACHE_SCOPE",
+    "CACHE_PATHS",
+    "KEY_IGNORE",
+    "CACHE_MAX_BYTES",
+    "TIMEOUT",
+    "STALE_IF_ERROR",
+    "UPSTASH_REDIS_REST_URL",
+    "UPSTASH_REDIS_REST_TOKEN",
+    "DEBUG",
+];
+const HEADERS: [&str; 10] = [
+    "cache-control",
+    "x-proxy-ttl",
+    "x-proxy-namespace",
+    "x-proxy-ignore",
+    "x-proxy-match",
+    "authorization",
+    "x-api-key",
+    "connection",
+    "content-type",
+    "accept",
+];
+
+type Input = (Vec<(u8, String)>, Vec<(u8, Vec<u8>)>, String, Option<String>, Vec<u8>);
+
+fuzz_target!(|input: Input| {
+    let (variables, headers, path, query, body) = input;
+    let name = |which: &u8| VARIABLES[usize::from(*which) % VARIABLES.len()];
+    let find = |wanted: &str| variables.iter().find(|(which, _)| name(which) == wanted).map(|(_, value)| value.clone());
+    let config = Config::read(find).or_else(|error| {
+        assert!(!error.variable.is_empty());
+        Config::read(|_| None)
+    });
+    let config = config.expect("nothing is required");
+    let mut map = HeaderMap::new();
+    for (which, value) in &headers {
+        if let Ok(value) = HeaderValue::from_bytes(value) {
+            map.append(HeaderName::from_static(HEADERS[usize::from(*which) % HEADERS.len()]), value);
+        }
+    }
+    for method in [Method::POST, Method::GET, Method::DELETE] {
+        let path = format!("/{path}");
+        let request = RequestHead { method, path, query: query.clone(), headers: map.clone(), unreadable: None };
+        let _ = flow::turned_away(&config, &request);
+        if let Arrival::Read(pending) = flow::arrive(&config, request, true) {
+            let _ = pending.with_body(&config, &body, true);
+        }
+    }
+});
