@@ -6,14 +6,15 @@ import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { freePort, root, Stop, toolEnv, wrangler } from './lib.mjs';
 
-/** The built worker in wrangler dev, with an empty cache of its own and none of the user's variables. */
-export async function startWorker(upstreamBase) {
+/** The built worker in wrangler dev, with an empty cache of its own and no variables but these. */
+export async function startWorker(upstreamBase, vars = {}) {
   const folder = mkdtempSync(path.join(os.tmpdir(), 'reprise-demo-'));
   const noVars = path.join(folder, 'vars');
   writeFileSync(noVars, '');
   const port = await freePort();
+  const given = Object.entries({ OPENAI_BASE_URL: upstreamBase, ...vars });
   const [program, args] = wrangler('dev', '--port', port, '--inspector-port', await freePort(),
-    '--persist-to', folder, '--env-file', noVars, '--var', `OPENAI_BASE_URL:${upstreamBase}`,
+    '--persist-to', folder, '--env-file', noVars, ...given.flatMap(([name, value]) => ['--var', `${name}:${value}`]),
     '--show-interactive-dev-session=false');
   const env = { ...toolEnv, WRANGLER_REGISTRY_PATH: path.join(folder, 'registry') };
   // A process group of its own, so that wrangler and the workerd it starts end together.
