@@ -24,9 +24,10 @@ export class Relay {
       for (;;) {
         while (this.overflowed && !this.#waiting.length) {
           if (!this.#readers.size) {
-            // Nobody is left, and it is too long to be kept.
-            call.abort();
-            throw new Error("nobody reads");
+            // Nobody is left here, and it is too long to be kept. The leader of a coded answer reads a branch of its own, so
+            // the call goes on for as long as that one wants it.
+            reader.cancel().catch(() => {});
+            return "";
           }
           await new Promise((resolve) => (this.#wanted = resolve));
         }
