@@ -159,7 +159,7 @@ reasons! {
     Misconfigured = "misconfigured",
     /// Not stored: the status says that this is no final answer.
     Status = "status",
-    /// Not stored: a newer answer to the same question has been meanwhile.
+    /// Not stored: meanwhile a newer answer to the same question has been, or its entry was deleted.
     Superseded = "superseded",
     /// Not stored: the answer is empty.
     AnswerEmpty = "answer-empty",

@@ -2,7 +2,7 @@
 
 use super::call::{Call, Current, Errand, Finished, Head, Stage};
 use super::clock::now;
-use super::store::Store;
+use super::store::{self, Store};
 use super::upstream::{Answer, Body};
 use super::{config, convert, write};
 use crate::config::Config;
@@ -155,7 +155,9 @@ impl DurableObject for Flight {
     async fn fetch(&self, request: worker::Request) -> worker::Result<worker::Response> {
         let request = request.inner();
         if request.method() == "DELETE" {
-            self.current.replace(None);
+            if let Some(call) = self.current.take() {
+                store::outdate(&call.key);
+            }
             return Ok(word("done").into());
         }
         let buffer = JsFuture::from(request.array_buffer()?).await?;

@@ -6,7 +6,7 @@ import { existsSync, readdirSync, readFileSync } from "node:fs";
 import net from "node:net";
 import { once } from "node:events";
 import { after, test } from "node:test";
-import { createGzip } from "node:zlib";
+import { createGzip, gunzipSync, gzipSync } from "node:zlib";
 import { open, raw, send } from "./support/client.mjs";
 import * as expect from "./support/expect.mjs";
 import { startUpstream } from "./support/upstream.mjs";
@@ -196,6 +196,22 @@ for (const [name, request] of [
     await isWell();
   });
 }
+
+test("a coded answer that is too long to be kept reaches its caller whole", async () => {
+  upstream.reset();
+  const long = Buffer.from(JSON.stringify({ id: "x".repeat(30 * MB) }));
+  upstream.next(coded(gzipSync(long, { level: 1 })));
+  const reply = await proxy.settled(() =>
+    send(proxy.origin, {
+      path: "/proxy/chat/completions",
+      headers: { "content-type": "application/json", authorization: "Bearer sk-test", "accept-encoding": "gzip" },
+      body: question("long and coded"),
+    }),
+  );
+  expect.sameBytes(gunzipSync(reply.body), long, "the answer");
+  assert.equal(proxy.lines.at(-1).reason, "too-large");
+  await isWell();
+});
 
 test("a store that answers with a gigabyte of zeros in a megabyte is a miss", async () => {
   const stored = await worker({

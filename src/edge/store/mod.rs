@@ -160,6 +160,11 @@ pub fn turn() -> u64 {
     TURNS.with(|turns| turns.replace(turns.get().saturating_add(1)))
 }
 
+/// From now on, what was asked for before is not written under this key.
+pub fn outdate(key: &Key) {
+    takes(*key, turn());
+}
+
 /// Whether what was asked for in this turn is the newest to be written under this key.
 fn takes(key: Key, turn: u64) -> bool {
     let now = now();
@@ -189,6 +194,7 @@ impl Store {
     /// Why it may still be there.
     pub async fn forget(&self, key: &Key) -> Result<usize, Reason> {
         let name = key.name();
+        outdate(key);
         memory::forget(&name);
         match self {
             Store::Kv(kv) => kv.forget(&name).await.map_err(|_| Reason::StoreError),
