@@ -84,15 +84,6 @@ fn name(key: &str) -> String {
     format!("reprise:{key}")
 }
 
-/// What a read found: nothing, or a value, `None` where it is not one of ours.
-///
-/// # Errors
-/// [`Refused`] where the server says so, or nothing that can be read.
-pub fn found(answer: &[u8]) -> Result<Option<Option<Vec<u8>>>, Refused> {
-    let result = result(answer)?;
-    Ok(result.map(|value| BASE64_STANDARD.decode(value.as_bytes()).ok()))
-}
-
 /// Whether a write was done.
 ///
 /// # Errors
@@ -123,12 +114,7 @@ mod tests {
 
     #[test]
     fn answers_are_read_or_refused() {
-        assert_eq!(found(br#"{"result":null}"#), Ok(None));
-        assert_eq!(found(br#"{"result":"AP8="}"#), Ok(Some(Some(vec![0, 255]))));
-        assert_eq!(found(br#"{"result":"AP\u0038="}"#), Ok(Some(Some(vec![0, 255]))));
-        assert_eq!(found(br#"{"result":"not base64"}"#), Ok(Some(None)));
         for bad in [&b"{\"error\":\"WRONGPASS\"}"[..], b"", b"<html>", b"{\"result\":7}", b"[]"] {
-            assert_eq!(found(bad), Err(Refused), "{}", String::from_utf8_lossy(bad));
             assert_eq!(stored(bad), Err(Refused));
         }
         assert_eq!(stored(br#"{"result":"OK"}"#), Ok(()));

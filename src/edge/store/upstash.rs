@@ -2,7 +2,7 @@
 
 use crate::config::Upstash;
 use crate::edge::convert;
-use crate::edge::upstream::{self, Body};
+use crate::edge::upstream::{self, Answer, Body};
 use crate::flow::{Failure, Outbound};
 use crate::redis::{self, Refused};
 use crate::status::Reason;
@@ -10,6 +10,14 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method};
 use js_sys::Uint8Array;
 use std::time::Duration;
+use wasm_bindgen::prelude::*;
+use web_sys::Response;
+
+#[wasm_bindgen(module = "/src/edge/store/upstash.js")]
+extern "C" {
+    #[wasm_bindgen(catch)]
+    async fn found(response: &Response, limit: f64) -> Result<JsValue, JsValue>;
+}
 
 /// A database at Upstash.
 #[derive(Clone)]
@@ -35,8 +43,10 @@ impl Database {
     /// # Errors
     /// [`Reason::StoreTimeout`], or [`Reason::StoreError`] where the database does not answer as it should.
     pub async fn get(&self, key: &str, timeout: Duration) -> Result<Option<Option<Uint8Array>>, Reason> {
-        let found = redis::found(&self.say(&redis::get(key), timeout).await?).map_err(refused)?;
-        Ok(found.map(|value| value.map(|value| Uint8Array::from(value.as_slice()))))
+        let answer = self.ask(&redis::get(key), timeout).await?;
+        // Exact below 2^53.
+        let value = found(&answer.response, redis::MAX_ANSWER as f64).await.map_err(|_| Reason::StoreError)?;
+        Ok(if value.is_null() { None } else { Some(value.dyn_into().ok()) })
     }
 
     /// Says a `SET`.
@@ -76,18 +86,22 @@ impl Database {
     }
 
     async fn say(&self, command: &str, timeout: Duration) -> Result<Vec<u8>, Reason> {
-        let outbound =
-            Outbound { method: Method::POST, url: self.url.clone(), headers: self.headers.clone(), body: None };
-        let body = Body::Bytes(Uint8Array::from(command.as_bytes()));
-        let answer = upstream::send(&outbound, body, timeout, None).await.map_err(|failure| match failure {
-            Failure::TimedOut => Reason::StoreTimeout,
-            Failure::Unreachable => Reason::StoreError,
-        })?;
+        let answer = self.ask(command, timeout).await?;
         // Errors come with a status of their own, and with `{"error":…}` too.
         match convert::bytes(&answer.response, redis::MAX_ANSWER).await {
             Ok(Some(bytes)) => Ok(bytes),
             _ => Err(Reason::StoreError),
         }
+    }
+
+    async fn ask(&self, command: &str, timeout: Duration) -> Result<Answer, Reason> {
+        let outbound =
+            Outbound { method: Method::POST, url: self.url.clone(), headers: self.headers.clone(), body: None };
+        let body = Body::Bytes(Uint8Array::from(command.as_bytes()));
+        upstream::send(&outbound, body, timeout, None).await.map_err(|failure| match failure {
+            Failure::TimedOut => Reason::StoreTimeout,
+            Failure::Unreachable => Reason::StoreError,
+        })
     }
 }
 
