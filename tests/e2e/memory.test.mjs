@@ -145,3 +145,29 @@ test("MEMORY_CACHE_TTL: after that the store is asked again", async () => {
   while (expect.cacheStatus(reply) === "HIT");
   assert.equal(reply.body.toString(), '{"id":"answer-2"}');
 });
+
+for (const COALESCE of ["true", "false"]) {
+  test(`what the operator deletes is forgotten at once (COALESCE=${COALESCE})`, async () => {
+    const vars = { ...VARS, COALESCE, COALESCE_TTL: "60", MEMORY_CACHE_BYTES: "1000000", ADMIN_TOKEN: "operator" };
+    const proxy = await worker({ vars });
+    const order = (path) =>
+      proxy.settled(() => send(proxy.origin, { method: "DELETE", path, headers: { authorization: "Bearer operator" } }));
+    const deletions = {
+      "by its key": [(key) => `/admin/cache/${key}`, {}],
+      // Flights of a namespace go on for COALESCE_TTL: with them, this is about the memory alone.
+      "by its namespace": [() => "/admin/cache?namespace=n", { "x-proxy-namespace": "n" }],
+    };
+    for (const [how, [path, headers]] of Object.entries(deletions)) {
+      const question = fresh();
+      const first = await ask(proxy, question, { headers });
+      await ask(proxy, question, { headers });
+      hit(await ask(proxy, question, { headers }), "memory");
+      const [, key] = /key="([0-9a-f]{64})"/.exec(first.headers["cache-status"]);
+      const reply = await order(path(key));
+      assert.equal(reply.status, 200, reply.body.toString());
+      const again = await ask(proxy, question, { headers });
+      if (how === "by its namespace" && COALESCE === "true") assert.notEqual(expect.detail(again), "memory", how);
+      else assert.equal(expect.cacheStatus(again), "MISS", how);
+    }
+  });
+}
