@@ -4,6 +4,7 @@
 //! out of the request before anything else looks at it, so that nothing behind this can forward, key or write it.
 
 use crate::config::Config;
+use crate::credential::is_empty;
 use crate::error::{ErrorKind, ProxyError};
 use crate::flow::RequestHead;
 use crate::headers;
@@ -75,14 +76,18 @@ impl Caller {
             for (name, _) in headers::collect(&request.headers, &headers::is_credential) {
                 request.headers.remove(name);
             }
+            request.headers.remove(http::header::SEC_WEBSOCKET_PROTOCOL);
+            drop_keys(request, |_| true);
         }
         let in_query = query_keys(request).any(|key| !key.is_empty());
-        let values = HOLDERS.iter().flat_map(|name| request.headers.get_all(*name));
-        let own = in_query || values.into_iter().any(|value| !credential(value).is_empty());
+        let shown =
+            HOLDERS.iter().flat_map(|name| request.headers.get_all(*name).iter().map(move |value| (*name, value)));
+        let own = in_query || shown.into_iter().any(|(name, value)| !is_empty(name, value.as_bytes()));
         let credentials = headers::collect(&request.headers, &headers::is_credential);
         let counted_as = count_as(token, &credentials, request);
         // What stands in the place of a credential and is none tells nobody apart.
-        let credentials: Vec<_> = credentials.into_iter().filter(|(_, value)| own || !is_empty(value)).collect();
+        let credentials: Vec<_> =
+            credentials.into_iter().filter(|(name, value)| own || !is_empty(name, value)).collect();
         let party = match token {
             _ if config.shared_scope => Party::Shared,
             Some(token) if !own => Party::Token(token, credentials),
@@ -107,11 +112,15 @@ fn take(tokens: &Secrets, request: &mut RequestHead) -> Option<[u8; 32]> {
     let mut kept = HeaderMap::with_capacity(request.headers.len());
     for (name, value) in &request.headers {
         let is_holder = HOLDERS.contains(&name.as_str());
-        let found = if headers::is_credential(name.as_str()) { tokens.find(credential(value)) } else { None };
-        match found {
-            Some(token) if is_holder => first = first.or(Some(token)),
-            Some(_) => {}
-            None => _ = kept.append(name, value.clone()),
+        if !headers::is_credential(name.as_str()) && name != http::header::SEC_WEBSOCKET_PROTOCOL {
+            kept.append(name, value.clone());
+            continue;
+        }
+        if is_holder {
+            first = first.or(tokens.find(credential(value)));
+        }
+        if let Some(value) = without_tokens(tokens, value) {
+            kept.append(name, value);
         }
     }
     request.headers = kept;
@@ -119,17 +128,35 @@ fn take(tokens: &Secrets, request: &mut RequestHead) -> Option<[u8; 32]> {
     let in_query = query_keys(request).find_map(|key| tokens.find(&key));
     if let Some(token) = in_query {
         first = first.or(Some(token));
-        let query = request.query.take().unwrap_or_default();
-        let is_token = |pair: &&str| key_of(pair).is_some_and(|key| tokens.find(&key).is_some());
-        let kept: Vec<&str> = query.split('&').filter(|pair| !is_token(pair)).collect();
-        request.query = (!kept.is_empty()).then(|| kept.join("&"));
+        drop_keys(request, |key| tokens.find(key).is_some());
     }
     first
 }
 
-fn is_empty(value: &[u8]) -> bool {
-    let text = value.trim_ascii();
-    text.is_empty() || text.eq_ignore_ascii_case(b"bearer")
+/// A header's value without the tokens in it; `None`: nothing is left. Where a header came more than once the platform gives
+/// its values as one, with commas; a WebSocket's protocols carry a key behind a dot.
+fn without_tokens(tokens: &Secrets, value: &HeaderValue) -> Option<HeaderValue> {
+    let is_token = |part: &[u8]| {
+        let part = part.trim_ascii();
+        let ends = [b' ', b'\t', b'.'].map(|mark| part.iter().position(|b| *b == mark));
+        let rests = ends.into_iter().flatten().filter_map(|at| part.get(at.saturating_add(1)..));
+        std::iter::once(part).chain(rests).any(|text| tokens.find(text.trim_ascii()).is_some())
+    };
+    let parts: Vec<&[u8]> = value.as_bytes().split(|b| *b == b',').collect();
+    let kept: Vec<&[u8]> = parts.iter().copied().filter(|part| !is_token(part)).collect();
+    // What has no token in it stays as it was written.
+    if kept.len() == parts.len() && !is_token(value.as_bytes()) {
+        return Some(value.clone());
+    }
+    let kept = kept.join(&b","[..]);
+    HeaderValue::from_bytes(kept.trim_ascii()).ok().filter(|value| !value.is_empty())
+}
+
+/// Takes keys out of a request's query.
+fn drop_keys(request: &mut RequestHead, is_dropped: impl Fn(&[u8]) -> bool) {
+    let Some(query) = request.query.take() else { return };
+    let kept: Vec<&str> = query.split('&').filter(|pair| !key_of(pair).is_some_and(|key| is_dropped(&key))).collect();
+    request.query = (!kept.is_empty()).then(|| kept.join("&"));
 }
 
 /// A credential as it is shown: without the name of its scheme.
@@ -268,6 +295,18 @@ mod tests {
         let mut in_query = request(&[("x-goog-api-key", "one")], Some("key=AI&a=b"));
         assert!(!Caller::admit(&config, &mut in_query).unwrap().lacks_credential);
         assert_eq!(in_query.query.as_deref(), Some("key=AI&a=b"));
+        for (name, joined, left) in [
+            ("authorization", "Bearer sk, Bearer one", "Bearer sk"),
+            ("x-api-key", "two, sk", "sk"),
+            ("authorization", "Token two", ""),
+            ("x-goog-api-key", "Bearer\ttwo", ""),
+            ("sec-websocket-protocol", "realtime, openai-insecure-api-key.two", "realtime"),
+        ] {
+            let mut joined = request(&[("api-key", "one"), (name, joined)], None);
+            Caller::admit(&config, &mut joined).unwrap();
+            let value = joined.headers.get(name).map_or("", |value| value.to_str().unwrap());
+            assert_eq!((value, joined.headers.contains_key("api-key")), (left, false), "{name}");
+        }
         let mut repeated = request(&[("authorization", "Bearer sk"), ("authorization", "Bearer one")], None);
         Caller::admit(&config, &mut repeated).unwrap();
         assert_eq!(repeated.headers.get_all("authorization").iter().collect::<Vec<_>>(), ["Bearer sk"]);
@@ -292,11 +331,12 @@ mod tests {
         let config = config(&[TOKENS]);
         let headers =
             [("origin", "https://a"), ("access-control-request-method", "POST"), ("authorization", "Bearer x")];
-        let preflight = || RequestHead { method: Method::OPTIONS, ..request(&headers, None) };
+        let preflight = || RequestHead { method: Method::OPTIONS, ..request(&headers, Some("a=b&key=c")) };
         let mut asked = preflight();
         let caller = Caller::admit(&config, &mut asked).unwrap();
         assert!(caller.is_preflight && !caller.lacks_credential);
         assert!(!asked.headers.contains_key("authorization"));
+        assert_eq!(asked.query.as_deref(), Some("a=b"));
         for name in ["origin", "access-control-request-method"] {
             let mut other = preflight();
             other.headers.remove(name);

@@ -13,7 +13,8 @@ pub fn operators(target: &Target, request: &mut RequestHead) -> Option<(HeaderNa
     let key = target.upstream.key.as_ref()?;
     let in_query = |pair: &str| pair.strip_prefix("key=").is_some_and(|key| !key.is_empty());
     let in_url = request.query.as_deref().is_some_and(|query| query.split('&').any(in_query));
-    let in_header = |(name, value): (&HeaderName, &HeaderValue)| is_credential(name) && !is_empty(name, value);
+    let in_header =
+        |(name, value): (&HeaderName, &HeaderValue)| is_credential(name) && !is_empty(name.as_str(), value.as_bytes());
     if in_url || is_in_protocol(request) || request.headers.iter().any(in_header) {
         return None;
     }
@@ -33,13 +34,14 @@ fn is_credential(name: &HeaderName) -> bool {
 /// Whether a browser's WebSocket brings a key in the one place that it can choose (OpenAI's realtime API).
 fn is_in_protocol(request: &RequestHead) -> bool {
     let named = request.headers.get(http::header::SEC_WEBSOCKET_PROTOCOL);
+    let named = named.filter(|_| request.headers.contains_key(http::header::UPGRADE));
     named.and_then(|protocols| protocols.to_str().ok()).is_some_and(|protocols| protocols.contains("api-key"))
 }
 
 /// A scheme without a credential, or nothing at all: what a client sends that has no key.
-fn is_empty(name: &HeaderName, value: &HeaderValue) -> bool {
-    let text = value.as_bytes().trim_ascii();
-    text.is_empty() || (name == http::header::AUTHORIZATION && text.eq_ignore_ascii_case(b"bearer"))
+pub(crate) fn is_empty(name: &str, value: &[u8]) -> bool {
+    let text = value.trim_ascii();
+    text.is_empty() || (name == http::header::AUTHORIZATION.as_str() && text.eq_ignore_ascii_case(b"bearer"))
 }
 
 #[cfg(test)]
@@ -78,7 +80,8 @@ mod tests {
         let socket = ("sec-websocket-key", "x");
         assert_eq!(sent(Some("k"), &[socket], None).0.as_deref(), Some("x-api-key: k"));
         let protocol = ("sec-websocket-protocol", "realtime, openai-insecure-api-key.c");
-        assert_eq!(sent(Some("k"), &[socket, protocol], None), (None, 2));
+        assert_eq!(sent(Some("k"), &[socket, protocol, ("upgrade", "websocket")], None), (None, 3));
+        assert_eq!(sent(Some("k"), &[protocol], None).0.as_deref(), Some("x-api-key: k"));
         assert_eq!(sent(Some("k"), &[], Some("a=b&key=c")), (None, 0));
         assert_eq!(sent(None, &[("authorization", "Bearer")], None), (None, 1));
     }

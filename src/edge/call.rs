@@ -11,7 +11,6 @@ use crate::dialect::Carriage;
 use crate::entry::{self, Entry};
 use crate::flight::{Job, MAX_LINGERING};
 use crate::flow::Failure;
-use crate::key::Key;
 use crate::log::{Measures, Part};
 use crate::retry::Repeatable;
 use crate::status::Reason;
@@ -59,8 +58,6 @@ pub enum Stage {
 
 /// One call upstream and those who wait for it.
 pub struct Call {
-    /// The question's name.
-    pub key: Key,
     /// How its leader wants the answer.
     pub carriage: Carriage,
     /// Whether an error is the same to everyone who has the key, and asks in the same way.
@@ -75,7 +72,6 @@ impl Call {
     /// A call that is about to be made.
     pub fn new(job: &Job) -> Call {
         Call {
-            key: job.key,
             carriage: job.carriage,
             covered: job.covered,
             stage: RefCell::new(Stage::Asking),

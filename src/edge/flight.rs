@@ -4,7 +4,7 @@ use super::call::{Call, Current, Errand, Finished, Head, Stage};
 use super::clock::now;
 use super::store::{self, Store};
 use super::upstream::{Answer, Body};
-use super::{config, convert, write};
+use super::{config, convert, memory, write};
 use crate::config::Config;
 use crate::flight::{self, Job, Join, Phase};
 use crate::flow::Failure;
@@ -96,7 +96,12 @@ impl Namespace {
     pub async fn forget(&self, key: &Key) {
         let init = RequestInit::new();
         init.set_method("DELETE");
-        let told = || self.get(&self.id_from_name(&key.to_string()).ok()?).ok()?.fetch("https://flight/", &init).ok();
+        let told = || {
+            self.get(&self.id_from_name(&key.to_string()).ok()?)
+                .ok()?
+                .fetch(&format!("https://flight/{key}"), &init)
+                .ok()
+        };
         if let Some(told) = told() {
             let _ = JsFuture::from(told).await;
         }
@@ -155,8 +160,11 @@ impl DurableObject for Flight {
     async fn fetch(&self, request: worker::Request) -> worker::Result<worker::Response> {
         let request = request.inner();
         if request.method() == "DELETE" {
-            if let Some(call) = self.current.take() {
-                store::outdate(&call.key);
+            self.current.replace(None);
+            let url = request.url();
+            if let Some(key) = url.rsplit('/').next().and_then(Key::from_hex) {
+                store::outdate(&key);
+                memory::bar(&key.name());
             }
             return Ok(word("done").into());
         }

@@ -24,11 +24,8 @@ extern "C" {
     #[wasm_bindgen(method)]
     fn written(this: &Entries, key: &str, value: &Uint8Array, now: f64);
 
-    #[wasm_bindgen(method)]
-    fn forget(this: &Entries, key: &str);
-
-    #[wasm_bindgen(method, js_name = forgetAll)]
-    fn forget_all(this: &Entries, prefix: &str);
+    #[wasm_bindgen(method, js_name = barAll)]
+    fn bar_all(this: &Entries, prefix: &str, now: f64);
 
     #[wasm_bindgen(method)]
     fn bar(this: &Entries, key: &str, now: f64);
@@ -68,17 +65,13 @@ pub fn written(name: &str, value: &Uint8Array) {
     let _ = with(|entries, now| entries.written(name, value, now));
 }
 
-/// Forgets an entry.
-pub fn forget(name: &str) {
-    let _ = with(|entries, _| entries.forget(name));
+/// Forgets an entry that is deleted, or in whose place a newer one is asked for; what is read of it meanwhile may be older,
+/// and is not remembered.
+pub fn bar(name: &str) {
+    let _ = with(|entries, now| entries.bar(name, now));
 }
 
-/// Forgets all entries whose names begin with this.
-pub fn forget_all(prefix: &str) {
-    let _ = with(|entries, _| entries.forget_all(prefix));
-}
-
-/// Forgets an entry in whose place a newer one is being asked for.
-pub fn bar(key: &Key) {
-    let _ = with(|entries, now| entries.bar(&key.name(), now));
+/// The same for all entries whose names begin with this.
+pub fn bar_all(prefix: &str) {
+    let _ = with(|entries, now| entries.bar_all(prefix, now));
 }

@@ -199,7 +199,7 @@ impl Edge {
             Verdict::Answer(reply) => self.reply(reply),
             Verdict::Ask(asking) => {
                 if asking.replaces() {
-                    memory::bar(&asking.key);
+                    memory::bar(&asking.key.name());
                 }
                 let (head_came, response) = oneshot::channel();
                 // A client that leaves early does not spoil an entry: the answer is paid for, so it is read to its end.

@@ -104,7 +104,8 @@ export class Relay {
       this.#readers.delete(reader);
       this.#wanted?.();
       // Nobody is left, and it is of no use, or too long, to be kept.
-      if (!this.#over && !this.#readers.size && (this.overflowed || !this.kept)) this.call.abort();
+      const useless = this.overflowed || !this.kept;
+      if (useless && !this.#over && !this.#readers.size && !this.beside) this.call.abort();
     };
     const stream = new ReadableStream(
       {

@@ -563,6 +563,25 @@ test("a coded answer that outgrows what is kept goes on for as long as it likes"
   assert.equal(gunzipSync(Buffer.concat(got)).toString(), gunzipSync(bytes).toString());
 });
 
+test("a coded error reaches its leader whole, though a follower of it leaves", async () => {
+  const question = fresh();
+  const body = gzipSync(JSON.stringify({ error: { message: "x".repeat(20_000), code: "nope" } }));
+  const headers = { "content-type": "application/json", "content-encoding": "gzip" };
+  const stream = commandedStream({ status: 404, headers });
+  upstream.next(stream.answer);
+  const leading = open(proxy.origin, request(question));
+  const following = open(proxy.origin, request(question));
+  const first = await Promise.race([leading, following]);
+  await stream.send(body.subarray(0, 50));
+  await stream.send(body.subarray(50));
+  await stream.end();
+  const other = await (first === (await leading) ? following : leading);
+  if (other.status === 404) other.leave();
+  const got = [];
+  for (let piece; (piece = await first.next()) !== null; ) got.push(piece);
+  assert.equal(JSON.parse(gunzipSync(Buffer.concat(got))).error.code, "nope");
+});
+
 test("a refresh that fails does not throw away the answer of the call that it overtook", async () => {
   const question = fresh();
   const before = proxy.lines.length;

@@ -171,3 +171,56 @@ for (const COALESCE of ["true", "false"]) {
     }
   });
 }
+
+for (const COALESCE of ["true", "false"]) {
+  const vars = { ...VARS, COALESCE, MEMORY_CACHE_BYTES: "1000000", ADMIN_TOKEN: "operator" };
+  const remove = (proxy, key) =>
+    send(proxy.origin, { method: "DELETE", path: `/admin/cache/${key}`, headers: { authorization: "Bearer operator" } });
+  const keyOf = (reply) => /key="([0-9a-f]{64})"/.exec(reply.headers["cache-status"])[1];
+
+  for (const [what, newer] of [
+    ["a deletion", (proxy, question, key) => remove(proxy, key)],
+    ["a refresh", (proxy, question) => ask(proxy, question, { headers: { "x-proxy-refresh": "true" } })],
+  ]) {
+    test(`what is read while ${what} comes is not remembered (COALESCE=${COALESCE})`, async () => {
+      const proxy = await worker({ vars: { ...vars, STORE_TIMEOUT_MS: "20000" }, store: "upstash" });
+      const question = fresh();
+      const key = keyOf(await ask(proxy, question));
+      // Another isolate's writing: this one's memory has it no more.
+      await proxy.settled(() => remove(proxy, "0".repeat(64)));
+      const other = await worker({ vars: { ...vars, STORE_TIMEOUT_MS: "20000", MEMORY_CACHE_TTL: "50" }, store: "upstash" });
+      const [[name, bytes]] = await proxy.entries();
+      await other.kv.put(name, bytes);
+      let release;
+      const held = new Promise((resolve) => (release = resolve));
+      other.redis.next(async (call, response) => {
+        const said = (await other.redis.serve(call)).json;
+        await held;
+        response.writeHead(200).end(JSON.stringify(said));
+      });
+      const reader = ask(other, question);
+      await other.redis.asked(other.redis.calls.length + 1);
+      await newer(other, question, key);
+      release();
+      await reader;
+      const reply = await ask(other, question);
+      assert.notEqual(reply.body.toString(), '{"id":"answer-1"}', reply.headers["cache-status"]);
+    });
+  }
+
+  test(`what is deleted while it is written is not there afterwards (COALESCE=${COALESCE})`, async () => {
+    const proxy = await worker({ vars, store: "gated" });
+    const question = fresh();
+    let release;
+    const writing = proxy.gate("put", new Promise((resolve) => (release = resolve)));
+    const logged = proxy.lines.length;
+    const reply = await send(proxy.origin, { path: "/proxy/chat/completions", headers: { "content-type": "application/json", authorization: "Bearer sk-test" }, body: JSON.stringify({ model: "m", messages: [{ role: "user", content: question }] }) });
+    await writing;
+    assert.equal((await remove(proxy, keyOf(reply))).status, 200);
+    release("pass");
+    await proxy.logged(logged + 2);
+    proxy.openGates();
+    assert.deepEqual(await proxy.entries(), []);
+    assert.equal(expect.cacheStatus(await ask(proxy, question)), "MISS");
+  });
+}

@@ -107,15 +107,32 @@ impl Store {
         turn: u64,
         config: &Config,
     ) -> Result<(), Reason> {
-        if !takes(*key, turn) {
-            return Err(Reason::Superseded);
-        }
-        let name = key.name();
-        memory::written(&name, value);
-        let value = &match sealing {
+        let sealed = match sealing {
             Some(sealing) => seal::seal(&config.encryption, sealing, value).await.ok_or(Reason::StoreError)?,
             None => value.clone(),
         };
+        if !takes(key, turn) {
+            return Err(Reason::Superseded);
+        }
+        memory::written(&key.name(), value);
+        let written = self.write(key, head, &sealed, turn, config).await;
+        // It was deleted while it was written: whichever came last.
+        if was_deleted(key, turn) {
+            let _ = self.delete(&key.name()).await;
+            return Err(Reason::Superseded);
+        }
+        written
+    }
+
+    async fn write(
+        &self,
+        key: &Key,
+        head: &entry::Head,
+        value: &Uint8Array,
+        turn: u64,
+        config: &Config,
+    ) -> Result<(), Reason> {
+        let name = key.name();
         let beyond_ms = config.stale_if_error_ms.max(config.stale_while_revalidate_ms);
         let ttl = || head.keep_for(now(), beyond_ms).filter(|ttl| *ttl <= LONGEST_TTL);
         match self {
@@ -132,7 +149,7 @@ impl Store {
                     let left_ms = LONGEST_WRITE_MS.saturating_sub(now().saturating_sub(began));
                     let wait = config.retry.wait_to_write(attempts, left_ms, Math::random());
                     timer(Duration::from_millis(wait.ok_or(Reason::StoreError)?)).await;
-                    if !takes(*key, turn) {
+                    if !takes(key, turn) {
                         return Err(Reason::Superseded);
                     }
                 }
@@ -147,11 +164,20 @@ impl Store {
 
 thread_local! {
     static TURNS: Cell<u64> = const { Cell::new(0) };
-    /// The turn of each key's newest write, and when it was, in milliseconds since 1970.
-    static NEWEST: RefCell<HashMap<Key, (u64, u64)>> = RefCell::default();
+    /// What was last done to each key.
+    static NEWEST: RefCell<HashMap<Key, Newest>> = RefCell::default();
 }
 
-/// How many keys' newest writes are remembered before old ones are forgotten, and for how long at least, in milliseconds.
+/// What was last done to a key.
+struct Newest {
+    turn: u64,
+    /// In milliseconds since 1970.
+    at: u64,
+    /// Whether it was deleted, and not written.
+    deleted: bool,
+}
+
+/// How many keys are remembered before old ones are forgotten, and for how long at least, in milliseconds.
 const MANY_WRITES: usize = 1_000;
 const LONG_AGO_MS: u64 = 600_000;
 
@@ -162,20 +188,28 @@ pub fn turn() -> u64 {
 
 /// From now on, what was asked for before is not written under this key.
 pub fn outdate(key: &Key) {
-    takes(*key, turn());
+    let newest = Newest { turn: turn(), at: now(), deleted: true };
+    NEWEST.with_borrow_mut(|all| all.insert(*key, newest));
 }
 
-/// Whether what was asked for in this turn is the newest to be written under this key.
-fn takes(key: Key, turn: u64) -> bool {
+/// Whether what was asked for in this turn may be written under this key: nothing newer was, and it was not deleted.
+fn takes(key: &Key, turn: u64) -> bool {
     let now = now();
-    NEWEST.with_borrow_mut(|newest| {
-        if newest.len() >= MANY_WRITES {
-            newest.retain(|_, (_, at)| now.saturating_sub(*at) < LONG_AGO_MS);
+    NEWEST.with_borrow_mut(|all| {
+        if all.len() >= MANY_WRITES {
+            all.retain(|_, newest| now.saturating_sub(newest.at) < LONG_AGO_MS);
         }
-        let (latest, at) = newest.entry(key).or_insert((turn, now));
-        (*latest, *at) = (turn.max(*latest), now);
-        *latest == turn
+        let newest = all.entry(*key).or_insert(Newest { turn, at: now, deleted: false });
+        if newest.turn < turn {
+            *newest = Newest { turn, at: now, deleted: false };
+        }
+        newest.turn == turn
     })
+}
+
+/// Whether a key has been deleted since this turn, and not been written again.
+fn was_deleted(key: &Key, turn: u64) -> bool {
+    NEWEST.with_borrow(|all| all.get(key).is_some_and(|newest| newest.deleted && newest.turn > turn))
 }
 
 /// Takes an entry apart that has been checked before.
@@ -195,10 +229,14 @@ impl Store {
     pub async fn forget(&self, key: &Key) -> Result<usize, Reason> {
         let name = key.name();
         outdate(key);
-        memory::forget(&name);
+        memory::bar(&name);
+        self.delete(&name).await
+    }
+
+    async fn delete(&self, name: &str) -> Result<usize, Reason> {
         match self {
-            Store::Kv(kv) => kv.forget(&name).await.map_err(|_| Reason::StoreError),
-            Store::Upstash(database) => database.forget(&name, WRITE_TIMEOUT).await,
+            Store::Kv(kv) => kv.forget(name).await.map_err(|_| Reason::StoreError),
+            Store::Upstash(database) => database.forget(name, WRITE_TIMEOUT).await,
         }
     }
 
@@ -208,7 +246,7 @@ impl Store {
     /// Why not all of them may be gone.
     pub async fn purge(&self, purge: &Purge) -> Result<(usize, Option<String>), Reason> {
         let prefix = key::name_prefix(&purge.namespace);
-        memory::forget_all(&prefix);
+        memory::bar_all(&prefix);
         match self {
             Store::Kv(kv) => {
                 let purged = kv.purge(&prefix, purge.cursor.as_deref(), purge.limit).await;
