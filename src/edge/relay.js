@@ -52,9 +52,9 @@ export class Relay {
       return this.overflowed ? "too-large" : "";
     } catch {
       this.#failed = true;
-      // Whoever reads the body beside us, as it came, has as long as this to reach its end.
-      if (this.beside) setTimeout(() => call.abort(), idle);
-      else call.abort();
+      // What cannot be decoded is of no use to whoever reads it beside us, as it came, but may be near its end.
+      if (this.beside) await new Promise((resolve) => setTimeout(resolve, Math.min(idle, 5_000)));
+      call.abort();
       if (this.overflowed && !stalled) return "too-large";
       return stalled ? "stalled" : "truncated";
     } finally {
