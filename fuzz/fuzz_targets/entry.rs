@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 fuzz_target!(|input: (bool, Vec<u8>)| {
     let (whole, bytes) = input;
     let _ = Prefix::decode(&bytes).map(|prefix| prefix.body_start());
-    let _ = (redis::found(&bytes), redis::stored(&bytes), redis::scanned(&bytes), redis::deleted(&bytes));
+    let _ = (redis::stored(&bytes), redis::scanned(&bytes), redis::deleted(&bytes));
     let _ = reprise::entry::decode_head(&bytes);
     // A right digest is not to be guessed: half of the time the head's JSON is given one.
     let bytes = if whole { bytes } else { sealed(&bytes) };
