@@ -1,8 +1,6 @@
 //! What is this question called? The SHA-256 of everything that makes it this question, and this asker's.
 
 use crate::canonical::{Document, Select};
-use crate::headers;
-use http::HeaderMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 use std::fmt;
@@ -151,13 +149,6 @@ pub enum Party {
     Credentials(Vec<(String, Vec<u8>)>),
     /// Whoever holds the proxy token with this SHA-256, and these further credentials.
     Token([u8; 32], Vec<(String, Vec<u8>)>),
-}
-
-impl Party {
-    /// The party of a request: every credential that its headers carry. (One in the query is part of the URL.)
-    pub fn of(request: &HeaderMap) -> Self {
-        Party::Credentials(headers::collect(request, &headers::is_credential))
-    }
 }
 
 impl fmt::Debug for Party {

@@ -193,7 +193,7 @@ impl Asker {
         let document = Document::parse(body.as_bytes()).unwrap_or_else(|error| panic!("{error}: {body}"));
         Question {
             namespace: &self.namespace,
-            party: &Party::of(&self.headers),
+            party: &Party::Credentials(headers::collect(&self.headers, &headers::is_credential)),
             method: &self.method,
             url: &self.url,
             variants: &headers::variants(&self.headers),

@@ -95,8 +95,14 @@ pub async fn is_empty(body: ReadableStream) -> bool {
 /// # Errors
 /// Whatever broke it off.
 pub async fn bytes(response: &Response, limit: usize) -> Result<Option<Vec<u8>>, JsValue> {
+    match response.body() {
+        Some(body) => read_up_to(&body, limit).await,
+        None => Ok(Some(Vec::new())),
+    }
+}
+
+async fn read_up_to(body: &ReadableStream, limit: usize) -> Result<Option<Vec<u8>>, JsValue> {
     let mut bytes = Vec::new();
-    let Some(body) = response.body() else { return Ok(Some(bytes)) };
     let reader: ReadableStreamDefaultReader = body.get_reader().unchecked_into();
     while let Some(piece) = upstream::next(&reader).await? {
         if bytes.len().saturating_add(piece.len()) > limit {
@@ -110,13 +116,8 @@ pub async fn bytes(response: &Response, limit: usize) -> Result<Option<Vec<u8>>,
 
 /// An answer whose body has been read, as it was.
 pub fn again(response: &Response, body: &[u8]) -> Response {
-    let headers = Headers::new_with_headers(&response.headers()).unwrap_or_else(|_| new_headers());
     // The platform states the length itself, and codes the body again where it was coded.
-    let _ = headers.delete("content-length");
-    let init = ResponseInit::new();
-    init.set_status(response.status());
-    init.set_status_text(&response.status_text());
-    init.set_headers(&headers);
+    let init = head_of(response, |headers| drop(headers.delete("content-length")));
     let body = Uint8Array::from(body);
     Response::new_with_opt_js_u8_array_and_init(Some(&body), &init).unwrap_or_else(|_| bare_response(502))
 }
@@ -152,15 +153,7 @@ pub async fn read_body(request: &Request, limit: usize) -> Result<ReadBody, JsVa
         return Ok(ReadBody::Whole { bytes: Vec::new(), handle });
     };
     let [kept, read] = tee(&body);
-    let reader: ReadableStreamDefaultReader = read.get_reader().unchecked_into();
-    let mut bytes = Vec::new();
-    while let Some(piece) = upstream::next(&reader).await? {
-        if bytes.len().saturating_add(piece.len()) > limit {
-            drop(reader.cancel());
-            return Ok(ReadBody::Longer(kept));
-        }
-        bytes.extend_from_slice(&piece);
-    }
+    let Some(bytes) = read_up_to(&read, limit).await? else { return Ok(ReadBody::Longer(kept)) };
     drop(kept.cancel());
     let handle = Uint8Array::from(bytes.as_slice());
     Ok(ReadBody::Whole { bytes, handle })
@@ -180,15 +173,12 @@ pub fn socket(response: &Response) -> Option<JsValue> {
 
 /// The upstream's answer for the client: its head with `edits`, and `body`.
 pub fn passing(response: &Response, body: Option<&ReadableStream>, edits: &Edits) -> Response {
-    let headers = Headers::new_with_headers(&response.headers()).unwrap_or_else(|_| new_headers());
-    let (name, value) = &edits.set;
-    let _ = headers.set(name, value);
-    let (name, value) = &edits.append;
-    append(&headers, name, value);
-    let init = ResponseInit::new();
-    init.set_status(response.status());
-    init.set_status_text(&response.status_text());
-    init.set_headers(&headers);
+    let init = head_of(response, |headers| {
+        let (name, value) = &edits.set;
+        let _ = headers.set(name, value);
+        let (name, value) = &edits.append;
+        append(headers, name, value);
+    });
     // A switched protocol (101) goes on in its socket.
     if let Some(socket) = socket(response) {
         let _ = Reflect::set(&init, &"webSocket".into(), &socket);
@@ -219,14 +209,21 @@ pub fn with_head(status: u16, headers: &HeaderMap, body: Option<&ReadableStream>
     Response::new_with_opt_readable_stream_and_init(body, &init).unwrap_or_else(|_| bare_response(502))
 }
 
-fn rebuilt(response: &Response, body: Option<&ReadableStream>, edit: impl FnOnce(&Headers)) -> Response {
+/// An answer with `body`, and its headers edited.
+pub fn rebuilt(response: &Response, body: Option<&ReadableStream>, edit: impl FnOnce(&Headers)) -> Response {
+    let init = head_of(response, edit);
+    Response::new_with_opt_readable_stream_and_init(body, &init).unwrap_or_else(|_| bare_response(502))
+}
+
+/// An answer's head, with its headers edited.
+fn head_of(response: &Response, edit: impl FnOnce(&Headers)) -> ResponseInit {
     let headers = Headers::new_with_headers(&response.headers()).unwrap_or_else(|_| new_headers());
     edit(&headers);
     let init = ResponseInit::new();
     init.set_status(response.status());
     init.set_status_text(&response.status_text());
     init.set_headers(&headers);
-    Response::new_with_opt_readable_stream_and_init(body, &init).unwrap_or_else(|_| bare_response(502))
+    init
 }
 
 /// A response of our own.

@@ -8,10 +8,7 @@ use crate::present::Edits;
 use js_sys::{Object, Reflect, Uint8Array};
 use std::cell::RefCell;
 use wasm_bindgen::prelude::*;
-use web_sys::{
-    Headers, ReadableStream, ReadableWritablePair, Response, ResponseInit, TransformStream,
-    TransformStreamDefaultController,
-};
+use web_sys::{ReadableStream, ReadableWritablePair, Response, TransformStream, TransformStreamDefaultController};
 
 /// The upstream's answer for the client, its head with `edits`, and `body`: as it is, or polished.
 pub fn passing(
@@ -31,19 +28,15 @@ pub fn passing(
 
 /// The answer with another body, and without what its head says of the one that came.
 fn through(response: &Response, body: &ReadableStream, polisher: Polisher) -> Result<Response, JsValue> {
-    let headers = Headers::new_with_headers(&response.headers())?;
-    for pair in js_sys::try_iter(&response.headers())?.into_iter().flatten() {
-        let name = js_sys::Array::from(&pair?).get(0).as_string().unwrap_or_default();
-        if is_of_other_bytes(&name) {
-            headers.delete(&name)?;
-        }
-    }
-    let init = ResponseInit::new();
-    init.set_status(response.status());
-    init.set_status_text(&response.status_text());
-    init.set_headers(&headers);
+    let pairs = js_sys::try_iter(&response.headers())?.into_iter().flatten();
+    let names = pairs.map(|pair| Ok(js_sys::Array::from(&pair?).get(0).as_string().unwrap_or_default()));
+    let names = names.collect::<Result<Vec<_>, JsValue>>()?;
     let body = piped(body, polisher)?;
-    Response::new_with_opt_readable_stream_and_init(Some(&body), &init)
+    Ok(convert::rebuilt(response, Some(&body), |headers| {
+        for name in names.iter().filter(|name| is_of_other_bytes(name)) {
+            let _ = headers.delete(name);
+        }
+    }))
 }
 
 /// The platform moves the pieces and calls us for each: nothing here waits, and a client that leaves or an upstream that

@@ -1,4 +1,4 @@
-//! Asking the upstream, and reading its answer behind the client's back.
+//! Asking the upstream, again where that may help, until its answer's head is there.
 
 use super::clock::{now, timer, within};
 use super::convert;

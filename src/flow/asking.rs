@@ -178,11 +178,6 @@ impl Asking {
         serving.replay(report, &mut self.facts, now, &body)
     }
 
-    /// Whether the answer will be stored if it is worth it, and so is wanted even if the client leaves.
-    pub fn stores(&self) -> bool {
-        self.store.is_ok()
-    }
-
     /// No answer came.
     pub fn failed(self, failure: Failure) -> Reply {
         failed(failure, self.report, self.facts)

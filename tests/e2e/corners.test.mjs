@@ -11,7 +11,7 @@ let upstream;
 let proxy;
 before(async () => {
   upstream = await startUpstream();
-  proxy = await worker({ vars: { OPENAI_BASE_URL: `${upstream.origin}/v1` } });
+  proxy = await worker({ vars: { OPENAI_BASE_URL: `${upstream.origin}/v1`, BASE_RETRY_DELAY: "0.01" } });
 });
 beforeEach(async () => {
   upstream.reset();
