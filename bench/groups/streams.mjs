@@ -1,0 +1,111 @@
+// Streams that go through on their way into the cache, with and without thoughts left out, and what their hits cost.
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Stop } from '../../scripts/lib.mjs';
+import { another, asked, chat, load, question } from '../load.mjs';
+import { cpu } from '../processes.mjs';
+import { median, row } from '../rows.mjs';
+import { EVENTS, GAP, stream } from '../upstream.mjs';
+import { floor, REPRISE, startWorkerd } from '../workerd.mjs';
+import { checked, primed } from './hits.mjs';
+import { compared, MISS, ways } from './miss.mjs';
+
+const CONNECTIONS = 20;
+const LENGTH = EVENTS * GAP;
+const SPREAD = LENGTH / 4; // ms in which the connections begin, one after the other
+const BODY = question(600, { stream: true });
+
+async function one(name, url) {
+  const answer = await asked(url, another(BODY), { accept: 'text/event-stream' });
+  if (!answer.body.endsWith('data: [DONE]\n\n')) throw new Stop(`${name}: half a stream`);
+  if (name.startsWith('miss') && !MISS.test(answer.cache)) throw new Stop(`${name}: not a miss: ${answer.cache}`);
+  return answer;
+}
+
+/** Streams on many connections. What their events cost is taken while all run: no request begins or ends. */
+async function many(name, url, pid) {
+  const streams = Array.from({ length: CONNECTIONS }, async (_, n) => {
+    await sleep((n * SPREAD) / CONNECTIONS);
+    return one(name, url);
+  });
+  const all = Promise.all(streams);
+  let perEvent;
+  const measure = async () => {
+    await sleep(SPREAD + 5 * GAP);
+    const [before, began] = [cpu(pid), performance.now()];
+    await sleep(LENGTH - SPREAD - 10 * GAP);
+    perEvent = (cpu(pid) - before) / (((performance.now() - began) / GAP) * CONNECTIONS);
+  };
+  const [answers] = await Promise.all([all, pid && measure()]);
+  return { first: median(answers.map(({ first }) => first)), whole: median(answers.map(({ whole }) => whole)), perEvent };
+}
+
+export async function streams({ upstream, quick, say }) {
+  const { workers, urls, stop } = await ways(upstream.base(1_500), { 'miss, STRIP_THINK': { STRIP_THINK: 'true' } });
+  const all = [];
+  const added = (name, other) => (name.startsWith('miss') && other === 'direct' ? { added: 2 } : undefined);
+  const negligible = (name) => (name === 'miss' || name === 'miss, COALESCE=false' ? { ratio: 1.05 } : undefined);
+  for (const [connections, rounds] of quick ? [[1, 10], [CONNECTIONS, 2]] : [[1, 30], [CONNECTIONS, 5]]) {
+    say(`Streams, ${connections} at a time`);
+    const measured = { first: {}, whole: {}, perEvent: {} };
+    const keep = (name, result) => {
+      for (const what of Object.keys(measured)) if (result[what] !== undefined) (measured[what][name] ??= []).push(result[what]);
+    };
+    for (let round = -1; round < rounds; round += 1) {
+      if (connections === 1) {
+        // All the ways beside each other, which they hardly use: each begins in a gap of the others.
+        const results = await Promise.all(Object.entries(urls).map(async ([name, url], n) => {
+          await sleep(n * (2 * GAP + 5));
+          return [name, await one(name, url)];
+        }));
+        if (round >= 0) results.forEach((result) => keep(...result)); // the first one warms up
+      } else if (round >= 0) {
+        for (const [name, url] of Object.entries(urls)) keep(name, await many(name, url, workers[name]?.pid));
+      }
+    }
+    const at = connections === 1 ? '' : `, ${connections} at a time`;
+    all.push(...compared('streams', `first byte${at}`, 'ms', measured.first, added));
+    all.push(...compared('streams', `whole${at}`, 'ms', measured.whole));
+    all.push(...compared('streams', `CPU per event${at}`, 'µs', measured.perEvent, negligible));
+  }
+  await stop();
+  return [...all, ...await streamedHits(upstream, quick, say)];
+}
+
+/** Repeats of a stream. */
+async function streamedHits(upstream, quick, say) {
+  say('Streams from the cache');
+  const [rounds, seconds] = quick ? [3, 0.3] : [5, 0.6];
+  const reprise = (vars, ...ways) => startWorkerd({ modules: REPRISE, bound: true,
+    vars: { OPENAI_BASE_URL: upstream.base(1_500, ...ways), MEMORY_CACHE_TTL: '3600', ...vars } });
+  const workers = {
+    'map floor': await startWorkerd({ modules: floor('map'), vars: { ANSWER: stream(), TYPE: 'text/event-stream' } }),
+    'memory hit': await reprise({}),
+    'memory hit, STRIP_THINK': await reprise({ STRIP_THINK: 'true' }),
+    'memory hit, STRIP_THINK, with thoughts': await reprise({ STRIP_THINK: 'true' }, 'think'),
+  };
+  const isHit = (name) => (name === 'map floor' ? /^/ : /^reprise; hit;.*detail=memory/);
+  const measured = {};
+  for (const [name, worker] of Object.entries(workers)) {
+    await worker.ready('/healthz');
+    await primed(name, chat(worker), BODY, isHit(name));
+    measured[name] = [];
+  }
+  for (let round = -1; round < rounds; round += 1) {
+    for (const [name, worker] of Object.entries(workers)) {
+      const before = cpu(worker.pid);
+      const count = await load(chat(worker), BODY, { seconds });
+      if (round >= 0) measured[name].push((cpu(worker.pid) - before) / count);
+    }
+  }
+  for (const [name, worker] of Object.entries(workers)) {
+    const body = await checked(name, chat(worker), BODY, isHit(name));
+    if (body.includes('<think>') || body.includes('Let me')) throw new Stop(`${name}: the thoughts are there`);
+    await worker.stop();
+  }
+  const { 'map floor': least, ...own } = measured;
+  return [
+    row({ group: 'streams', name: 'map floor: CPU, the whole stream at once', unit: 'µs', rounds: least }),
+    ...Object.entries(own).map(([name, used]) => row({ group: 'streams', name: `${name}: CPU`, unit: 'µs', rounds: used,
+      to: { name: 'map floor', rounds: least } })),
+  ];
+}
