@@ -5,6 +5,7 @@ import { execFileSync, spawn } from 'node:child_process';
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
+import { addEntry } from '../scripts/build.mjs';
 import { main, root, say, Stop } from '../scripts/lib.mjs';
 import { setup } from '../scripts/setup.mjs';
 import { loadCases } from './engine/cases.mjs';
@@ -50,7 +51,10 @@ await main(import.meta, async () => {
     let log = '';
     const child = spawn(workerBuild, ['--profile', 'mutations', '--no-opt'], { cwd: copy, env: { ...env, CARGO_TARGET_DIR: target } });
     for (const stream of [child.stdout, child.stderr]) stream.on('data', (data) => { log += data; });
-    child.once('exit', (code) => resolve(code === 0 ? undefined : log));
+    child.once('exit', (code) => {
+      if (code === 0) addEntry(copy);
+      resolve(code === 0 ? undefined : log);
+    });
   });
   const upstream = await new Upstream().listen();
   const cases = loadCases();

@@ -19,6 +19,7 @@
 //! A store keeps it as an opaque value. On a hit the [`Prefix`] and the [`Head`] are read; the body is handed on unread.
 
 use crate::dialect::Carriage;
+use crate::json;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -97,7 +98,7 @@ impl Prefix {
 
 /// Reads the JSON of a head whose digest has been checked. `None`: not a head of this version.
 pub fn decode_head(json: &[u8]) -> Option<Head> {
-    let head: Head = serde_json::from_slice(json).ok()?;
+    let head: Head = json::read(json)?;
     (200..300).contains(&head.status).then_some(head)
 }
 

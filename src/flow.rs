@@ -13,10 +13,12 @@
 
 mod asking;
 mod question;
+mod repeat;
 mod serving;
 
 pub use asking::{Asking, Failure};
 pub use question::{Found, Looked, Pending, Planned, Question, Rendering, Verdict};
+pub use repeat::{Again, Repeat};
 pub use serving::Replay;
 
 use crate::admin::{self, Order};

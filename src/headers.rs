@@ -164,12 +164,13 @@ fn accepts_the_usual(request: &HeaderMap) -> bool {
 
 /// The headers whose name passes, as (name, value), in order of name; the values of one name in their order.
 pub fn collect(headers: &HeaderMap, passes: &dyn Fn(&str) -> bool) -> Vec<(String, Vec<u8>)> {
-    let mut pairs: Vec<_> = headers
-        .iter()
-        .filter(|(name, _)| passes(name.as_str()))
-        .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()))
-        .collect();
-    pairs.sort_by(|a, b| a.0.cmp(&b.0));
+    let mut names: Vec<&str> = headers.keys().map(HeaderName::as_str).filter(|name| passes(name)).collect();
+    names.sort_unstable();
+    let mut pairs = Vec::new();
+    for name in names {
+        let values = headers.get_all(name).iter();
+        pairs.extend(values.map(|value| (name.to_owned(), value.as_bytes().to_vec())));
+    }
     pairs
 }
 
@@ -191,9 +192,45 @@ pub fn describes_bytes(name: &str) -> bool {
     matches!(name, "content-md5" | "content-digest" | "repr-digest" | "digest")
 }
 
-/// Whether a response header is true of other bytes only: those of an answer that is changed on its way.
-pub fn is_of_other_bytes(name: &str) -> bool {
-    matches!(name, "content-length" | "content-encoding" | "etag" | "accept-ranges") || describes_bytes(name)
+/// Response headers that are true of other bytes only: those of an answer that is changed on its way.
+pub const OF_OTHER_BYTES: [&str; 8] = [
+    "content-length",
+    "content-encoding",
+    "etag",
+    "accept-ranges",
+    "content-md5",
+    "content-digest",
+    "repr-digest",
+    "digest",
+];
+
+/// Request headers that are new with every request, and that no step before the upstream looks at: a name, or the
+/// beginning of one where it ends in `*`.
+pub const TELL_NOTHING: [&str; 16] = [
+    "cf-*",
+    "x-forwarded-*",
+    "x-real-ip",
+    "true-client-ip",
+    "cdn-loop",
+    "forwarded",
+    "via",
+    "traceparent",
+    "tracestate",
+    "baggage",
+    "x-request-id",
+    "x-client-request-id",
+    "x-correlation-id",
+    "idempotency-key",
+    "x-idempotency-key",
+    "x-stainless-retry-count",
+];
+
+/// Whether a request header is one of [`TELL_NOTHING`].
+pub fn tells_nothing(name: &str) -> bool {
+    TELL_NOTHING.iter().any(|known| match known.strip_suffix('*') {
+        Some(family) => name.starts_with(family),
+        None => name == *known,
+    })
 }
 
 /// The media type without parameters, lower case; empty where there is none.

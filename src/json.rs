@@ -6,7 +6,14 @@
 //! Strings are decoded into bytes that are UTF-8 but for lone surrogates, which JSON can name and UTF-8 cannot: those
 //! stand as three bytes each, as in WTF-8, and come back as the escapes that they were.
 
+use serde::Deserialize;
 use std::ops::Range;
+
+/// Reads JSON from bytes by way of text: each of `serde_json`'s two readers is as large as the other. `None`: it is not
+/// what is wanted.
+pub fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
+    serde_json::from_str(std::str::from_utf8(bytes).ok()?).ok()
+}
 
 /// A value in a text: its bytes, and where they begin.
 #[derive(Debug, Clone, Copy)]

@@ -46,7 +46,7 @@ pub struct Debug {
 impl Facts {
     /// The facts of a request's head.
     pub fn of(request: &RequestHead) -> Facts {
-        Facts { method: request.method.to_string(), route: request.path.clone(), ..Facts::default() }
+        Facts { method: request.method.to_string(), route: short(&request.path), ..Facts::default() }
     }
 
     /// Adds what came of it.
@@ -90,9 +90,9 @@ pub enum Part {
 #[derive(Serialize)]
 struct Line<'a> {
     method: &'a str,
-    route: String,
+    route: &'a str,
     provider: &'a str,
-    model: Option<String>,
+    model: Option<&'a str>,
     status: Option<u16>,
     cache: Option<&'a str>,
     reason: Option<&'a str>,
@@ -116,14 +116,26 @@ fn is_zero(n: &u32) -> bool {
     *n == 0
 }
 
+/// As much of a path or a name as is written.
+pub fn short(text: &str) -> String {
+    text.chars().take(LONGEST).collect()
+}
+
+/// The log line around the milliseconds that the request took: what comes before their number, and what after it.
+pub fn around_ms(facts: &Facts, measures: Measures) -> (String, String) {
+    let line = line(facts, Measures { ms: 0, ..measures }, Ok(()));
+    // No text inside the line has a quotation mark that is not escaped.
+    let (before, after) = line.split_once(r#""ms":0,"upstream_ms""#).unwrap_or((&line, ""));
+    (format!(r#"{before}"ms":"#), format!(r#","upstream_ms"{after}"#))
+}
+
 /// The log line. `kept`: what came of storing the answer, where that was tried.
 pub fn line(facts: &Facts, measures: Measures, kept: Result<(), Reason>) -> String {
-    let short = |text: &str| text.chars().take(LONGEST).collect::<String>();
     let line = Line {
         method: &facts.method,
-        route: short(&facts.route),
+        route: &facts.route,
         provider: &facts.provider,
-        model: facts.model.as_deref().map(short),
+        model: facts.model.as_deref(),
         status: facts.status,
         cache: facts.outcome.map(Outcome::as_str),
         reason: facts.reason.or(kept.err()).map(Reason::as_str),

@@ -16,6 +16,7 @@ pub struct Metrics {
     upstream_calls: u64,
     upstream_ms: u64,
     retries: u64,
+    recognized: u64,
 }
 
 impl Metrics {
@@ -29,7 +30,14 @@ impl Metrics {
             upstream_calls: 0,
             upstream_ms: 0,
             retries: 0,
+            recognized: 0,
         }
+    }
+
+    /// Counts a request that was answered without being read once more.
+    pub fn count_recognized(&mut self, facts: &Facts, measures: &Measures) {
+        self.count(facts, measures, Ok(()));
+        add(&mut self.recognized, 1);
     }
 
     /// Counts a request whose log line is written.
@@ -70,6 +78,7 @@ impl Metrics {
             ("upstream_calls", "Requests for which the upstream was asked", self.upstream_calls),
             ("upstream_milliseconds", "Milliseconds that the upstream took to begin its answers", self.upstream_ms),
             ("upstream_retries", "Repetitions of failed calls", self.retries),
+            ("recognized", "Requests answered without reading their JSON once more", self.recognized),
         ] {
             family(&mut out, name, help);
             let _ = writeln!(out, "reprise_{name}_total {n}");
@@ -122,6 +131,6 @@ mod tests {
             assert!(text.lines().any(|other| other == line), "{line} is not in\n{text}");
         }
         let families = text.lines().filter(|line| line.starts_with("# HELP"));
-        assert!(families.clone().count() == 7 && families.clone().all(|line| line.contains("isolate")));
+        assert!(families.clone().count() == 8 && families.clone().all(|line| line.contains("isolate")));
     }
 }

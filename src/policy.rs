@@ -103,6 +103,18 @@ impl Rules {
         }
     }
 
+    /// When, after `now`, an entry that is fresh tells another age, has another time to live or is fresh no longer.
+    pub fn next_change(&self, head: &entry::Head, now: u64) -> u64 {
+        let older = head.stored_at.saturating_add(head.age(now).saturating_add(1).saturating_mul(1000));
+        let left = head.ttl(now).and_then(|ttl| u64::try_from(ttl).ok()).unwrap_or(0);
+        let shorter = head.expires_at.map(|at| at.saturating_sub(left.saturating_sub(1).saturating_mul(1000)));
+        let too_old = self.max_age.map(|most| {
+            let at = head.stored_at.saturating_add(most.saturating_mul(1000));
+            at.saturating_add(1)
+        });
+        shorter.into_iter().chain(too_old).fold(older, u64::min)
+    }
+
     /// The operator limits how long after its expiry an entry may stand in, and the caller may limit it further. A caller
     /// who limits an entry's age has to say how much older it may be than that.
     fn stands_in_until(&self, head: &entry::Head) -> u64 {

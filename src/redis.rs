@@ -3,10 +3,9 @@
 //!
 //! Strings in JSON are Unicode, entries are any bytes: a value is kept as base64.
 
+use crate::json;
 use base64::prelude::{BASE64_STANDARD, Engine};
-use serde::Deserialize;
 use serde_json::{Value, json};
-use std::borrow::Cow;
 
 /// What Upstash takes as one request, in bytes.
 pub const MAX_REQUEST: usize = 10_000_000;
@@ -17,13 +16,6 @@ pub const MAX_ANSWER: usize = MAX_REQUEST + 1_000;
 /// The server's answer is no answer to the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refused;
-
-#[derive(Deserialize)]
-struct Answer<'a> {
-    #[serde(borrow, default)]
-    result: Option<Cow<'a, str>>,
-    error: Option<serde::de::IgnoredAny>,
-}
 
 /// The command that reads a key.
 pub fn get(key: &str) -> String {
@@ -61,8 +53,7 @@ pub fn scan(prefix: &str, cursor: Option<&str>, count: usize) -> String {
 /// # Errors
 /// [`Refused`] as there.
 pub fn scanned(answer: &[u8]) -> Result<(Option<String>, Vec<String>), Refused> {
-    let answer: Value = serde_json::from_slice(answer).map_err(|_| Refused)?;
-    let result = answer.get("result").ok_or(Refused)?;
+    let result = result(answer)?;
     let text = |value: &Value| value.as_str().map(str::to_owned).ok_or(Refused);
     let cursor = text(result.get(0).ok_or(Refused)?)?;
     let names = result.get(1).and_then(Value::as_array).ok_or(Refused)?.iter().map(text).collect::<Result<_, _>>()?;
@@ -74,8 +65,7 @@ pub fn scanned(answer: &[u8]) -> Result<(Option<String>, Vec<String>), Refused> 
 /// # Errors
 /// [`Refused`] as there.
 pub fn deleted(answer: &[u8]) -> Result<usize, Refused> {
-    let answer: Value = serde_json::from_slice(answer).map_err(|_| Refused)?;
-    let n = answer.get("result").and_then(Value::as_u64).ok_or(Refused)?;
+    let n = result(answer)?.as_u64().ok_or(Refused)?;
     usize::try_from(n).map_err(|_| Refused)
 }
 
@@ -89,12 +79,13 @@ fn name(key: &str) -> String {
 /// # Errors
 /// [`Refused`] as there.
 pub fn stored(answer: &[u8]) -> Result<(), Refused> {
-    result(answer)?.filter(|word| word == "OK").map(drop).ok_or(Refused)
+    if result(answer)? == "OK" { Ok(()) } else { Err(Refused) }
 }
 
-fn result(answer: &[u8]) -> Result<Option<Cow<'_, str>>, Refused> {
-    let answer: Answer<'_> = serde_json::from_slice(answer).map_err(|_| Refused)?;
-    if answer.error.is_some() { Err(Refused) } else { Ok(answer.result) }
+fn result(answer: &[u8]) -> Result<Value, Refused> {
+    let mut answer: Value = json::read(answer).ok_or(Refused)?;
+    let failed = answer.get("error").is_some_and(|error| !error.is_null());
+    answer.get_mut("result").filter(|_| !failed).map(Value::take).ok_or(Refused)
 }
 
 #[cfg(test)]

@@ -3,8 +3,9 @@
 //! Statuses and waits as OpenAI's and Anthropic's official clients have them (`x-should-retry`, `retry-after-ms`);
 //! `Retry-After` as RFC 9110, section 10.2.3, has it; full jitter.
 
+use crate::json;
 use http::HeaderMap;
-use serde::Deserialize;
+use serde_json::Value;
 use std::time::UNIX_EPOCH;
 
 /// The operator's settings.
@@ -130,21 +131,10 @@ fn retry_after(headers: &HeaderMap, now: u64) -> Option<u64> {
     Some(u64::try_from(date.as_millis()).ok()?.saturating_sub(now))
 }
 
-#[derive(Deserialize)]
-struct Envelope {
-    error: ErrorObject,
-}
-
-#[derive(Deserialize)]
-struct ErrorObject {
-    code: Option<serde_json::Value>,
-    r#type: Option<serde_json::Value>,
-}
-
 /// Whether the body of a 429 says that there is nothing left to wait for: OpenAI's `insufficient_quota`.
 pub fn is_out_of_quota(body: &[u8]) -> bool {
-    let Ok(Envelope { error }) = serde_json::from_slice(body) else { return false };
-    [error.code, error.r#type].into_iter().flatten().any(|word| word == "insufficient_quota")
+    let Some(body) = json::read::<Value>(body) else { return false };
+    ["/error/code", "/error/type"].iter().any(|at| body.pointer(at).is_some_and(|word| word == "insufficient_quota"))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The words for what the cache did and why: one enum each, with total maps to the header and log tokens.
 
 use crate::key::Key;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// What the cache did, as `X-Cache-Status` says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,7 +71,7 @@ impl Fwd {
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $token:literal,)*) => {
         /// Why: the `detail` parameter of `Cache-Status` and the `reason` of the log line.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Reason { $($(#[$doc])* $name,)* }
 
         impl Reason {
@@ -84,6 +84,20 @@ macro_rules! reasons {
             }
         }
     };
+}
+
+impl Serialize for Reason {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Reason {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Reason, D::Error> {
+        let token = String::deserialize(deserializer)?;
+        let named = Reason::ALL.iter().find(|reason| reason.as_str() == token);
+        named.copied().ok_or_else(|| serde::de::Error::custom("not a reason"))
+    }
 }
 
 reasons! {

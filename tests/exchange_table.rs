@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use reprise::config::Config;
 use reprise::entry::Entry;
 use reprise::flow::{self, Arrival, Failure, Found, Looked, Outbound, Planned, Replay, RequestHead, Verdict};
-use reprise::headers::is_of_other_bytes;
+use reprise::headers::OF_OTHER_BYTES;
 use reprise::polish::Polisher;
 use reprise::present::{self, Edits, Reply};
 use serde::Deserialize;
@@ -171,7 +171,7 @@ fn passed(status: StatusCode, mut headers: HeaderMap, edits: Edits, polisher: Op
     let body = match polisher {
         None => body.to_vec(),
         Some(mut polisher) => {
-            let others: Vec<_> = headers.keys().filter(|name| is_of_other_bytes(name.as_str())).cloned().collect();
+            let others: Vec<_> = headers.keys().filter(|n| OF_OTHER_BYTES.contains(&n.as_str())).cloned().collect();
             for name in others {
                 headers.remove(name);
             }

@@ -296,8 +296,10 @@ impl Chunks {
         };
         // Each choice has to end, and to have a place of its own.
         let ended = |choice: &Value| !text(choice, "finish_reason").is_empty();
-        let places: BTreeSet<Option<u64>> = choices.iter().map(|choice| choice.get("index")?.as_u64()).collect();
-        if choices.is_empty() || !choices.iter().all(ended) || places.len() != choices.len() || places.contains(&None) {
+        let mut places = BTreeSet::new();
+        let placed =
+            |choice: &Value| choice.get("index").and_then(Value::as_u64).is_some_and(|place| places.insert(place));
+        if choices.is_empty() || !choices.iter().all(ended) || !choices.iter().all(placed) {
             return None;
         }
         let usage = whole.remove("usage").unwrap_or_default();

@@ -4,7 +4,7 @@ use super::chat::{Chunks, add_logprobs, add_once, envelope};
 use super::{Carriage, object};
 use crate::sse::Event;
 use serde_json::{Map, Value};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 const KIND: &str = "text_completion";
 
@@ -27,8 +27,8 @@ pub(super) fn to_object(mut chunks: Vec<Value>) -> Option<Value> {
     let mut whole = envelope(&mut chunks, KIND)?;
     let aligned = |choice: &Map<String, Value>| {
         let lists = choice.get("logprobs").and_then(Value::as_object).into_iter().flat_map(Map::values);
-        let lengths: BTreeSet<usize> = lists.filter_map(Value::as_array).map(Vec::len).collect();
-        lengths.len() <= 1
+        let mut lengths = lists.filter_map(Value::as_array).map(Vec::len);
+        lengths.next().is_none_or(|first| lengths.all(|length| length == first))
     };
     let finished = |choice: &Map<String, Value>| choice.get("finish_reason").is_some_and(Value::is_string);
     if choices.is_empty() || !choices.values().all(|choice| finished(choice) && aligned(choice)) {

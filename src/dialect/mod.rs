@@ -14,6 +14,7 @@ mod responses;
 use crate::canonical::Document;
 use crate::endpoint::Endpoint;
 use crate::headers;
+use crate::json;
 use crate::sse::{self, Event, Framing};
 use crate::status::Reason;
 use serde::{Deserialize, Serialize};
@@ -90,7 +91,7 @@ impl Dialect {
     /// [`Reason::Truncated`] where it ends inside an event, [`Reason::AnswerNotJson`] where it is no stream.
     pub fn events(self, body: &[u8]) -> Result<Vec<Event>, Reason> {
         if self == Dialect::Google && body.trim_ascii_start().first() == Some(&b'[') {
-            let items: Vec<&RawValue> = serde_json::from_slice(body).map_err(|_| Reason::AnswerNotJson)?;
+            let items: Vec<&RawValue> = json::read(body).ok_or(Reason::AnswerNotJson)?;
             return Ok(items.into_iter().map(|item| Event::data(item.get())).collect());
         }
         let framing = if self == Dialect::Ollama { Framing::Lines } else { Framing::Events };

@@ -4,10 +4,10 @@ use super::upstream;
 use crate::flow::RequestHead;
 use crate::present::Edits;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use js_sys::{Array, JSON, Reflect, Uint8Array};
+use js_sys::{JSON, Reflect, Uint8Array};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
-use web_sys::{Headers, ReadableStream, ReadableStreamDefaultReader, Request, Response, ResponseInit};
+use web_sys::{Headers, ReadableStream, ReadableStreamDefaultReader, Request, Response};
 use worker::Env;
 
 /// A variable's or secret's text. Values that `wrangler.toml` holds as TOML come as JSON text.
@@ -19,20 +19,40 @@ pub fn variable(env: &Env, name: &str) -> Option<String> {
     value.as_string().or_else(|| JSON::stringify(&value).ok()?.as_string())
 }
 
+#[wasm_bindgen(module = "/src/edge/convert.js")]
+extern "C" {
+    #[wasm_bindgen(js_name = requestText)]
+    fn request_text(request: &Request) -> String;
+
+    #[wasm_bindgen(js_name = responseText)]
+    fn response_text(response: &Response) -> String;
+
+    #[wasm_bindgen(js_name = headersOf)]
+    fn headers_of(text: &str) -> Headers;
+
+    #[wasm_bindgen(js_name = response)]
+    fn js_response(status: u16, headers: &str, body: Option<&JsValue>) -> Response;
+
+    #[wasm_bindgen(js_name = rebuilt)]
+    fn js_rebuilt(answer: &Response, body: Option<&JsValue>, removed: &str, set: &str, added: &str) -> Response;
+}
+
 /// A request without its body.
 pub fn request_head(request: &Request) -> RequestHead {
-    let url = request.url();
+    let text = request_text(request);
+    let mut lines = text.split('\n');
+    let (method, url) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
     // What the client wrote after the authority, untouched.
-    let after_scheme = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
+    let after_scheme = url.split_once("://").map_or(url, |(_, rest)| rest);
     let target = after_scheme.find(['/', '?']).and_then(|at| after_scheme.get(at..));
     let target = target.unwrap_or("/").split('#').next().unwrap_or_default();
     let (path, query) = match target.split_once('?') {
         Some((path, query)) => (path, Some(query.to_owned())),
         None => (target, None),
     };
-    let (headers, unreadable) = header_map(&request.headers());
+    let (headers, unreadable) = header_map(lines);
     RequestHead {
-        method: Method::from_bytes(request.method().as_bytes()).unwrap_or_default(),
+        method: Method::from_bytes(method.as_bytes()).unwrap_or_default(),
         path: if path.is_empty() { "/" } else { path }.to_owned(),
         query,
         headers,
@@ -40,48 +60,47 @@ pub fn request_head(request: &Request) -> RequestHead {
     }
 }
 
-/// The platform's headers as a map, and the name of one that does not fit into it, if any. Values keep the platform's
+/// Names and values in turn as a map, and the name of one that does not fit into it, if any. Values keep the platform's
 /// reading of their bytes, so that they go on as they came.
-fn header_map(headers: &Headers) -> (HeaderMap, Option<String>) {
+fn header_map<'a>(mut lines: impl Iterator<Item = &'a str>) -> (HeaderMap, Option<String>) {
     let mut map = HeaderMap::new();
     let mut unreadable = None;
-    let pairs = js_sys::try_iter(headers).ok().flatten();
-    for pair in pairs.into_iter().flatten().flatten() {
-        let pair: Array = pair.unchecked_into();
-        let [name, value] = [pair.get(0), pair.get(1)].map(|text| text.as_string().unwrap_or_default());
+    while let (Some(name), Some(value)) = (lines.next(), lines.next()) {
         match (name.parse::<HeaderName>(), HeaderValue::from_bytes(value.as_bytes())) {
             (Ok(name), Ok(value)) => _ = map.append(name, value),
-            _ => unreadable = Some(name),
+            _ => unreadable = Some(name.to_owned()),
         }
     }
     (map, unreadable)
 }
 
+/// Headers as a text for the platform.
+pub fn text(headers: &[(String, String)]) -> String {
+    lines(headers.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+}
+
+/// Names and values as a text. What would be more than a line each is no header, and is left out.
+fn lines<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+    let pairs = pairs.filter(|(name, value)| !name.contains('\n') && !value.contains('\n'));
+    let lines: Vec<&str> = pairs.flat_map(|(name, value)| [name, value]).collect();
+    lines.join("\n")
+}
+
+fn map_text(map: &HeaderMap) -> String {
+    lines(map.iter().filter_map(|(name, value)| Some((name.as_str(), std::str::from_utf8(value.as_bytes()).ok()?))))
+}
+
 /// A map as the platform's headers.
 pub fn js_headers(map: &HeaderMap) -> Headers {
-    let headers = new_headers();
-    for (name, value) in map {
-        if let Ok(value) = std::str::from_utf8(value.as_bytes()) {
-            append(&headers, name.as_str(), value);
-        }
-    }
-    headers
-}
-
-fn new_headers() -> Headers {
-    // The constructor without arguments cannot throw.
-    Headers::new().unwrap_or_else(|error| error.unchecked_into())
-}
-
-/// Values that came from the platform's headers are valid there; one that is not is left out rather than fatal.
-fn append(headers: &Headers, name: &str, value: &str) {
-    let _ = headers.append(name, value);
+    headers_of(&map_text(map))
 }
 
 /// An upstream's status and headers.
 pub fn response_head(response: &Response) -> (StatusCode, HeaderMap) {
-    let status = StatusCode::from_u16(response.status()).unwrap_or_default();
-    (status, header_map(&response.headers()).0)
+    let text = response_text(response);
+    let mut lines = text.split('\n');
+    let status = lines.next().and_then(|status| status.parse().ok());
+    (status.unwrap_or_default(), header_map(lines).0)
 }
 
 /// Whether a body that is there in name has nothing in it.
@@ -117,9 +136,7 @@ async fn read_up_to(body: &ReadableStream, limit: usize) -> Result<Option<Vec<u8
 /// An answer whose body has been read, as it was.
 pub fn again(response: &Response, body: &[u8]) -> Response {
     // The platform states the length itself, and codes the body again where it was coded.
-    let init = head_of(response, |headers| drop(headers.delete("content-length")));
-    let body = Uint8Array::from(body);
-    Response::new_with_opt_js_u8_array_and_init(Some(&body), &init).unwrap_or_else(|_| bare_response(502))
+    js_rebuilt(response, Some(&Uint8Array::from(body)), "content-length", "", "")
 }
 
 /// A body that was read, or found to be too long to be.
@@ -171,76 +188,42 @@ pub fn socket(response: &Response) -> Option<JsValue> {
     (!socket.is_null() && !socket.is_undefined()).then_some(socket)
 }
 
-/// The upstream's answer for the client: its head with `edits`, and `body`.
-pub fn passing(response: &Response, body: Option<&ReadableStream>, edits: &Edits) -> Response {
-    let init = head_of(response, |headers| {
-        let (name, value) = &edits.set;
-        let _ = headers.set(name, value);
-        let (name, value) = &edits.append;
-        append(headers, name, value);
-    });
-    // A switched protocol (101) goes on in its socket.
-    if let Some(socket) = socket(response) {
-        let _ = Reflect::set(&init, &"webSocket".into(), &socket);
-    }
-    Response::new_with_opt_readable_stream_and_init(body, &init).unwrap_or_else(|_| bare_response(502))
+/// The upstream's answer for the client: its head with `edits` and without the headers `removed`, and `body`.
+pub fn passing(response: &Response, body: Option<&ReadableStream>, edits: &Edits, removed: &[&str]) -> Response {
+    let one = |(name, value): &(&str, String)| lines(std::iter::once((*name, value.as_str())));
+    js_rebuilt(response, handle(body), &removed.join("\n"), &one(&edits.set), &one(&edits.append))
+}
+
+fn handle<T: AsRef<JsValue>>(body: Option<&T>) -> Option<&JsValue> {
+    body.map(AsRef::as_ref)
 }
 
 /// An answer with another body.
 pub fn with_body(response: &Response, body: Option<&ReadableStream>) -> Response {
-    rebuilt(response, body, |_| ())
+    js_rebuilt(response, handle(body), "", "", "")
 }
 
 /// An answer with one header set.
 pub fn with_header(response: &Response, name: &str, value: &str) -> Response {
-    rebuilt(response, response.body().as_ref(), |headers| drop(headers.set(name, value)))
+    js_rebuilt(response, handle(response.body().as_ref()), "", &lines(std::iter::once((name, value))), "")
 }
 
-/// An answer with one header left out.
-pub fn without_header(response: &Response, name: &str) -> Response {
-    rebuilt(response, response.body().as_ref(), |headers| drop(headers.delete(name)))
+/// An answer with another body, or its own, and without these headers.
+pub fn without_headers(response: &Response, body: Option<&ReadableStream>, names: &[&str]) -> Response {
+    js_rebuilt(response, handle(body), &names.join("\n"), "", "")
 }
 
 /// An answer with a head of ours.
 pub fn with_head(status: u16, headers: &HeaderMap, body: Option<&ReadableStream>) -> Response {
-    let init = ResponseInit::new();
-    init.set_status(status);
-    init.set_headers(&js_headers(headers));
-    Response::new_with_opt_readable_stream_and_init(body, &init).unwrap_or_else(|_| bare_response(502))
-}
-
-/// An answer with `body`, and its headers edited.
-pub fn rebuilt(response: &Response, body: Option<&ReadableStream>, edit: impl FnOnce(&Headers)) -> Response {
-    let init = head_of(response, edit);
-    Response::new_with_opt_readable_stream_and_init(body, &init).unwrap_or_else(|_| bare_response(502))
-}
-
-/// An answer's head, with its headers edited.
-fn head_of(response: &Response, edit: impl FnOnce(&Headers)) -> ResponseInit {
-    let headers = Headers::new_with_headers(&response.headers()).unwrap_or_else(|_| new_headers());
-    edit(&headers);
-    let init = ResponseInit::new();
-    init.set_status(response.status());
-    init.set_status_text(&response.status_text());
-    init.set_headers(&headers);
-    init
+    js_response(status, &map_text(headers), handle(body))
 }
 
 /// A response of our own.
 pub fn response(status: u16, headers: &[(String, String)], body: Option<&Uint8Array>) -> Response {
-    let js = new_headers();
-    for (name, value) in headers {
-        append(&js, name, value);
-    }
-    let init = ResponseInit::new();
-    init.set_status(status);
-    init.set_headers(&js);
-    Response::new_with_opt_js_u8_array_and_init(body, &init).unwrap_or_else(|_| bare_response(status))
+    js_response(status, &text(headers), handle(body))
 }
 
 /// A status with nothing else, for where nothing else can be built.
 pub fn bare_response(status: u16) -> Response {
-    let init = ResponseInit::new();
-    init.set_status(status);
-    Response::new_with_opt_str_and_init(None, &init).unwrap_or_else(|error| error.unchecked_into())
+    js_response(status, "", None)
 }

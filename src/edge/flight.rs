@@ -8,6 +8,7 @@ use super::{config, convert, memory, write};
 use crate::config::Config;
 use crate::flight::{self, Job, Join, Phase};
 use crate::flow::Failure;
+use crate::json;
 use crate::key::Key;
 use crate::log::{Measures, Part};
 use futures_channel::oneshot;
@@ -126,7 +127,7 @@ impl Namespace {
         let disposition = response.headers().get(DISPOSITION).ok()??;
         let (word, retries) = disposition.split_once(' ').unwrap_or((&disposition, "0"));
         let retries = retries.parse().unwrap_or(0);
-        let answer = || Answer::landed(convert::without_header(&response, DISPOSITION));
+        let answer = || Answer::landed(convert::without_headers(&response, response.body().as_ref(), &[DISPOSITION]));
         Some(match word {
             "leader" => Landed::Answer(answer(), retries, Some(Part::Leader)),
             "follower" => Landed::Answer(answer(), retries, Some(Part::Follower)),
@@ -144,7 +145,7 @@ impl Namespace {
 }
 
 /// The Durable Object behind the binding `FLIGHTS`: one for each key.
-#[durable_object]
+#[durable_object(fetch)]
 pub struct Flight {
     state: State,
     env: Env,
@@ -187,7 +188,7 @@ impl Flight {
     async fn meet(&self, frame: &Uint8Array, client: AbortSignal) -> Option<Response> {
         let length: [u8; 4] = frame.subarray(0, LENGTH).to_vec().try_into().ok()?;
         let at = LENGTH.checked_add(u32::from_be_bytes(length))?;
-        let job: Job = serde_json::from_slice(&frame.subarray(LENGTH, at).to_vec()).ok()?;
+        let job: Job = json::read(&frame.subarray(LENGTH, at).to_vec())?;
         let body = frame.subarray(at, frame.length());
         let config = config(&self.env).ok()?;
         let came = now();

@@ -1,9 +1,10 @@
 // What this isolate has lately read or written, least recently used out first. Values are the platform's own buffers.
 export class Memory {
-  #kept = new Map(); // key → { value, at }, in order of use
+  #kept = new Map(); // key → { value, at, id }, in order of use
   #barred = new Map(); // key → until when what is read of it is not kept, in milliseconds since 1970
   #barredPrefixes = new Map(); // the same of all keys that begin with this
   #bytes = 0;
+  #ids = 0;
 
   // `capacity` in bytes, `ttl` in milliseconds.
   constructor(capacity, ttl) {
@@ -12,6 +13,11 @@ export class Memory {
   }
 
   get(key, now) {
+    return this.find(key, now)?.value;
+  }
+
+  // The same, as it is kept: `id` tells it from whatever was or will be kept under the same key.
+  find(key, now) {
     const found = this.#kept.get(key);
     if (!found) return undefined;
     this.#kept.delete(key);
@@ -20,7 +26,7 @@ export class Memory {
       return undefined;
     }
     this.#kept.set(key, found);
-    return found.value;
+    return found;
   }
 
   // What has been read from the store. It may be older than what has been written, deleted or asked for since the read
@@ -41,7 +47,7 @@ export class Memory {
     this.#forget(key);
     // One answer must not drive out all others.
     if (value.byteLength > this.capacity / 4) return;
-    this.#kept.set(key, { value, at: now });
+    this.#kept.set(key, { value, at: now, id: (this.#ids += 1) });
     this.#bytes += value.byteLength;
     for (const oldest of this.#kept.keys()) {
       if (this.#bytes <= this.capacity) break;

@@ -2,15 +2,16 @@
 
 use super::clock::now;
 use crate::config::Config;
-use crate::key::Key;
 use js_sys::Uint8Array;
 use std::cell::OnceCell;
 use wasm_bindgen::prelude::*;
 
 #[wasm_bindgen(module = "/src/edge/memory.js")]
 extern "C" {
+    /// The entries that are kept.
     #[wasm_bindgen(js_name = Memory)]
-    type Entries;
+    #[derive(Clone)]
+    pub type Entries;
 
     #[wasm_bindgen(constructor, js_class = Memory)]
     fn new(capacity: f64, ttl_ms: f64) -> Entries;
@@ -35,15 +36,12 @@ thread_local! {
     static ENTRIES: OnceCell<Option<Entries>> = const { OnceCell::new() };
 }
 
-/// Sets the tier up, once per isolate.
-pub fn set_up(config: &Config) {
-    ENTRIES.with(|cell| {
-        cell.get_or_init(|| {
-            let on = config.memory_bytes > 0 && config.memory_ttl_ms > 0;
-            // Exact below 2^53.
-            on.then(|| Entries::new(config.memory_bytes as f64, config.memory_ttl_ms as f64))
-        });
-    });
+/// Sets the tier up, once per isolate. `None`: the operator wants none.
+pub fn set_up(config: &Config) -> Option<Entries> {
+    let on = config.memory_bytes > 0 && config.memory_ttl_ms > 0;
+    // Exact below 2^53.
+    let entries = || on.then(|| Entries::new(config.memory_bytes as f64, config.memory_ttl_ms as f64));
+    ENTRIES.with(|cell| cell.get_or_init(entries).clone())
 }
 
 fn with<T>(act: impl FnOnce(&Entries, f64) -> T) -> Option<T> {
@@ -51,8 +49,8 @@ fn with<T>(act: impl FnOnce(&Entries, f64) -> T) -> Option<T> {
 }
 
 /// An entry as a store keeps it, checked when it was put here.
-pub fn get(key: &Key) -> Option<Uint8Array> {
-    with(|entries, now| entries.get(&key.name(), now))?
+pub fn get(name: &str) -> Option<Uint8Array> {
+    with(|entries, now| entries.get(name, now))?
 }
 
 /// Remembers what the store gave, unless something newer is being asked for.

@@ -14,6 +14,7 @@ mod memory;
 mod polish;
 mod refresh;
 mod relay;
+mod repeat;
 mod store;
 mod upstream;
 
@@ -28,6 +29,7 @@ use clock::now;
 use futures_channel::oneshot;
 use http::Method;
 use js_sys::Uint8Array;
+use repeat::Prepared;
 use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
@@ -80,19 +82,28 @@ struct Edge {
     /// Rings when the client leaves.
     client: AbortSignal,
     started: u64,
+    /// What the short way has found out.
+    prepared: Option<Prepared>,
 }
 
 #[event(fetch)]
 async fn fetch(request: Request, env: Env, ctx: Context) -> worker::Result<Response> {
-    let started = now();
+    let prepared = repeat::prepared(&request);
+    // `as` saturates and cannot fail.
+    let started = prepared.as_ref().map_or_else(now, |prepared| prepared.started() as u64);
     let head = convert::request_head(&request);
     match config(&env) {
         Ok(config) => {
-            memory::set_up(&config);
+            let memory = memory::set_up(&config);
             let store = Store::bound(&env, &config);
             let flights = config.coalesce.then(|| flight::Namespace::bound(&env)).flatten();
             let limiter = limit::Limiter::bound(&env);
-            let edge = Edge { config, store, flights, limiter, client: request.signal(), started };
+            // Where it is counted how often a caller asks, nobody gets by.
+            if limiter.is_none() {
+                repeat::set_up(&config, memory.as_ref(), store.as_ref());
+            }
+            let client = request.signal();
+            let edge = Edge { config, store, flights, limiter, client, started, prepared };
             Ok(edge.handle(request, head, &ctx).await)
         }
         Err(error) => {
@@ -136,7 +147,13 @@ impl Edge {
 
     /// (2) The body is read before anything else is awaited: the platform ties it to this event.
     async fn plan(self, pending: Pending, request: Request, ctx: &Context) -> Response {
-        let read = convert::read_body(&request, pending.max_bytes).await;
+        let read = match &self.prepared {
+            Some(prepared) if prepared.failed() == Some(true) => return self.reply(pending.broken_off()),
+            Some(prepared) if let Some(handle) = prepared.body() => {
+                Ok(convert::ReadBody::Whole { bytes: handle.to_vec(), handle })
+            }
+            _ => convert::read_body(&request, pending.max_bytes).await,
+        };
         if !self.allows(pending.counted_as()).await {
             return self.reply(pending.limited());
         }
@@ -151,17 +168,27 @@ impl Edge {
         match planned {
             Planned::Answer(reply) => self.reply(reply),
             Planned::Pass(passage) => self.pass(*passage, body).await,
-            Planned::Ask(question) => self.answer(*question, body, ctx).await,
+            Planned::Ask(question) => {
+                if let Some(prepared) = &self.prepared {
+                    repeat::met(prepared);
+                    repeat::learn(prepared, &question);
+                }
+                self.answer(*question, body, ctx).await
+            }
         }
     }
 
     /// What the isolate remembers, or else the store holds.
     async fn find(&self, question: &Question) -> (Found, Option<Uint8Array>) {
         let Some(store) = self.store.as_ref().filter(|_| question.reads()) else { return (Found::Nothing, None) };
-        let remembered = memory::get(&question.key).and_then(|value| store::open_checked(&value));
+        let name = question.key.name();
+        let remembered = memory::get(&name).and_then(|value| store::open_checked(&value));
         match remembered.filter(|(head, _)| question.is_answered_by(head, now())) {
             Some((head, body)) => (Found::Remembered(head), Some(body)),
-            None => store.get(&question.key, question.sealing.as_ref(), &self.config).await,
+            None => match self.prepared.as_ref().and_then(|prepared| repeat::looked_up(prepared, &name)) {
+                Some(value) => store::taken(&name, value).await,
+                None => store.get(&name, question.sealing.as_ref(), &self.config).await,
+            },
         }
     }
 

@@ -2,7 +2,7 @@
 //! wasm before the client has them, and only where the operator wants them changed.
 
 use super::convert;
-use crate::headers::is_of_other_bytes;
+use crate::headers::OF_OTHER_BYTES;
 use crate::polish::Polisher;
 use crate::present::Edits;
 use js_sys::{Object, Reflect, Uint8Array};
@@ -18,25 +18,10 @@ pub fn passing(
     polisher: Option<Polisher>,
 ) -> Response {
     let (Some(body), Some(polisher)) = (body, polisher) else {
-        return convert::passing(response, body, edits);
+        return convert::passing(response, body, edits, &[]);
     };
-    match through(response, body, polisher) {
-        Ok(polished) => convert::passing(&polished, polished.body().as_ref(), edits),
-        Err(_) => convert::bare_response(502),
-    }
-}
-
-/// The answer with another body, and without what its head says of the one that came.
-fn through(response: &Response, body: &ReadableStream, polisher: Polisher) -> Result<Response, JsValue> {
-    let pairs = js_sys::try_iter(&response.headers())?.into_iter().flatten();
-    let names = pairs.map(|pair| Ok(js_sys::Array::from(&pair?).get(0).as_string().unwrap_or_default()));
-    let names = names.collect::<Result<Vec<_>, JsValue>>()?;
-    let body = piped(body, polisher)?;
-    Ok(convert::rebuilt(response, Some(&body), |headers| {
-        for name in names.iter().filter(|name| is_of_other_bytes(name)) {
-            let _ = headers.delete(name);
-        }
-    }))
+    let Ok(body) = piped(body, polisher) else { return convert::bare_response(502) };
+    convert::passing(response, Some(&body), edits, &OF_OTHER_BYTES)
 }
 
 /// The platform moves the pieces and calls us for each: nothing here waits, and a client that leaves or an upstream that

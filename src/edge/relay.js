@@ -26,6 +26,15 @@ export class Relay {
 
   async #pump(reader, idle, call) {
     let stalled = false;
+    let since; // when the piece that is waited for began to be
+    // One timer for many pieces: it costs more than all else about one.
+    const look = () => {
+      const left = since === undefined ? idle : since + idle - Date.now();
+      if (left > 0) return (clock = setTimeout(look, left));
+      stalled = true;
+      call.abort();
+    };
+    let clock = setTimeout(look, idle);
     try {
       for (;;) {
         while (this.overflowed && !this.#waiting.length) {
@@ -33,11 +42,9 @@ export class Relay {
           if (!this.#readers.size) return this.#leave(reader);
           await new Promise((resolve) => (this.#wanted = resolve));
         }
-        const clock = setTimeout(() => {
-          stalled = true;
-          call.abort();
-        }, idle);
-        const { done, value } = await reader.read().finally(() => clearTimeout(clock));
+        since = Date.now();
+        const { done, value } = await reader.read();
+        since = undefined;
         if (done) break;
         this.#chunks.push(value);
         this.#kept += value.byteLength;
@@ -51,6 +58,7 @@ export class Relay {
       }
       return this.overflowed ? "too-large" : "";
     } catch {
+      clearTimeout(clock);
       this.#failed = true;
       // What cannot be decoded is of no use to whoever reads it beside us, as it came, but may be near its end.
       if (this.beside) await new Promise((resolve) => setTimeout(resolve, Math.min(idle, 5_000)));
@@ -58,6 +66,7 @@ export class Relay {
       if (this.overflowed && !stalled) return "too-large";
       return stalled ? "stalled" : "truncated";
     } finally {
+      clearTimeout(clock);
       this.#over = true;
       this.#wake();
     }
@@ -90,9 +99,17 @@ export class Relay {
     return this.#readers.size;
   }
 
-  // All pieces, of a body that did not overflow.
-  chunks() {
-    return this.#chunks;
+  // All of a body that did not overflow, in pieces of at least `size` bytes but for the last.
+  *pieces(size) {
+    let [some, length] = [[], 0];
+    for (const chunk of this.#chunks) {
+      some.push(chunk);
+      length += chunk.byteLength;
+      if (length < size) continue;
+      yield joined(some, length);
+      [some, length] = [[], 0];
+    }
+    if (length > 0) yield joined(some, length);
   }
 
   // The body from its first byte. `length` is its length, where it is known. Nobody can join what has overflowed.
@@ -136,4 +153,15 @@ export class Relay {
     );
     return length === undefined ? stream : stream.pipeThrough(new FixedLengthStream(length));
   }
+}
+
+function joined(chunks, length) {
+  if (chunks.length === 1) return chunks[0];
+  const whole = new Uint8Array(length);
+  let at = 0;
+  for (const chunk of chunks) {
+    whole.set(chunk, at);
+    at += chunk.byteLength;
+  }
+  return whole;
 }

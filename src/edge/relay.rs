@@ -9,7 +9,7 @@ use crate::headers;
 use crate::status::Reason;
 use http::header::CONTENT_ENCODING;
 use http::{HeaderMap, StatusCode};
-use js_sys::{Array, Promise, Uint8Array};
+use js_sys::{Promise, Uint8Array};
 use std::time::Duration;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
@@ -41,11 +41,14 @@ extern "C" {
     fn size(this: &Relay) -> f64;
 
     #[wasm_bindgen(method)]
-    fn chunks(this: &Relay) -> Array;
+    fn pieces(this: &Relay, size: f64) -> js_sys::Iterator;
 
     #[wasm_bindgen(method, catch)]
     fn attach(this: &Relay, length: Option<f64>) -> Result<ReadableStream, JsValue>;
 }
+
+/// How much of a body is looked at in one go, in bytes.
+const PIECE: f64 = 65_536.0;
 
 fn relay(body: &ReadableStream, idle: Duration, call: &AbortController, cap: usize, kept: bool) -> Relay {
     // Lengths are exact below 2^53, and a timer cannot be set for longer than this.
@@ -88,18 +91,19 @@ impl Running {
     /// Begins to read an answer. It is held for readers who come later, up to `cap` bytes; its `first` reader has to be
     /// there before any byte is dropped. Unless it is to be `kept` it is left when its last reader leaves.
     pub fn new(answer: Answer, idle: Duration, cap: usize, first: bool, kept: bool) -> Running {
-        let mut body = answer.response.body();
-        let mut reader = None;
-        // A relay decodes a coded body, which is then coded anew: the first reader gets the bytes as they came.
-        let coded = answer.headers.contains_key(CONTENT_ENCODING) && first;
-        if let Some([own, others]) = body.as_ref().filter(|_| coded).map(convert::tee) {
-            reader = Some(convert::with_body(&answer.response, Some(&own)));
-            body = Some(others);
-        }
-        let relay = body.zip(answer.call()).map(|(body, call)| relay(&body, idle, call, cap, kept));
-        if let Some(relay) = relay.as_ref().filter(|_| reader.is_some()) {
-            relay.set_beside(true);
-        }
+        let body = answer.response.body().zip(answer.call());
+        let coded = answer.headers.contains_key(CONTENT_ENCODING);
+        let (relay, reader) = match body {
+            // A relay decodes a coded body, which is then coded anew: the first reader gets the bytes as they came.
+            Some((body, call)) if coded && first => {
+                let [own, others] = convert::tee(&body);
+                let relay = relay(&others, idle, call, cap, kept);
+                relay.set_beside(true);
+                (Some(relay), Some(convert::with_body(&answer.response, Some(&own))))
+            }
+            Some((body, call)) => (Some(relay(&body, idle, call, cap, kept)), None),
+            None => (None, None),
+        };
         let Answer { response, status, headers, .. } = answer;
         let mut running = Running { status, response, headers, relay, first: reader };
         if running.first.is_none() && first {
@@ -173,8 +177,9 @@ impl Running {
         match ended.as_deref() {
             Some("too-large") => Err(Reason::TooLarge),
             Some("") => {
-                for chunk in relay.chunks() {
-                    capture.push(&chunk.unchecked_into::<Uint8Array>().to_vec())?;
+                for piece in &relay.pieces(PIECE) {
+                    let piece = piece.map_err(|_| Reason::Truncated)?;
+                    capture.push(&piece.unchecked_into::<Uint8Array>().to_vec())?;
                 }
                 capture.finish(now())
             }

@@ -14,7 +14,7 @@ use crate::entry;
 use crate::error::{ErrorKind, ProxyError};
 use crate::headers;
 use crate::key::{self, Key, Sealing};
-use crate::log::Facts;
+use crate::log::{self, Facts};
 use crate::policy::{Judgement, Rules};
 use crate::polish::Polish;
 use crate::present::{self, Reply};
@@ -74,10 +74,10 @@ pub struct Question {
     /// For the log.
     pub facts: Facts,
     covered: bool,
-    endpoint: Endpoint,
-    carriage: Carriage,
-    rules: Rules,
-    polish: Polish,
+    pub(super) endpoint: Endpoint,
+    pub(super) carriage: Carriage,
+    pub(super) rules: Rules,
+    pub(super) polish: Polish,
 }
 
 /// What the store holds.
@@ -161,7 +161,7 @@ impl Pending {
                 return Planned::Answer(present::refusal(&error, self.facts));
             }
         };
-        self.facts.model = body::model(&document, &self.outbound.url);
+        self.facts.model = body::model(&document, &self.outbound.url).as_deref().map(log::short);
         if !document.is_object() {
             return self.bypass(Reason::NotAnObject);
         }

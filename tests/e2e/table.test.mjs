@@ -71,15 +71,19 @@ after(() => upstream.close());
 const UPSTASH = ["callers.json", "controls.json", "key.json", "stale.json", "store.json", "streams.json"];
 playOn("kv", "", cases);
 playOn("upstash", " on Upstash", cases.filter(({ file }) => UPSTASH.includes(file)));
+// What an isolate remembers, and that it recognizes whoever asks again, must make no difference but that it says so. It
+// cannot be made older or forget: so each case has a namespace of its own, and those in which time passes are left out.
+const lasting = ({ steps, vars = {} }) => steps.every((step) => step.advance === undefined) && vars.MEMORY_CACHE_BYTES === undefined;
+playOn("kv", " in memory", cases.filter(lasting).map(remembered), { MEMORY_CACHE_BYTES: "8000000" });
 
 // One worker per distinct set of variables, started when its cases begin and stopped when they are done.
-function playOn(store, where, entries) {
+function playOn(store, where, entries, more = {}) {
   const byVars = Map.groupBy(
     entries.filter((entry) => entry.only !== "host"),
     (entry) => JSON.stringify(Object.entries(entry.vars ?? {}).sort()),
   );
   for (const [key, group] of byVars) {
-    const vars = { OPENAI_BASE_URL: "{upstream}/v1", ...Object.fromEntries(JSON.parse(key)) };
+    const vars = { OPENAI_BASE_URL: "{upstream}/v1", ...Object.fromEntries(JSON.parse(key)), ...more };
     for (const name of Object.keys(vars)) vars[name] = vars[name].replaceAll("{upstream}", upstream.origin);
 
     describe((key === "[]" ? "without variables" : key) + where, () => {
@@ -95,14 +99,31 @@ function playOn(store, where, entries) {
   }
 }
 
+// The same case in a namespace of its own, in which a hit may be one of the isolate's, and is asked for again.
+function remembered(entry) {
+  const steps = entry.steps.map((step) => {
+    const { headers = {} } = step.request ?? {};
+    const own = Object.keys(headers).find((name) => name.toLowerCase() === "x-proxy-namespace") ?? "x-proxy-namespace";
+    const request = { ...step.request, headers: { ...headers, [own]: `${entry.id} ${headers[own] ?? ""}`.trimEnd() } };
+    const expected = { ...step.expect, ...(step.expect?.detail === null && { detail: [null, "memory"] }) };
+    return { ...step, request, expect: expected, times: expected.cache === "HIT" ? 3 : 1 };
+  });
+  return { ...entry, steps };
+}
+
 async function play(entry, proxy) {
   await proxy.clear();
   upstream.reset();
   const bodies = []; // what the client got, by step
   for (const [index, step] of entry.steps.entries()) {
     try {
-      if (step.advance !== undefined) await age(proxy, step.advance);
-      else bodies[index] = await exchange(step, proxy, { bodies, vars: entry.vars ?? {} });
+      if (step.advance !== undefined) {
+        await age(proxy, step.advance);
+        continue;
+      }
+      for (let n = 0; n < (step.times ?? 1); n += 1) {
+        bodies[index] = await exchange(step, proxy, { bodies, vars: entry.vars ?? {} });
+      }
     } catch (error) {
       error.message = `step ${index}: ${error.message}`;
       throw error;
@@ -141,7 +162,10 @@ function check(reply, expected, { body, saidBytes, bodies, vars }) {
     assert.equal(reply.status, expected.status, `the status of: ${reply.body.toString("utf8", 0, 300)}`);
   }
   if (expected.cache !== undefined) assert.equal(expect.cacheStatus(reply), expected.cache, `X-Cache-Status; ${reply.headers["cache-status"]}`);
-  if (expected.detail !== undefined) assert.equal(expect.detail(reply), expected.detail, `detail of ${reply.headers["cache-status"]}`);
+  if (expected.detail !== undefined) {
+    const any = [expected.detail].flat();
+    assert.ok(any.includes(expect.detail(reply)), `detail of ${reply.headers["cache-status"]} is not ${any.join(" or ")}`);
+  }
   if (expected.calls !== undefined) assert.equal(upstream.calls.length, expected.calls, "calls to the upstream");
   if (expected.headers !== undefined) expect.headers(reply.headers, expected.headers, "the answer");
   if (expected.body !== undefined) checkBody(reply, expected.body, { saidBytes, bodies, vars });

@@ -6,7 +6,7 @@ use wasm_bindgen_futures::JsFuture;
 use worker::Env;
 
 /// The binding's name in `wrangler.toml`.
-const BINDING: &str = "OPENAI_CACHE";
+pub const BINDING: &str = "OPENAI_CACHE";
 /// KV keeps nothing for less; an entry's own expiry is what counts.
 const SHORTEST_TTL: u64 = 60;
 

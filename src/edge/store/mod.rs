@@ -1,6 +1,7 @@
 //! Where entries are kept. A store never breaks a request: what fails or takes too long is a miss with its reason.
 
-mod kv;
+pub mod kv;
+mod order;
 mod seal;
 mod upstash;
 
@@ -14,8 +15,8 @@ use crate::key::{self, Key, Sealing};
 use crate::redis;
 use crate::status::Reason;
 use js_sys::{Math, Promise, Uint8Array};
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+pub use order::{outdate, turn};
+use order::{takes, was_deleted};
 use std::time::Duration;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
@@ -57,41 +58,39 @@ impl Store {
         }
     }
 
-    /// Looks a key up: what is there, and its body as the platform's own buffer.
-    pub async fn get(&self, key: &Key, sealing: Option<&Sealing>, config: &Config) -> (Found, Option<Uint8Array>) {
-        let late = (Found::Failed(Reason::StoreTimeout), None);
-        within(config.store_timeout, self.look(&key.name(), sealing, config)).await.unwrap_or(late)
+    /// Looks a name up: what is there, and its body as the platform's own buffer.
+    pub async fn get(&self, name: &str, sealing: Option<&Sealing>, config: &Config) -> (Found, Option<Uint8Array>) {
+        taken(name, self.fetch(name, sealing, config).await).await
     }
 
-    async fn look(&self, key: &str, sealing: Option<&Sealing>, config: &Config) -> (Found, Option<Uint8Array>) {
+    /// The encoded entry under a key, unsealed but not yet checked.
+    async fn value(&self, key: &str, sealing: Option<&Sealing>, config: &Config) -> Result<Option<Uint8Array>, Reason> {
         let timeout = config.store_timeout;
         let value = match self {
             Store::Kv(kv) => kv.get(key).await.map(|value| value.map(Some)).map_err(|_| Reason::StoreError),
             Store::Upstash(database) => database.get(key, timeout).await,
         };
-        let value = match value {
-            Ok(Some(value)) => value,
-            Ok(None) => return (Found::Nothing, None),
-            Err(reason) => return (Found::Failed(reason), None),
-        };
+        let Some(value) = value? else { return Ok(None) };
         // Where entries are sealed, one that is not may be anybody's.
         let value = match (value, sealing) {
             (Some(value), Some(sealing)) => seal::unseal(&config.encryption, sealing, &value).await,
             (value, _) => value,
         };
-        let entry = match &value {
-            Some(value) => open(value).await,
-            None => None,
-        };
-        match entry {
-            Some((head, body)) => {
-                if let Some(value) = &value {
-                    memory::read(key, value);
-                }
-                (Found::Entry(head), Some(body))
-            }
-            None => (Found::Failed(Reason::EntryCorrupt), None),
-        }
+        value.map(Some).ok_or(Reason::EntryCorrupt)
+    }
+
+    /// The same in time, for who takes it with [`taken`] later.
+    ///
+    /// # Errors
+    /// Why there may be one all the same.
+    pub async fn fetch(
+        &self,
+        key: &str,
+        sealing: Option<&Sealing>,
+        config: &Config,
+    ) -> Result<Option<Uint8Array>, Reason> {
+        let value = within(config.store_timeout, self.value(key, sealing, config)).await;
+        value.unwrap_or(Err(Reason::StoreTimeout))
     }
 
     /// Stores an encoded entry, again where KV refuses it: it takes one write a second for each key. What was asked for
@@ -162,54 +161,20 @@ impl Store {
     }
 }
 
-thread_local! {
-    static TURNS: Cell<u64> = const { Cell::new(0) };
-    /// What was last done to each key.
-    static NEWEST: RefCell<HashMap<Key, Newest>> = RefCell::default();
-}
-
-/// What was last done to a key.
-struct Newest {
-    turn: u64,
-    /// In milliseconds since 1970.
-    at: u64,
-    /// Whether it was deleted, and not written.
-    deleted: bool,
-}
-
-/// How many keys are remembered before old ones are forgotten, and for how long at least, in milliseconds.
-const MANY_WRITES: usize = 1_000;
-const LONG_AGO_MS: u64 = 600_000;
-
-/// A number that grows with every question asked in this isolate.
-pub fn turn() -> u64 {
-    TURNS.with(|turns| turns.replace(turns.get().saturating_add(1)))
-}
-
-/// From now on, what was asked for before is not written under this key.
-pub fn outdate(key: &Key) {
-    let newest = Newest { turn: turn(), at: now(), deleted: true };
-    NEWEST.with_borrow_mut(|all| all.insert(*key, newest));
-}
-
-/// Whether what was asked for in this turn may be written under this key: nothing newer was, and it was not deleted.
-fn takes(key: &Key, turn: u64) -> bool {
-    let now = now();
-    NEWEST.with_borrow_mut(|all| {
-        if all.len() >= MANY_WRITES {
-            all.retain(|_, newest| now.saturating_sub(newest.at) < LONG_AGO_MS);
+/// Checks what a store gave under a key, and remembers it.
+pub async fn taken(key: &str, value: Result<Option<Uint8Array>, Reason>) -> (Found, Option<Uint8Array>) {
+    let value = match value {
+        Ok(Some(value)) => value,
+        Ok(None) => return (Found::Nothing, None),
+        Err(reason) => return (Found::Failed(reason), None),
+    };
+    match open(&value).await {
+        Some((head, body)) => {
+            memory::read(key, &value);
+            (Found::Entry(head), Some(body))
         }
-        let newest = all.entry(*key).or_insert(Newest { turn, at: now, deleted: false });
-        if newest.turn < turn {
-            *newest = Newest { turn, at: now, deleted: false };
-        }
-        newest.turn == turn
-    })
-}
-
-/// Whether a key has been deleted since this turn, and not been written again.
-fn was_deleted(key: &Key, turn: u64) -> bool {
-    NEWEST.with_borrow(|all| all.get(key).is_some_and(|newest| newest.deleted && newest.turn > turn))
+        None => (Found::Failed(Reason::EntryCorrupt), None),
+    }
 }
 
 /// Takes an entry apart that has been checked before.

@@ -2,8 +2,7 @@
 // service, what shall become of it. It may let the operation pass, keep it waiting or make it fail. The worker
 // itself is the product's, unchanged.
 
-import Worker, { Flight as UngatedFlight } from "../../../build/index.js";
-export * from "../../../build/index.js";
+import worker, { Flight as UngatedFlight } from "../../../build/entry.js";
 
 function gated(store, gate) {
   return new Proxy(store, {
@@ -27,8 +26,4 @@ export class Flight extends UngatedFlight {
   }
 }
 
-export default class extends Worker {
-  constructor(ctx, env) {
-    super(ctx, behindGate(env));
-  }
-}
+export default { fetch: (request, env, ctx) => worker.fetch(request, behindGate(env), ctx) };

@@ -1,6 +1,6 @@
 // The built worker in workerd, as wrangler.toml describes it, with a real local KV or a real Redis.
 
-import { existsSync, readdirSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import path from "node:path";
 import { after } from "node:test";
@@ -16,16 +16,17 @@ const { Miniflare, convertV4MiniflareOptions } = createRequire(require.resolve("
 
 // What every test wants unless it says otherwise: nothing that stays in memory, or the store would not be seen. Whether
 // equal questions share a call must make no difference to most tests: they run either way.
-const DEFAULT_VARS = { MEMORY_CACHE_BYTES: "0", COALESCE_TTL: "0", COALESCE: process.env.REPRISE_COALESCE ?? "true" };
+const DEFAULT_VARS = { MEMORY_CACHE_BYTES: process.env.REPRISE_MEMORY ?? "0", COALESCE_TTL: "0", COALESCE: process.env.REPRISE_COALESCE ?? "true" };
 
 const pool = new Map();
 after(() => Promise.all([...pool.values()].map(async (worker) => (await worker).dispose())));
 
 // The worker with these `vars`, this `store` ("kv", "gated", "upstash" or "none") and these `flights` ("bound", "none" or
 // "broken"), and this rate `limit` (requests a minute, or "broken"); the same wishes share one instance. Everything is stopped when the test file is done.
-export function worker({ vars = {}, store = "kv", flights = "bound", limit } = {}) {
-  const key = JSON.stringify([store, flights, limit, Object.entries(vars).sort()]);
-  if (!pool.has(key)) pool.set(key, start(vars, store, flights, limit));
+// With a `trap`, a path, its wasm instance comes to an end where it should write the line of a request for that.
+export function worker({ vars = {}, store = "kv", flights = "bound", limit, trap } = {}) {
+  const key = JSON.stringify([store, flights, limit, trap, Object.entries(vars).sort()]);
+  if (!pool.has(key)) pool.set(key, start(vars, store, flights, limit, trap));
   return pool.get(key);
 }
 
@@ -35,7 +36,7 @@ export async function release(instance) {
   await instance.dispose();
 }
 
-async function start(vars, store, flights, limit) {
+async function start(vars, store, flights, limit, trap) {
   const config = wrangler.unstable_readConfig({ config: path.join(ROOT, "wrangler.toml") });
   const main = path.resolve(ROOT, config.main);
   if (!existsSync(main)) throw new Error(`${config.main} is missing: run \`npm run build\` first`);
@@ -46,7 +47,7 @@ async function start(vars, store, flights, limit) {
     // The file's variables and the test's, but not those of a developer's own .dev.vars or .env.
     bindings: { ...config.vars, ...DEFAULT_VARS, ...vars },
     modulesRoot: ROOT,
-    modules: modules(main),
+    modules: modules(main, trap),
     // A socket straight into the worker: nothing of Miniflare stands between the bytes and the test.
     unsafeDirectSockets: [{ host: "127.0.0.1", port: 0 }],
   };
@@ -87,13 +88,25 @@ async function start(vars, store, flights, limit) {
   return running;
 }
 
-function modules(main) {
+function modules(main, trap) {
   const folder = path.dirname(main);
-  const wasm = readdirSync(folder).filter((name) => name.endsWith(".wasm"));
+  const parts = readdirSync(folder).map((name) => path.join(folder, name));
   return [
     { type: "ESModule", path: main },
-    ...wasm.map((name) => ({ type: "CompiledWasm", path: path.join(folder, name) })),
+    ...parts.filter((file) => file.endsWith(".js") && file !== main).map((file) => module(file, trap)),
+    ...parts.filter((file) => file.endsWith(".wasm")).map((file) => ({ type: "CompiledWasm", path: file })),
   ];
+}
+
+// What the compiled code calls to write a line throws as a trap does.
+function module(file, trap) {
+  if (trap === undefined) return { type: "ESModule", path: file };
+  const whole = readFileSync(file, "utf8");
+  const write = /console\.log\((\w+)\(t, ?e\)\)/;
+  if (!write.test(whole)) throw new Error(`${file} writes its lines in another way than this knows`);
+  const contents = whole.replace(write, (_, text) =>
+    `{const line=${text}(t,e);if(line.includes('"${trap}"'))throw new WebAssembly.RuntimeError("trap");console.log(line)}`);
+  return { type: "ESModule", path: file, contents };
 }
 
 class RunningWorker {
