@@ -6,6 +6,7 @@ import { accessSync, constants, realpathSync } from 'node:fs';
 import { createServer } from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 
 export const root = fileURLToPath(new URL('..', import.meta.url));
@@ -52,6 +53,7 @@ export const toolEnv = {
   PATH: bin + path.delimiter + systemPath,
   WRANGLER_SEND_METRICS: 'false',
   CLOUDFLARE_CF_FETCH_ENABLED: 'false',
+  CARGO_NET_RETRY: process.env.CARGO_NET_RETRY ?? '10',
 };
 
 /** The path of a program on the machine's PATH, or undefined. */
@@ -99,6 +101,20 @@ export function run(program, args, { env = toolEnv, cwd = root, silent = false, 
   });
 }
 
+/** Does what depends on other people's servers, up to four times with longer and longer pauses. */
+export async function patiently(task) {
+  for (const seconds of [5, 20, 60]) {
+    try {
+      return await task();
+    } catch (error) {
+      if (!(error instanceof Stop) || error.code > 128) throw error; // a bug of ours, or Ctrl-C
+      say(`${error.message}; trying again in ${seconds} seconds`);
+      await sleep(seconds * 1000);
+    }
+  }
+  return task();
+}
+
 /** Installs packages of the system where that is plainly ours to do (root, apt), otherwise says how to. */
 export async function systemPackages(what, debian, elsewhere) {
   if (process.getuid?.() !== 0 || !which('apt-get')) {
@@ -107,8 +123,8 @@ export async function systemPackages(what, debian, elsewhere) {
   }
   say(`${what} is missing: installing ${debian.join(', ')} with apt-get (about a minute)`);
   const env = { ...systemEnv, DEBIAN_FRONTEND: 'noninteractive' };
-  await run('apt-get', ['update', '-q'], { env });
-  await run('apt-get', ['install', '-q', '-y', '--no-install-recommends', ...debian], { env });
+  await patiently(() => run('apt-get', ['update', '-q'], { env }));
+  await patiently(() => run('apt-get', ['install', '-q', '-y', '--no-install-recommends', ...debian], { env }));
 }
 
 export const sha256 = (...parts) => {

@@ -1,7 +1,7 @@
 // Pythons with exactly what a requirements file says, outside the checkout and shared by every clone.
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { cache, output, run, say, sha256, Stop, systemPackages, which } from './lib.mjs';
+import { cache, output, patiently, run, say, sha256, Stop, systemPackages, which } from './lib.mjs';
 
 /** The program of a Python that has exactly `requirements` (a file); made once, saying `what` it is for. */
 export async function python(requirements, what) {
@@ -15,7 +15,8 @@ export async function python(requirements, what) {
   rmSync(home, { recursive: true, force: true });
   mkdirSync(cache, { recursive: true });
   await run(base, ['-m', 'venv', home]);
-  await run(program, ['-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '-r', requirements]);
+  await patiently(() =>
+    run(program, ['-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '-r', requirements]));
   writeFileSync(whole, '');
   return program;
 }

@@ -3,8 +3,8 @@
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { cache, isExecutable, main, modules, output, root, run, say, sha256, Stop, systemEnv, systemPackages,
-  toolEnv, which } from './lib.mjs';
+import { cache, isExecutable, main, modules, output, patiently, root, run, say, sha256, Stop, systemEnv,
+  systemPackages, toolEnv, which } from './lib.mjs';
 
 const WORKER_BUILD = '0.8.7';
 const MIN_RUST = [1, 91]; // of worker-build
@@ -41,7 +41,7 @@ async function rust() {
   if (!existsSync(path.join(sysroot, 'lib', 'rustlib', TARGET, 'lib'))) {
     if (!which('rustup')) throw new Stop(`This Rust has no ${TARGET} target. Install Rust from https://rustup.rs.`);
     say(`Adding the ${TARGET} target to Rust (seconds)`);
-    await run('rustup', ['target', 'add', TARGET]);
+    await patiently(() => run('rustup', ['target', 'add', TARGET]));
   }
   return version;
 }
@@ -54,8 +54,9 @@ async function nodeModules() {
   if (!which('npm')) throw new Stop('npm is missing. It comes with Node (https://nodejs.org).');
   say('Installing wrangler, Node 22 and the other npm packages into node_modules (about a minute, 700 MB)');
   // With the machine's own Node: npm replaces the one in node_modules.
-  await run('npm', ['ci', '--no-audit', '--no-fund', '--loglevel=error'],
-    { env: systemEnv, shell: process.platform === 'win32' });
+  // Each file of the lock is asked for by itself, some hundred: one that a registry drops must not end the set-up.
+  await patiently(() => run('npm', ['ci', '--no-audit', '--no-fund', '--loglevel=error', '--fetch-retries=5'],
+    { env: systemEnv, shell: process.platform === 'win32' }));
   writeFileSync(stamp, want);
 }
 

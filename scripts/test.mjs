@@ -2,7 +2,7 @@
 import { existsSync, readdirSync } from 'node:fs';
 import path from 'node:path';
 import { build } from './build.mjs';
-import { main, node, output, root, run, say, Stop, systemPackages, toolEnv, which, wrangler } from './lib.mjs';
+import { main, node, output, patiently, root, run, say, Stop, systemPackages, toolEnv, which, wrangler } from './lib.mjs';
 import { python } from './python.mjs';
 import { setup } from './setup.mjs';
 
@@ -52,7 +52,7 @@ async function rustComponents() {
   const names = missing.join(' and ');
   if (!which('rustup')) throw new Stop(`This Rust has no ${names}. Install Rust from https://rustup.rs.`);
   say(`Adding ${names} to Rust (seconds)`);
-  await run('rustup', ['component', 'add', ...missing]);
+  await patiently(() => run('rustup', ['component', 'add', ...missing]));
 }
 
 /** A Redis, which the tests of that store start themselves. */
