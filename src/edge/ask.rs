@@ -123,7 +123,7 @@ impl Edge {
             write(&asking.facts, Measures { bytes, ..measures }, kept);
         }
         let polisher = asking.polisher(&self.config, answer.status, &answer.headers);
-        let body = relay::watched(&answer, self.config.idle_timeout);
+        let body = relay::watched(&answer, self.config.idle_timeout, &self.client);
         give(polish::passing(&answer.response, body.as_ref(), &edits, polisher));
     }
 

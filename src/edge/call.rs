@@ -192,7 +192,8 @@ impl Errand {
         let why_not = capture.as_ref().err().copied();
         // Nobody joins what is for one alone, so nothing of it is held that is not kept.
         let cap = if why_not.is_some() && self.current.is_none() { 0 } else { config.max_bytes };
-        let answer = Rc::new(Running::new(answer, config.idle_timeout, cap, !job.wish.behind, why_not.is_none()));
+        let first = Some(&self.client).filter(|_| !job.wish.behind);
+        let answer = Rc::new(Running::new(answer, config.idle_timeout, cap, first, why_not.is_none()));
         let handed_over = self.hand_over(head_came, (Ok(answer.clone()), asked.retries));
         self.call.advance(Stage::Running { answer: answer.clone(), storable: why_not.is_none() });
         let whole = match select(pin!(answer.whole(capture, now)), pin!(answer.grown())).await {

@@ -248,7 +248,7 @@ impl Edge {
                 let bytes = length(headers::content_length(&answer.headers));
                 write(&passage.facts, Measures { bytes, ..measures }, Ok(()));
                 let polisher = passage.polisher(answer.status, &answer.headers);
-                let body = relay::watched(&answer, self.config.idle_timeout);
+                let body = relay::watched(&answer, self.config.idle_timeout, &self.client);
                 polish::passing(&answer.response, body.as_ref(), &edits, polisher)
             }
             Err(failure) => reply(passage.failed(failure), measures),

@@ -1,5 +1,13 @@
+const PIECE = 16_384; // the most that is read at once, in bytes
+const RESTS = [250, 1_000]; // the shortest and the longest rest, in milliseconds
+const LITTLE = 65_536; // how much may come between two rests if the next is to be longer, in bytes
+const WATCHED = 16_777_216; // how much is looked at of what is too long to be kept and goes to its reader by itself, in bytes
+
 // One body for many readers, each at its own pace. What has been read is kept once, up to `cap` bytes; beyond that the
 // body is read as fast as its fastest reader wants it, and a reader that falls further behind than `cap` is broken off.
+//
+// To read a piece here costs more than all that the platform does to hand it on. So the first reader can have a body of its
+// `own`, and while nobody else reads it, this rests between the pieces.
 export class Relay {
   #chunks = [];
   #first = 0; // the number of the first piece that is kept
@@ -10,18 +18,48 @@ export class Relay {
   #wanted = null; // wakes the pump when it waits for a reader
   #waiting = []; // readers that wait for the next piece
   #readers = new Set();
+  #beside = false; // whether somebody has a body of its own
+  #piped = false; // whether the platform tells when that one has ended
+  #rouse = null; // ends a rest
+  #rest = RESTS[0]; // how long the next one is
+  #rested = 0; // bytes when the last one began
   overflowed = false;
-  beside = false; // whether somebody reads the body besides
+  own = undefined;
   size = 0;
 
   // Gives the call up when nothing comes for `idle` milliseconds, and, unless it is to be kept, when its last reader leaves.
-  // `ended` is "", "too-large", "truncated" or "stalled"; `grown` comes when nobody can join any more.
-  constructor(body, idle, call, cap, kept) {
+  // `ended` is "", "too-large", "truncated" or "stalled"; `grown` comes when nobody can join any more. `first`, where
+  // the first reader is to have a body of its own, rings when that leaves; it is handed on as it came, or piped by us. `length`: of
+  // a piped one, if known.
+  constructor(body, idle, call, cap, kept, first, piped, length) {
     this.cap = cap;
     this.kept = kept;
     this.call = call;
     this.grown = new Promise((resolve) => (this.#grow = resolve));
-    this.ended = this.#pump(body.getReader(), idle, call);
+    if (first) {
+      [this.own, body] = body.tee();
+      this.#beside = true;
+      if (piped) this.own = this.#pipe(this.own, first, length);
+    }
+    this.ended = this.#pump(body.getReader({ mode: "byob" }), idle, call);
+  }
+
+  #pipe(body, client, length) {
+    const { readable, writable } = length === undefined ? new IdentityTransformStream() : new FixedLengthStream(length);
+    this.#piped = true;
+    const over = () => {
+      this.#beside = this.#piped = false;
+      this.#rouse?.();
+      this.#wanted?.();
+    };
+    const left = () => {
+      over();
+      this.#left();
+    };
+    body.pipeTo(writable).then(over, left);
+    // This tells it one piece earlier.
+    client.addEventListener("abort", left);
+    return readable;
   }
 
   async #pump(reader, idle, call) {
@@ -35,18 +73,20 @@ export class Relay {
       call.abort();
     };
     let clock = setTimeout(look, idle);
+    let buffer = new ArrayBuffer(PIECE);
     try {
       for (;;) {
-        while (this.overflowed && !this.#waiting.length) {
+        while (this.overflowed && !this.#watches && !this.#waiting.length) {
           // Nobody reads it, and it is too long to be kept.
           if (!this.#readers.size) return this.#leave(reader);
           await new Promise((resolve) => (this.#wanted = resolve));
         }
         since = Date.now();
-        const { done, value } = await reader.read();
+        const { done, value } = await reader.read(new Uint8Array(buffer));
         since = undefined;
         if (done) break;
-        this.#chunks.push(value);
+        ({ buffer } = value);
+        this.#chunks.push(value.slice());
         this.#kept += value.byteLength;
         this.size += value.byteLength;
         if (this.size > this.cap && !this.overflowed) {
@@ -55,13 +95,14 @@ export class Relay {
         }
         this.#trim();
         this.#wake();
+        if (value.byteLength < PIECE && this.#piped && !this.#readers.size) await this.#pause();
       }
       return this.overflowed ? "too-large" : "";
     } catch {
       clearTimeout(clock);
       this.#failed = true;
       // What cannot be decoded is of no use to whoever reads it beside us, as it came, but may be near its end.
-      if (this.beside) await new Promise((resolve) => setTimeout(resolve, Math.min(idle, 5_000)));
+      if (this.#beside && !this.#piped) await new Promise((resolve) => setTimeout(resolve, Math.min(idle, 5_000)));
       call.abort();
       if (this.overflowed && !stalled) return "too-large";
       return stalled ? "stalled" : "truncated";
@@ -74,9 +115,33 @@ export class Relay {
 
   #leave(reader) {
     this.#failed = true;
-    if (this.beside) reader.cancel().catch(() => {});
+    if (this.#beside) reader.cancel().catch(() => {});
     else this.call.abort();
     return "too-large";
+  }
+
+  // Somebody has left: what is of no use, or too long, to be kept is given up when nobody reads it any more.
+  #left() {
+    const useless = this.overflowed || !this.kept;
+    if (useless && !this.#over && !this.#readers.size && !this.#beside) this.call.abort();
+  }
+
+  // Whether what is too long to be kept is looked at nevertheless, for its pauses.
+  get #watches() {
+    return this.#piped && this.size <= WATCHED;
+  }
+
+  // Until there may be more to read at once, or the piped body has ended, or somebody reads here.
+  async #pause() {
+    if (this.size - this.#rested > LITTLE) this.#rest = RESTS[0];
+    this.#rested = this.size;
+    let timer;
+    await new Promise((resolve) => {
+      this.#rouse = resolve;
+      timer = setTimeout(resolve, this.#rest);
+    });
+    clearTimeout(timer);
+    this.#rest = Math.min(2 * this.#rest, RESTS[1]);
   }
 
   #wake() {
@@ -88,7 +153,7 @@ export class Relay {
     if (!this.overflowed) return;
     const next = [...this.#readers].map((reader) => reader.next);
     const slowest = Math.min(...next, this.#first + this.#chunks.length);
-    const fastest = Math.max(...next, slowest);
+    const fastest = this.#watches ? this.#first + this.#chunks.length : Math.max(...next, slowest);
     while (this.#first < slowest || (this.#first < fastest && this.#kept > 2 * this.cap)) {
       this.#kept -= this.#chunks.shift().byteLength;
       this.#first += 1;
@@ -117,12 +182,11 @@ export class Relay {
     if (this.overflowed) throw new Error("the first bytes are gone");
     const reader = { next: 0 };
     this.#readers.add(reader);
+    this.#rouse?.();
     const leave = () => {
       this.#readers.delete(reader);
       this.#wanted?.();
-      // Nobody is left, and it is of no use, or too long, to be kept.
-      const useless = this.overflowed || !this.kept;
-      if (useless && !this.#over && !this.#readers.size && !this.beside) this.call.abort();
+      this.#left();
     };
     const stream = new ReadableStream(
       {

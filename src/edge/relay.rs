@@ -13,20 +13,29 @@ use js_sys::{Promise, Uint8Array};
 use std::time::Duration;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
-use web_sys::{AbortController, ReadableStream, Response};
+use web_sys::{AbortController, AbortSignal, ReadableStream, Response};
 
 #[wasm_bindgen(module = "/src/edge/relay.js")]
 extern "C" {
     type Relay;
 
     #[wasm_bindgen(constructor)]
-    fn new(body: &ReadableStream, idle_ms: f64, call: &AbortController, cap: f64, kept: bool) -> Relay;
+    fn new(
+        body: &ReadableStream,
+        idle_ms: f64,
+        call: &AbortController,
+        cap: f64,
+        kept: bool,
+        first: Option<&AbortSignal>,
+        piped: bool,
+        length: Option<f64>,
+    ) -> Relay;
 
     #[wasm_bindgen(method, getter)]
     fn ended(this: &Relay) -> Promise;
 
-    #[wasm_bindgen(method, setter)]
-    fn set_beside(this: &Relay, beside: bool);
+    #[wasm_bindgen(method, getter)]
+    fn own(this: &Relay) -> Option<ReadableStream>;
 
     #[wasm_bindgen(method, getter)]
     fn grown(this: &Relay) -> Promise;
@@ -50,75 +59,86 @@ extern "C" {
 /// How much of a body is looked at in one go, in bytes.
 const PIECE: f64 = 65_536.0;
 
-fn relay(body: &ReadableStream, idle: Duration, call: &AbortController, cap: usize, kept: bool) -> Relay {
-    // Lengths are exact below 2^53, and a timer cannot be set for longer than this.
-    let idle = idle.as_millis().min(i32::MAX as u128) as f64;
-    Relay::new(body, idle, call, cap as f64, kept)
+/// How a body is read.
+struct Reading<'a> {
+    /// How long it may pause.
+    idle: Duration,
+    /// How much of it is held for readers who come later, in bytes.
+    cap: usize,
+    /// Whether it is to be kept.
+    kept: bool,
+    /// Rings when its first reader leaves, if there is one yet.
+    first: Option<&'a AbortSignal>,
+}
+
+fn relay(body: &ReadableStream, headers: &HeaderMap, call: &AbortController, how: &Reading<'_>) -> Relay {
+    // A timer cannot be set for longer than this.
+    let idle = how.idle.as_millis().min(i32::MAX as u128) as f64;
+    // What comes in many small pieces the platform hands on. A relay decodes a coded body, which is then coded anew: its first
+    // reader gets the bytes as they came.
+    let piped = !is_coded(headers) && headers::is_event_stream(&headers::essence(headers));
+    let first = how.first.filter(|_| piped || is_coded(headers));
+    // Lengths are exact below 2^53.
+    Relay::new(body, idle, call, how.cap as f64, how.kept, first, piped, plain_length(headers))
+}
+
+fn is_coded(headers: &HeaderMap) -> bool {
+    headers.contains_key(CONTENT_ENCODING)
 }
 
 /// A body's length, where it is known and what is read is not decoded.
 fn plain_length(headers: &HeaderMap) -> Option<f64> {
-    let coded = headers.contains_key(CONTENT_ENCODING);
-    headers::content_length(headers).filter(|_| !coded).map(|length| length as f64)
+    headers::content_length(headers).filter(|_| !is_coded(headers)).map(|length| length as f64)
 }
 
-/// An answer's body for the one client who reads it. What models write breaks off when it pauses for longer than `idle`, and
-/// so does an error; files, and what would have to be decoded for that, go through untouched.
-pub fn watched(answer: &Answer, idle: Duration) -> Option<ReadableStream> {
+/// An answer's body for the one client who reads it, which rings when it leaves. What models write breaks off when it pauses
+/// for longer than `idle`, and so does an error; files, and what would have to be decoded for that, go through untouched.
+pub fn watched(answer: &Answer, idle: Duration, client: &AbortSignal) -> Option<ReadableStream> {
     let body = answer.response.body()?;
     let essence = headers::essence(&answer.headers);
     let failed = answer.status.is_client_error() || answer.status.is_server_error();
     let written = failed || headers::is_event_stream(&essence) || headers::is_json(&essence);
     match answer.call() {
-        Some(call) if written && !answer.headers.contains_key(CONTENT_ENCODING) => {
-            relay(&body, idle, call, 0, false).attach(plain_length(&answer.headers)).ok()
+        Some(call) if written && !is_coded(&answer.headers) => {
+            let how = Reading { idle, cap: 0, kept: false, first: Some(client) };
+            read_by_first(&relay(&body, &answer.headers, call, &how), &answer.headers)
         }
         _ => Some(body),
     }
+}
+
+/// The body for its first reader.
+fn read_by_first(relay: &Relay, headers: &HeaderMap) -> Option<ReadableStream> {
+    relay.own().or_else(|| relay.attach(plain_length(headers)).ok())
 }
 
 /// An answer that is coming in.
 pub struct Running {
     /// Its HTTP status.
     pub status: StatusCode,
-    response: Response,
     headers: HeaderMap,
     relay: Option<Relay>,
     first: Option<Response>,
 }
 
 impl Running {
-    /// Begins to read an answer. It is held for readers who come later, up to `cap` bytes; its `first` reader has to be
-    /// there before any byte is dropped. Unless it is to be `kept` it is left when its last reader leaves.
-    pub fn new(answer: Answer, idle: Duration, cap: usize, first: bool, kept: bool) -> Running {
+    /// Begins to read an answer. It is held for readers who come later, up to `cap` bytes; its `first` reader, which rings
+    /// when it leaves, has to be there before any byte is dropped. Unless it is to be `kept` it is left when its last reader leaves.
+    pub fn new(answer: Answer, idle: Duration, cap: usize, first: Option<&AbortSignal>, kept: bool) -> Running {
+        let how = Reading { idle, cap, kept, first };
         let body = answer.response.body().zip(answer.call());
-        let coded = answer.headers.contains_key(CONTENT_ENCODING);
-        let (relay, reader) = match body {
-            // A relay decodes a coded body, which is then coded anew: the first reader gets the bytes as they came.
-            Some((body, call)) if coded && first => {
-                let [own, others] = convert::tee(&body);
-                let relay = relay(&others, idle, call, cap, kept);
-                relay.set_beside(true);
-                (Some(relay), Some(convert::with_body(&answer.response, Some(&own))))
-            }
-            Some((body, call)) => (Some(relay(&body, idle, call, cap, kept)), None),
-            None => (None, None),
-        };
+        let relay = body.map(|(body, call)| relay(&body, &answer.headers, call, &how));
         let Answer { response, status, headers, .. } = answer;
-        let mut running = Running { status, response, headers, relay, first: reader };
-        if running.first.is_none() && first {
-            running.first = running.attach();
-        }
-        running
+        let first = first.map(|_| {
+            let body = relay.as_ref().and_then(|relay| read_by_first(relay, &headers));
+            convert::with_body(&response, body.as_ref())
+        });
+        Running { status, headers, relay, first }
     }
 
     /// The answer for its first reader.
     pub fn first(&self) -> Option<Response> {
         self.first.clone()
-    }
-
-    fn attach(&self) -> Option<Response> {
-        Some(convert::with_body(&self.response, self.read()?.as_ref()))
     }
 
     /// The answer from its first byte, for another caller than the one who asked: without what is that one's business.

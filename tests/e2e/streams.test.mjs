@@ -5,6 +5,7 @@ import { readFileSync } from "node:fs";
 import net from "node:net";
 import { after, before, beforeEach, test } from "node:test";
 import { open, send } from "./support/client.mjs";
+import * as expect from "./support/expect.mjs";
 import { commandedStream, startUpstream } from "./support/upstream.mjs";
 import { worker } from "./support/worker.mjs";
 
@@ -51,6 +52,19 @@ test("each piece reaches the client while the next is held back, and the whole i
   assert.equal(repeat.body.toString(), pieces.join(""));
   assert.equal(upstream.calls.length, 1);
 });
+
+for (const COALESCE of ["true", "false"]) {
+  test(`a stream far longer than what is kept, or looked at, reaches its client whole (COALESCE=${COALESCE})`, async () => {
+    const small = await worker({ vars: { OPENAI_BASE_URL: `${upstream.origin}/v1`, CACHE_MAX_BYTES: "1000", COALESCE } });
+    const body = Buffer.from(event("x".repeat(60_000)).repeat(400) + DONE);
+    upstream.next({ headers: { "content-type": "text/event-stream" }, body });
+    const logged = small.lines.length + 1;
+    const reply = await send(small.origin, question);
+    expect.sameBytes(reply.body, body, "the answer");
+    assert.equal((await small.logged(logged)).reason, "too-large");
+    assert.deepEqual(await small.entries(), []);
+  });
+}
 
 test("the head reaches the client before the first byte of the body", async () => {
   const stream = commandedStream();
