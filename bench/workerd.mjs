@@ -28,9 +28,10 @@ const text = JSON.stringify; // Cap'n Proto's text literals are quoted as JSON's
 /**
  * A worker in a workerd of its own, listening on the loopback interface.
  * `modules`: [name, file] of each, the main one first; `vars`: its variables; `bound`: whether it has the bindings of
- * wrangler.toml, the namespace being one in memory; `forgets`: whether that keeps nothing.
+ * wrangler.toml, the namespace being one in memory; `objects`: whether flights are among them; `forgets`: whether the namespace
+ * keeps nothing.
  */
-export async function startWorkerd({ modules, vars = {}, bound = false, forgets = false }) {
+export async function startWorkerd({ modules, vars = {}, bound = false, objects = modules === REPRISE, forgets = false }) {
   const { folder, remove } = temporary();
   const port = await freePort();
   const module = ([name, file]) => {
@@ -39,9 +40,9 @@ export async function startWorkerd({ modules, vars = {}, bound = false, forgets 
   };
   const bindings = Object.entries(vars).map(([name, value]) => `(name = ${text(name)}, text = ${text(value)})`);
   if (bound) bindings.push(`(name = ${text(cache)}, kvNamespace = "namespace")`);
-  const hasFlights = bound && modules.some(([name]) => name === 'entry.js');
+  const hasFlights = bound && objects;
   if (hasFlights) bindings.push(`(name = ${text(flights)}, durableObjectNamespace = ${text(Flight)})`);
-  const objects = `durableObjectNamespaces = [(className = ${text(Flight)}, uniqueKey = "flight", enableSql = true)],
+  const flightObjects = `durableObjectNamespaces = [(className = ${text(Flight)}, uniqueKey = "flight", enableSql = true)],
   durableObjectStorage = (inMemory = void),`;
   const file = path.join(folder, 'config.capnp');
   writeFileSync(file, `using Workerd = import "/workerd/workerd.capnp";
@@ -58,7 +59,7 @@ const main :Workerd.Worker = (
   compatibilityDate = ${text(config.compatibility_date)},
   compatibilityFlags = ${text(config.compatibility_flags)},
   bindings = [${bindings.join(', ')}],
-  ${hasFlights ? objects : ''}
+  ${hasFlights ? flightObjects : ''}
 );
 const namespace :Workerd.Worker = (
   modules = [${floor('namespace').map(module)}],

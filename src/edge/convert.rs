@@ -198,19 +198,9 @@ fn handle<T: AsRef<JsValue>>(body: Option<&T>) -> Option<&JsValue> {
     body.map(AsRef::as_ref)
 }
 
-/// An answer with another body.
-pub fn with_body(response: &Response, body: Option<&ReadableStream>) -> Response {
-    js_rebuilt(response, handle(body), "", "", "")
-}
-
-/// An answer with one header set.
-pub fn with_header(response: &Response, name: &str, value: &str) -> Response {
-    js_rebuilt(response, handle(response.body().as_ref()), "", &lines(std::iter::once((name, value))), "")
-}
-
-/// An answer with another body, or its own, and without these headers.
-pub fn without_headers(response: &Response, body: Option<&ReadableStream>, names: &[&str]) -> Response {
-    js_rebuilt(response, handle(body), &names.join("\n"), "", "")
+/// An answer with `body` and one header set.
+pub fn with_header(response: &Response, body: Option<&ReadableStream>, name: &str, value: &str) -> Response {
+    js_rebuilt(response, handle(body), "", &lines(std::iter::once((name, value))), "")
 }
 
 /// An answer with a head of ours.

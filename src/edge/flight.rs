@@ -2,6 +2,7 @@
 
 use super::call::{Call, Current, Errand, Finished, Head, Stage};
 use super::clock::now;
+use super::relay::Running;
 use super::store::{self, Store};
 use super::upstream::{Answer, Body};
 use super::{config, convert, memory, write};
@@ -13,6 +14,7 @@ use crate::key::Key;
 use crate::log::{Measures, Part};
 use futures_channel::oneshot;
 use futures_util::future::{Either, select};
+use http::{HeaderName, HeaderValue};
 use js_sys::{Promise, Reflect, Uint8Array};
 use std::pin::pin;
 use std::rc::Rc;
@@ -25,7 +27,7 @@ use worker::{DurableObject, Env, State, durable_object};
 /// The binding's name in `wrangler.toml`.
 const BINDING: &str = "FLIGHTS";
 /// What a flight's answer is, in a header between it and its callers: a word, and how often the upstream was asked again.
-const DISPOSITION: &str = "x-reprise-flight";
+pub const DISPOSITION: &str = "x-reprise-flight";
 /// Where a job ends and the body begins: the length of the job, big-endian.
 const LENGTH: u32 = 4;
 
@@ -73,7 +75,7 @@ impl Landed {
     /// What a leader gets of its call.
     pub fn head((head, retries): Head, part: Option<Part>) -> Landed {
         match head.map(|answer| answer.first()) {
-            Ok(Some(response)) => Landed::Answer(Answer::landed(response), retries, part),
+            Ok(Some(answer)) => Landed::Answer(answer, retries, part),
             Ok(None) => Landed::Alone { late: false },
             Err(failure) => Landed::Failed(failure, retries, part),
         }
@@ -127,7 +129,7 @@ impl Namespace {
         let disposition = response.headers().get(DISPOSITION).ok()??;
         let (word, retries) = disposition.split_once(' ').unwrap_or((&disposition, "0"));
         let retries = retries.parse().unwrap_or(0);
-        let answer = || Answer::landed(convert::without_headers(&response, response.body().as_ref(), &[DISPOSITION]));
+        let answer = || Answer::landed(Clone::clone(&response));
         Some(match word {
             "leader" => Landed::Answer(answer(), retries, Some(Part::Leader)),
             "follower" => Landed::Answer(answer(), retries, Some(Part::Follower)),
@@ -200,7 +202,7 @@ impl Flight {
             (Some(call), Some(Stage::Asking | Stage::Running { .. })) => Phase::Running {
                 carriage: call.carriage,
                 callers: call.callers(),
-                closed: matches!(&stage, Some(Stage::Running { answer, .. }) if answer.overflowed() || !answer.status.is_success()),
+                closed: matches!(&stage, Some(Stage::Running { answer, .. }) if answer.overflowed() || !answer.status().is_success()),
             },
             _ => Phase::Idle,
         };
@@ -247,34 +249,33 @@ impl Flight {
         }
         let Ok((head, retries)) = head.await else { return word("alone") };
         match head {
-            Ok(answer) => marked(answer.first(), &format!("leader {retries}")),
+            Ok(answer) => match answer.first() {
+                Some(Answer { response, body, .. }) => {
+                    convert::with_header(&response, body.as_ref(), DISPOSITION, &format!("leader {retries}"))
+                }
+                None => word("alone"),
+            },
             Err(Failure::Unreachable) => word(&format!("unreachable {retries}")),
             Err(Failure::TimedOut) => word(&format!("timed-out {retries}")),
         }
     }
 }
 
-/// An answer with its disposition.
-fn marked(answer: Option<Response>, disposition: &str) -> Response {
-    match answer {
-        Some(answer) => convert::with_header(&answer, DISPOSITION, disposition),
-        None => word("alone"),
-    }
-}
-
 /// Waits for what a caller who did not lead can use. `shared`: callers are not one party each.
 async fn follow(call: &Call, join: Join, job: &Job, shared: bool) -> Response {
     let same = call.covered && call.carriage == job.carriage;
+    let mark = || (HeaderName::from_static(DISPOSITION), HeaderValue::from_static("follower"));
+    let shared_with = |answer: &Running| answer.share(shared, mark()).unwrap_or_else(|| word("alone"));
     loop {
         match call.stage() {
             Stage::Asking => {}
-            Stage::Running { answer, .. } if join == Join::Follow && answer.status.is_success() => {
-                return marked(answer.share(shared), "follower");
+            Stage::Running { answer, .. } if join == Join::Follow && answer.status().is_success() => {
+                return shared_with(&answer);
             }
             // An error is the same to everyone who asks the same, and is given as a whole.
-            Stage::Running { answer, .. } if same && !answer.status.is_success() && !answer.overflowed() => {}
-            Stage::Gone { answer, whole: true } if same && !answer.status.is_success() => {
-                return marked(answer.share(shared), "follower");
+            Stage::Running { answer, .. } if same && !answer.status().is_success() && !answer.overflowed() => {}
+            Stage::Gone { answer, whole: true } if same && !answer.status().is_success() => {
+                return shared_with(&answer);
             }
             Stage::Running { storable: true, .. } => {}
             Stage::Finished(finished) => return whole(&finished, "collapsed"),

@@ -2,6 +2,7 @@
 //! wasm before the client has them, and only where the operator wants them changed.
 
 use super::convert;
+use super::flight::DISPOSITION;
 use crate::headers::OF_OTHER_BYTES;
 use crate::polish::Polisher;
 use crate::present::Edits;
@@ -18,10 +19,10 @@ pub fn passing(
     polisher: Option<Polisher>,
 ) -> Response {
     let (Some(body), Some(polisher)) = (body, polisher) else {
-        return convert::passing(response, body, edits, &[]);
+        return convert::passing(response, body, edits, &[DISPOSITION]);
     };
     let Ok(body) = piped(body, polisher) else { return convert::bare_response(502) };
-    convert::passing(response, Some(&body), edits, &OF_OTHER_BYTES)
+    convert::passing(response, Some(&body), edits, &[&OF_OTHER_BYTES[..], &[DISPOSITION]].concat())
 }
 
 /// The platform moves the pieces and calls us for each: nothing here waits, and a client that leaves or an upstream that

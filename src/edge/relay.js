@@ -1,4 +1,4 @@
-const PIECE = 16_384; // the most that is read at once, in bytes
+const PIECES = [4_096, 65_536]; // how much is read at once at first, and at most, in bytes
 const RESTS = [250, 1_000]; // the shortest and the longest rest, in milliseconds
 const LITTLE = 65_536; // how much may come between two rests if the next is to be longer, in bytes
 const WATCHED = 16_777_216; // how much is looked at of what is too long to be kept and goes to its reader by itself, in bytes
@@ -73,7 +73,7 @@ export class Relay {
       call.abort();
     };
     let clock = setTimeout(look, idle);
-    let buffer = new ArrayBuffer(PIECE);
+    let buffer = new ArrayBuffer(PIECES[0]);
     try {
       for (;;) {
         while (this.overflowed && !this.#watches && !this.#waiting.length) {
@@ -85,8 +85,9 @@ export class Relay {
         const { done, value } = await reader.read(new Uint8Array(buffer));
         since = undefined;
         if (done) break;
-        ({ buffer } = value);
+        const full = value.byteLength === value.buffer.byteLength;
         this.#chunks.push(value.slice());
+        buffer = full && value.byteLength < PIECES[1] ? new ArrayBuffer(PIECES[1]) : value.buffer;
         this.#kept += value.byteLength;
         this.size += value.byteLength;
         if (this.size > this.cap && !this.overflowed) {
@@ -95,7 +96,7 @@ export class Relay {
         }
         this.#trim();
         this.#wake();
-        if (value.byteLength < PIECE && this.#piped && !this.#readers.size) await this.#pause();
+        if (!full && this.#piped && !this.#readers.size) await this.#pause();
       }
       return this.overflowed ? "too-large" : "";
     } catch {

@@ -8,7 +8,7 @@ use crate::entry::Entry;
 use crate::headers;
 use crate::status::Reason;
 use http::header::CONTENT_ENCODING;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use js_sys::{Promise, Uint8Array};
 use std::time::Duration;
 use wasm_bindgen::prelude::*;
@@ -94,7 +94,7 @@ fn plain_length(headers: &HeaderMap) -> Option<f64> {
 /// An answer's body for the one client who reads it, which rings when it leaves. What models write breaks off when it pauses
 /// for longer than `idle`, and so does an error; files, and what would have to be decoded for that, go through untouched.
 pub fn watched(answer: &Answer, idle: Duration, client: &AbortSignal) -> Option<ReadableStream> {
-    let body = answer.response.body()?;
+    let body = answer.body.clone()?;
     let essence = headers::essence(&answer.headers);
     let failed = answer.status.is_client_error() || answer.status.is_server_error();
     let written = failed || headers::is_event_stream(&essence) || headers::is_json(&essence);
@@ -114,11 +114,9 @@ fn read_by_first(relay: &Relay, headers: &HeaderMap) -> Option<ReadableStream> {
 
 /// An answer that is coming in.
 pub struct Running {
-    /// Its HTTP status.
-    pub status: StatusCode,
-    headers: HeaderMap,
+    answer: Answer,
     relay: Option<Relay>,
-    first: Option<Response>,
+    first: Option<Option<ReadableStream>>,
 }
 
 impl Running {
@@ -126,31 +124,31 @@ impl Running {
     /// when it leaves, has to be there before any byte is dropped. Unless it is to be `kept` it is left when its last reader leaves.
     pub fn new(answer: Answer, idle: Duration, cap: usize, first: Option<&AbortSignal>, kept: bool) -> Running {
         let how = Reading { idle, cap, kept, first };
-        let body = answer.response.body().zip(answer.call());
-        let relay = body.map(|(body, call)| relay(&body, &answer.headers, call, &how));
-        let Answer { response, status, headers, .. } = answer;
-        let first = first.map(|_| {
-            let body = relay.as_ref().and_then(|relay| read_by_first(relay, &headers));
-            convert::with_body(&response, body.as_ref())
-        });
-        Running { status, headers, relay, first }
+        let body = answer.body.as_ref().zip(answer.call());
+        let relay = body.map(|(body, call)| relay(body, &answer.headers, call, &how));
+        let first = first.map(|_| relay.as_ref().and_then(|relay| read_by_first(relay, &answer.headers)));
+        Running { answer, relay, first }
+    }
+
+    /// Its HTTP status.
+    pub fn status(&self) -> StatusCode {
+        self.answer.status
     }
 
     /// The answer for its first reader.
-    pub fn first(&self) -> Option<Response> {
-        self.first.clone()
+    pub fn first(&self) -> Option<Answer> {
+        self.first.clone().map(|body| self.answer.given(body))
     }
 
-    /// The answer from its first byte, for another caller than the one who asked: without what is that one's business.
-    /// `shared`: they are not one party. `None`: the first byte is gone.
-    pub fn share(&self, shared: bool) -> Option<Response> {
-        let kept = self.headers.iter().filter(|(name, _)| headers::is_shared(name.as_str(), shared));
-        let kept: HeaderMap = kept.map(|(name, value)| (name.clone(), value.clone())).collect();
-        Some(convert::with_head(self.status.as_u16(), &kept, self.read()?.as_ref()))
-    }
-
-    fn read(&self) -> Option<Option<ReadableStream>> {
-        self.relay.as_ref().map(|relay| relay.attach(plain_length(&self.headers))).transpose().ok()
+    /// The answer from its first byte, for another caller than the one who asked: without what is that one's business, and with
+    /// the header `mark`. `shared`: they are not one party. `None`: the first byte is gone.
+    pub fn share(&self, shared: bool, mark: (HeaderName, HeaderValue)) -> Option<Response> {
+        let headers = &self.answer.headers;
+        let body = self.relay.as_ref().map(|relay| relay.attach(plain_length(headers))).transpose().ok()?;
+        let kept = headers.iter().filter(|(name, _)| headers::is_shared(name.as_str(), shared));
+        let mut kept: HeaderMap = kept.map(|(name, value)| (name.clone(), value.clone())).collect();
+        kept.insert(mark.0, mark.1);
+        Some(convert::with_head(self.status().as_u16(), &kept, body.as_ref()))
     }
 
     /// Whether nobody can join any more.

@@ -54,6 +54,8 @@ impl Body {
 pub struct Answer {
     /// The platform's own object.
     pub response: Response,
+    /// Its body, for whoever has the answer.
+    pub body: Option<ReadableStream>,
     /// Its HTTP status.
     pub status: StatusCode,
     /// Its headers.
@@ -63,10 +65,23 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// An answer as a call of its own brings it.
+    fn new(response: Response, call: Option<AbortController>) -> Answer {
+        let (status, headers) = convert::response_head(&response);
+        let body = response.body();
+        Answer { response, body, status, headers, call }
+    }
+
     /// An answer that a flight gives on.
     pub fn landed(response: Response) -> Answer {
-        let (status, headers) = convert::response_head(&response);
-        Answer { response, status, headers, call: None }
+        Answer::new(response, None)
+    }
+
+    /// The same answer for somebody who does not end its call, with a body of its own.
+    pub fn given(&self, body: Option<ReadableStream>) -> Answer {
+        // The handle: the method of this name would divide the body.
+        let response = Clone::clone(&self.response);
+        Answer { response, body, status: self.status, headers: self.headers.clone(), call: None }
     }
 
     /// Its own call, if it has one.
@@ -76,7 +91,7 @@ impl Answer {
 
     /// Ends it. Whoever still reads its body sees it break off.
     pub fn abort(&self) {
-        match (&self.call, self.response.body()) {
+        match (&self.call, &self.body) {
             (Some(call), _) => call.abort(),
             (None, Some(body)) => drop(body.cancel()),
             (None, None) => {}
@@ -179,7 +194,8 @@ async fn set_aside(answer: Answer, left: Duration) -> Aside {
         return Aside::Kept(None);
     };
     let out_of_quota = answer.status == StatusCode::TOO_MANY_REQUESTS && retry::is_out_of_quota(&body);
-    let answer = Answer { response: convert::again(&answer.response, &body), ..answer };
+    let response = convert::again(&answer.response, &body);
+    let answer = Answer { body: response.body(), response, ..answer };
     if out_of_quota { Aside::Final(answer) } else { Aside::Kept(Some(answer)) }
 }
 
@@ -210,11 +226,7 @@ pub async fn send(
     init.set_signal(Some(&any_signal(&signals)));
     let asked = js_fetch(&outbound.url, &init).map_err(|_| Failure::Unreachable)?;
     match within(timeout, JsFuture::from(asked)).await {
-        Some(Ok(response)) => {
-            let response = sound(response.unchecked_into())?;
-            let (status, headers) = convert::response_head(&response);
-            Ok(Answer { response, status, headers, call: Some(call) })
-        }
+        Some(Ok(response)) => Ok(Answer::new(sound(response.unchecked_into())?, Some(call))),
         Some(Err(_)) => Err(Failure::Unreachable),
         None => {
             call.abort();
