@@ -1,6 +1,8 @@
 const PIECES = [4_096, 65_536]; // how much is read at once at first, and at most, in bytes
 const RESTS = [250, 1_000]; // the shortest and the longest rest, in milliseconds
 const LITTLE = 65_536; // how much may come between two rests if the next is to be longer, in bytes
+const MOMENT = 100; // in which what has come during a rest can be read, in milliseconds
+const PATIENCE = 1_000; // how long others wait for a reader of what is handed on besides, in milliseconds
 const WATCHED = 16_777_216; // how much is looked at of what is too long to be kept and goes to its reader by itself, in bytes
 
 // One body for many readers, each at its own pace. What has been read is kept once, up to `cap` bytes; beyond that the
@@ -23,9 +25,10 @@ export class Relay {
   #rouse = null; // ends a rest
   #rest = RESTS[0]; // how long the next one is
   #rested = 0; // bytes when the last one began
+  #late = false; // whether those who read here are not waited for any more
+  #size = 0;
   overflowed = false;
   own = undefined;
-  size = 0;
 
   // Gives the call up when nothing comes for `idle` milliseconds, and, unless it is to be kept, when its last reader leaves.
   // `ended` is "", "too-large", "truncated" or "stalled"; `grown` comes when nobody can join any more. `first`, where
@@ -64,10 +67,12 @@ export class Relay {
 
   async #pump(reader, idle, call) {
     let stalled = false;
-    let since; // when the piece that is waited for began to be
+    let since = Date.now(); // when the last piece came; undefined while a reader is waited for
+    let reading; // when reading began; undefined during a rest
     // One timer for many pieces: it costs more than all else about one.
     const look = () => {
-      const left = since === undefined ? idle : since + idle - Date.now();
+      const now = Date.now();
+      const left = since === undefined ? idle : Math.max(since + idle, (reading ?? now) + MOMENT) - now;
       if (left > 0) return (clock = setTimeout(look, left));
       stalled = true;
       call.abort();
@@ -76,21 +81,25 @@ export class Relay {
     let buffer = new ArrayBuffer(PIECES[0]);
     try {
       for (;;) {
-        while (this.overflowed && !this.#watches && !this.#waiting.length) {
+        while (this.overflowed && !this.#waiting.length && !this.#hurries) {
           // Nobody reads it, and it is too long to be kept.
           if (!this.#readers.size) return this.#leave(reader);
-          await new Promise((resolve) => (this.#wanted = resolve));
+          since = undefined;
+          await this.#reader();
+          since = Date.now();
         }
-        since = Date.now();
+        if (this.#waiting.length) this.#late = false;
+        reading = Date.now();
         const { done, value } = await reader.read(new Uint8Array(buffer));
-        since = undefined;
+        since = Date.now();
+        reading = undefined;
         if (done) break;
         const full = value.byteLength === value.buffer.byteLength;
         this.#chunks.push(value.slice());
         buffer = full && value.byteLength < PIECES[1] ? new ArrayBuffer(PIECES[1]) : value.buffer;
         this.#kept += value.byteLength;
-        this.size += value.byteLength;
-        if (this.size > this.cap && !this.overflowed) {
+        this.#size += value.byteLength;
+        if (this.#size > this.cap && !this.overflowed) {
           this.overflowed = true;
           this.#grow();
         }
@@ -104,7 +113,8 @@ export class Relay {
       this.#failed = true;
       // What cannot be decoded is of no use to whoever reads it beside us, as it came, but may be near its end.
       if (this.#beside && !this.#piped) await new Promise((resolve) => setTimeout(resolve, Math.min(idle, 5_000)));
-      call.abort();
+      // Its reader has yet to get what came before.
+      if (!this.#piped) call.abort();
       if (this.overflowed && !stalled) return "too-large";
       return stalled ? "stalled" : "truncated";
     } finally {
@@ -116,6 +126,7 @@ export class Relay {
 
   #leave(reader) {
     this.#failed = true;
+    this.#size = undefined;
     if (this.#beside) reader.cancel().catch(() => {});
     else this.call.abort();
     return "too-large";
@@ -127,15 +138,32 @@ export class Relay {
     if (useless && !this.#over && !this.#readers.size && !this.#beside) this.call.abort();
   }
 
-  // Whether what is too long to be kept is looked at nevertheless, for its pauses.
-  get #watches() {
-    return this.#piped && this.size <= WATCHED;
+  // Whether what is too long to be kept is read without anybody who waits for it: for its pauses, or because the one to whom
+  // it is handed on is faster.
+  get #hurries() {
+    return this.#piped && (this.#readers.size ? this.#late : this.#size <= WATCHED);
+  }
+
+  // Until a reader wants more; where the body is handed on besides, until that has taken too long.
+  async #reader() {
+    let timer;
+    await new Promise((resolve) => {
+      this.#wanted = resolve;
+      if (this.#piped) timer = setTimeout(resolve, PATIENCE);
+    });
+    clearTimeout(timer);
+    this.#late = !this.#waiting.length;
+  }
+
+  // How many bytes there are so far; undefined where the end will not be seen.
+  get size() {
+    return this.#size;
   }
 
   // Until there may be more to read at once, or the piped body has ended, or somebody reads here.
   async #pause() {
-    if (this.size - this.#rested > LITTLE) this.#rest = RESTS[0];
-    this.#rested = this.size;
+    if (this.#size - this.#rested > LITTLE) this.#rest = RESTS[0];
+    this.#rested = this.#size;
     let timer;
     await new Promise((resolve) => {
       this.#rouse = resolve;
@@ -154,7 +182,7 @@ export class Relay {
     if (!this.overflowed) return;
     const next = [...this.#readers].map((reader) => reader.next);
     const slowest = Math.min(...next, this.#first + this.#chunks.length);
-    const fastest = this.#watches ? this.#first + this.#chunks.length : Math.max(...next, slowest);
+    const fastest = this.#hurries ? this.#first + this.#chunks.length : Math.max(...next, slowest);
     while (this.#first < slowest || (this.#first < fastest && this.#kept > 2 * this.cap)) {
       this.#kept -= this.#chunks.shift().byteLength;
       this.#first += 1;

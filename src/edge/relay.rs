@@ -47,7 +47,7 @@ extern "C" {
     fn readers(this: &Relay) -> u32;
 
     #[wasm_bindgen(method, getter)]
-    fn size(this: &Relay) -> f64;
+    fn size(this: &Relay) -> Option<f64>;
 
     #[wasm_bindgen(method)]
     fn pieces(this: &Relay, size: f64) -> js_sys::Iterator;
@@ -161,10 +161,10 @@ impl Running {
         self.relay.as_ref().map_or(0, |relay| usize::try_from(relay.readers()).unwrap_or(usize::MAX))
     }
 
-    /// How many bytes have been read so far.
+    /// How many bytes have been read so far; `None`: the end will not be seen.
     pub fn size(&self) -> Option<u64> {
         // `as` saturates and cannot fail.
-        self.relay.as_ref().map(|relay| relay.size() as u64)
+        self.relay.as_ref()?.size().map(|size| size as u64)
     }
 
     async fn ended(&self) -> Option<String> {

@@ -1,0 +1,55 @@
+// Who follows a stream and keeps up is not broken off, however little is kept of it and however its leader reads.
+
+import assert from "node:assert/strict";
+import { after, beforeEach, test } from "node:test";
+import { open } from "./support/client.mjs";
+import * as expect from "./support/expect.mjs";
+import { commandedStream, startUpstream } from "./support/upstream.mjs";
+import { within } from "./support/wait.mjs";
+import { worker } from "./support/worker.mjs";
+
+const upstream = await startUpstream();
+after(() => upstream.close());
+beforeEach(() => upstream.reset());
+const proxy = await worker({ vars: { OPENAI_BASE_URL: `${upstream.origin}/v1`, MAX_RETRIES: "0", CACHE_MAX_BYTES: "20000" } });
+
+const question = (content) => ({
+  path: "/proxy/chat/completions",
+  headers: { "content-type": "application/json", authorization: "Bearer sk-test" },
+  body: JSON.stringify({ model: "m", stream: true, messages: [{ role: "user", content }] }),
+});
+const event = (length) => `data: ${JSON.stringify({ choices: [{ index: 0, delta: { content: "x".repeat(length) } }] })}\n\n`;
+const DONE = "data: [DONE]\n\n";
+
+// What comes, up to this many bytes.
+async function read(reply, length) {
+  const got = [];
+  for (let left = length; left > 0; left -= got.at(-1).length) {
+    const piece = await within(reply.next(), "more of the stream");
+    assert.ok(piece !== null, `the stream ended ${left} bytes too early`);
+    got.push(piece);
+  }
+  return Buffer.concat(got);
+}
+
+const answers = { "long events, one after the other": Array(6).fill(event(50_000)), "a burst": [event(1_000).repeat(1_500)] };
+for (const [what, pieces] of Object.entries(answers)) {
+  for (const leads of ["reads", "stalls", "leaves"]) {
+    test(`${what}; the leader ${leads}`, async () => {
+      const stream = commandedStream();
+      upstream.next(stream.answer);
+      const leader = await open(proxy.origin, question(what + leads));
+      const follower = await open(proxy.origin, question(what + leads));
+      assert.equal(expect.cacheStatus(follower), "COALESCED");
+      if (leads === "leaves") leader.leave();
+      for (const piece of [...pieces, DONE]) {
+        const reading = [follower, ...(leads === "reads" ? [leader] : [])].map((reply) => read(reply, piece.length));
+        await stream.send(piece);
+        for (const got of await Promise.all(reading)) expect.sameBytes(got, Buffer.from(piece), "what came");
+      }
+      await stream.end();
+      assert.equal(await follower.next(), null);
+      leader.leave();
+    });
+  }
+}
