@@ -11,7 +11,8 @@ import { worker } from "./support/worker.mjs";
 const upstream = await startUpstream();
 after(() => upstream.close());
 beforeEach(() => upstream.reset());
-const proxy = await worker({ vars: { OPENAI_BASE_URL: `${upstream.origin}/v1`, MAX_RETRIES: "0", CACHE_MAX_BYTES: "20000" } });
+const VARS = { OPENAI_BASE_URL: `${upstream.origin}/v1`, MAX_RETRIES: "0", COALESCE: "true" };
+const proxy = await worker({ vars: { ...VARS, CACHE_MAX_BYTES: "20000" } });
 
 const question = (content) => ({
   path: "/proxy/chat/completions",
