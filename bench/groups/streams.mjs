@@ -44,7 +44,7 @@ export async function streams({ upstream, quick, say }) {
   const all = [];
   const added = (name, other) => (name.startsWith('miss') && other === 'direct' ? { added: 2 } : undefined);
   const negligible = (name) => (name === 'miss' || name === 'miss, COALESCE=false' ? { ratio: 1.05 } : undefined);
-  for (const [connections, rounds] of quick ? [[1, 10], [CONNECTIONS, 2]] : [[1, 30], [CONNECTIONS, 5]]) {
+  for (const [connections, rounds] of quick ? [[1, 10], [CONNECTIONS, 2]] : [[1, 25], [CONNECTIONS, 4]]) {
     say(`Streams, ${connections} at a time`);
     const measured = { first: {}, whole: {}, perEvent: {} };
     const keep = (name, result) => {
