@@ -23,16 +23,6 @@ const SIZES: [(&str, usize); 4] = [("0.6 kB", 600), ("16 kB", 16_000), ("256 kB"
 const CONVERTED: usize = 2_000_000;
 const WORDS: &str = "The quick brown fox says: \"Über allen Gipfeln\nist Ruh\". ";
 
-const DIALECTS: [Dialect; 7] = [
-    Dialect::Chat,
-    Dialect::Completions,
-    Dialect::Responses,
-    Dialect::Anthropic,
-    Dialect::Google,
-    Dialect::Cohere,
-    Dialect::Ollama,
-];
-
 /// A text of about `size` bytes as JSON writes it.
 fn text(size: usize) -> String {
     WORDS.repeat(size / WORDS.len() + 1)
@@ -144,7 +134,7 @@ fn answers(c: &mut Criterion) {
             black_box(decode(Framing::Events, body).unwrap());
         },
     );
-    for dialect in DIALECTS {
+    for dialect in Dialect::ALL {
         each(
             c,
             &format!("{dialect:?}, stream to object"),

@@ -4,19 +4,9 @@
 use libfuzzer_sys::fuzz_target;
 use reprise::dialect::{Carriage, Dialect};
 
-const ALL: [Dialect; 7] = [
-    Dialect::Chat,
-    Dialect::Completions,
-    Dialect::Responses,
-    Dialect::Anthropic,
-    Dialect::Google,
-    Dialect::Cohere,
-    Dialect::Ollama,
-];
-
 fuzz_target!(|input: (u8, Vec<u8>, bool)| {
     let (which, body, include_usage) = input;
-    let dialect = ALL[usize::from(which) % ALL.len()];
+    let dialect = Dialect::ALL[usize::from(which) % Dialect::ALL.len()];
     let plain = Carriage { stream: false, include_usage: false };
     let stream = Carriage { stream: true, include_usage };
     let whole = dialect.events(&body).and_then(|events| dialect.check(&events));

@@ -61,6 +61,17 @@ pub struct Carriage {
 }
 
 impl Dialect {
+    /// Every one.
+    pub const ALL: [Dialect; 7] = [
+        Dialect::Chat,
+        Dialect::Completions,
+        Dialect::Responses,
+        Dialect::Anthropic,
+        Dialect::Google,
+        Dialect::Cohere,
+        Dialect::Ollama,
+    ];
+
     /// The grammar in which an endpoint streams; `None`: it does not, or not in one that is known.
     pub fn of(endpoint: Endpoint) -> Option<Dialect> {
         match endpoint {

@@ -146,12 +146,7 @@ export class Relay {
 
   // Until a reader wants more; where the body is handed on besides, until that has taken too long.
   async #reader() {
-    let timer;
-    await new Promise((resolve) => {
-      this.#wanted = resolve;
-      if (this.#piped) timer = setTimeout(resolve, PATIENCE);
-    });
-    clearTimeout(timer);
+    await until(this.#piped ? PATIENCE : undefined, (resolve) => (this.#wanted = resolve));
     this.#late = !this.#waiting.length;
   }
 
@@ -164,12 +159,7 @@ export class Relay {
   async #pause() {
     if (this.#size - this.#rested > LITTLE) this.#rest = RESTS[0];
     this.#rested = this.#size;
-    let timer;
-    await new Promise((resolve) => {
-      this.#rouse = resolve;
-      timer = setTimeout(resolve, this.#rest);
-    });
-    clearTimeout(timer);
+    await until(this.#rest, (resolve) => (this.#rouse = resolve));
     this.#rest = Math.min(2 * this.#rest, RESTS[1]);
   }
 
@@ -246,6 +236,16 @@ export class Relay {
     );
     return length === undefined ? stream : stream.pipeThrough(new FixedLengthStream(length));
   }
+}
+
+// Until what `keep` is given is called, or `ms` milliseconds have passed, where they are limited.
+async function until(ms, keep) {
+  let timer;
+  await new Promise((resolve) => {
+    keep(resolve);
+    if (ms !== undefined) timer = setTimeout(resolve, ms);
+  });
+  clearTimeout(timer);
 }
 
 function joined(chunks, length) {

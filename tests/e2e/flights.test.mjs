@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { after, beforeEach, describe, test } from "node:test";
 import { gunzipSync, gzipSync } from "node:zlib";
-import { open, send } from "./support/client.mjs";
+import { open, read, send } from "./support/client.mjs";
 import * as expect from "./support/expect.mjs";
 import { commandedStream, startUpstream } from "./support/upstream.mjs";
 import { within } from "./support/wait.mjs";
@@ -54,17 +54,6 @@ function held(answer) {
   const hold = new Promise((resolve) => (release = resolve));
   upstream.next({ ...answer, hold });
   return release;
-}
-
-async function read(reply, length) {
-  const pieces = [];
-  for (let got = 0; got < length; ) {
-    const piece = await reply.next();
-    assert.notEqual(piece, null, `the answer ended after ${got} of ${length} bytes`);
-    pieces.push(piece);
-    got += piece.length;
-  }
-  return Buffer.concat(pieces).toString();
 }
 
 async function rest(reply) {

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { after, beforeEach, test } from "node:test";
-import { open } from "./support/client.mjs";
+import { open, read } from "./support/client.mjs";
 import * as expect from "./support/expect.mjs";
 import { commandedStream, startUpstream } from "./support/upstream.mjs";
 import { within } from "./support/wait.mjs";
@@ -22,17 +22,6 @@ const question = (content) => ({
 const event = (length) => `data: ${JSON.stringify({ choices: [{ index: 0, delta: { content: "x".repeat(length) } }] })}\n\n`;
 const DONE = "data: [DONE]\n\n";
 
-// What comes, up to this many bytes.
-async function read(reply, length) {
-  const got = [];
-  for (let left = length; left > 0; left -= got.at(-1).length) {
-    const piece = await within(reply.next(), "more of the stream");
-    assert.ok(piece !== null, `the stream ended ${left} bytes too early`);
-    got.push(piece);
-  }
-  return Buffer.concat(got);
-}
-
 const answers = { "long events, one after the other": Array(6).fill(event(50_000)), "a burst": [event(1_000).repeat(1_500)] };
 for (const [what, pieces] of Object.entries(answers)) {
   for (const leads of ["reads", "stalls", "leaves"]) {
@@ -46,7 +35,9 @@ for (const [what, pieces] of Object.entries(answers)) {
       for (const piece of [...pieces, DONE]) {
         const reading = [follower, ...(leads === "reads" ? [leader] : [])].map((reply) => read(reply, piece.length));
         await stream.send(piece);
-        for (const got of await Promise.all(reading)) expect.sameBytes(got, Buffer.from(piece), "what came");
+        for (const got of await within(Promise.all(reading), "the piece")) {
+          expect.sameBytes(Buffer.from(got), Buffer.from(piece), "what came");
+        }
       }
       await stream.end();
       assert.equal(await follower.next(), null);

@@ -1,5 +1,6 @@
 // A client that adds nothing, decodes nothing and hides nothing: what the tests see is what was on the wire.
 
+import assert from "node:assert/strict";
 import http from "node:http";
 import net from "node:net";
 import { within } from "./wait.mjs";
@@ -65,4 +66,16 @@ export function raw(origin, bytes, { hangUp = false } = {}) {
     }),
     "the other side to answer raw bytes and close",
   );
+}
+
+// The next `length` bytes of an opened answer, as text.
+export async function read(reply, length) {
+  const pieces = [];
+  for (let got = 0; got < length; ) {
+    const piece = await reply.next();
+    assert.notEqual(piece, null, `the answer ended after ${got} of ${length} bytes`);
+    pieces.push(piece);
+    got += piece.length;
+  }
+  return Buffer.concat(pieces).toString();
 }
