@@ -10,7 +10,7 @@
 //! `\\`, `\,`, `\;` and `\uXXXX` are read; what holds an escape is a text. An empty value is `null`.
 
 use super::ConfigError;
-use crate::canonical::Document;
+use crate::json::canonical::Document;
 use crate::json::{self, Json};
 
 /// Everything that is said about models.
@@ -133,7 +133,7 @@ fn group_of(group: &str, at: usize) -> Result<ModelParams, ConfigError> {
             "think_tag_start" => params.think_start = Some(some()?),
             "think_tag_end" => params.think_end = Some(some()?),
             "enable_think_tag_filtering" => {
-                let read = crate::directives::boolean(value);
+                let read = crate::http::fields::boolean(value);
                 params.filter_think = Some(read.ok_or_else(|| wrong(value_at, "true or false"))?);
             }
             _ => params.fields.push((key.to_owned(), typed(value, value_at)?)),

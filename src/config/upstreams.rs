@@ -1,9 +1,11 @@
 //! `UPSTREAMS` and the operator's keys: whom can callers reach, and on whose bill?
 
-use super::{ConfigError, Vars, web_base};
-use crate::canonical::Document;
+use super::env::Vars;
+use super::secret::HeaderSecret;
+use super::{ConfigError, web_base};
+use crate::config::providers::{DEFAULT, Upstream, built_in};
+use crate::json::canonical::Document;
 use crate::json::{Json, Member};
-use crate::provider::{DEFAULT, Secret, Upstream, built_in};
 use std::rc::Rc;
 use url::Url;
 
@@ -39,12 +41,12 @@ pub(super) fn named<F: Fn(&str) -> Option<String>>(
 pub(super) fn key<F: Fn(&str) -> Option<String>>(
     vars: &Vars<'_, F>,
     upstream: &Upstream,
-) -> Result<Option<Secret>, ConfigError> {
+) -> Result<Option<HeaderSecret>, ConfigError> {
     let variable = upstream.key_variable();
     let Some(text) = vars.text(&variable) else {
         return Ok(None);
     };
-    match Secret::new(&text) {
+    match HeaderSecret::new(&text) {
         Some(secret) => Ok(Some(secret)),
         None => Err(ConfigError::new(variable, "must be a key without spaces. Correct or unset it.")),
     }

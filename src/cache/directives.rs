@@ -1,0 +1,166 @@
+//! What does the caller ask of the cache? The `X-Proxy-*` headers and `Cache-Control`, read once.
+
+use crate::http::fields::{boolean, list};
+use crate::key::MatchMode;
+use crate::status::error::{ErrorKind, ProxyError};
+use http::HeaderMap;
+
+/// A request's controls.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Directives {
+    /// `X-Proxy-TTL`: seconds from storing to expiry; saturates.
+    pub ttl: Option<u64>,
+    /// `X-Proxy-Refresh: true`.
+    pub refresh: bool,
+    /// `X-Proxy-Namespace`, empty if none.
+    pub namespace: Vec<u8>,
+    /// `X-Proxy-Match`.
+    pub match_mode: Option<MatchMode>,
+    /// `X-Proxy-Ignore`: top-level fields left out of the key.
+    pub ignore: Vec<String>,
+    /// `Cache-Control: no-store`.
+    pub no_store: bool,
+    /// `Cache-Control: no-cache`.
+    pub no_cache: bool,
+    /// `Cache-Control: max-age`, in seconds.
+    pub max_age: Option<u64>,
+    /// `Cache-Control: only-if-cached`.
+    pub only_if_cached: bool,
+    /// `Cache-Control: stale-if-error` (RFC 5861), in seconds.
+    pub stale_if_error: Option<u64>,
+}
+
+impl Directives {
+    /// Reads a request's headers.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidHeader`], naming the header, where an `X-Proxy-*` header cannot be read. An unreadable
+    /// `Cache-Control` directive is never an error (RFC 9111, section 5.2): it is ignored, or taken on its safe side.
+    pub fn read(headers: &HeaderMap) -> Result<Directives, ProxyError> {
+        let mut directives = Directives {
+            ttl: header(headers, "x-proxy-ttl", "a whole number of seconds, 0 or more", seconds)?,
+            refresh: header(headers, "x-proxy-refresh", "true or false", boolean)?.unwrap_or(false),
+            match_mode: header(headers, "x-proxy-match", "exact or chat", MatchMode::from_word)?,
+            ..Directives::default()
+        };
+        if let Some(namespace) = header(headers, "x-proxy-namespace", "ASCII or UTF-8, given once", legible)? {
+            directives.namespace = namespace.into_bytes();
+        }
+        if let Some(ignore) = header(headers, "x-proxy-ignore", "ASCII or UTF-8, given once", legible)? {
+            directives.ignore = list(&ignore).collect();
+        }
+        for value in headers.get_all(http::header::CACHE_CONTROL) {
+            directives.cache_control(&String::from_utf8_lossy(value.as_bytes()));
+        }
+        Ok(directives)
+    }
+
+    /// RFC 9111, section 5.2.1.
+    fn cache_control(&mut self, value: &str) {
+        for directive in list(value) {
+            let (name, argument) = match directive.split_once('=') {
+                Some((name, argument)) => (name.trim(), argument.trim().trim_matches('"')),
+                None => (directive.as_str(), ""),
+            };
+            match name.to_ascii_lowercase().as_str() {
+                "no-store" => self.no_store = true,
+                "no-cache" => self.no_cache = true,
+                "only-if-cached" => self.only_if_cached = true,
+                "max-age" => strictest(&mut self.max_age, argument),
+                "stale-if-error" => strictest(&mut self.stale_if_error, argument),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// What cannot be read allows no age at all; of several, the strictest counts.
+fn strictest(limit: &mut Option<u64>, argument: &str) {
+    let age = seconds(argument).unwrap_or(0);
+    *limit = Some(limit.map_or(age, |other| other.min(age)));
+}
+
+fn header<T>(
+    headers: &HeaderMap,
+    name: &str,
+    expected: &str,
+    read: impl Fn(&str) -> Option<T>,
+) -> Result<Option<T>, ProxyError> {
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    let single = values.next().is_none();
+    let text = std::str::from_utf8(value.as_bytes()).ok().filter(|_| single);
+    match text.map(str::trim).and_then(read) {
+        Some(value) => Ok(Some(value)),
+        None => Err(ProxyError::new(
+            ErrorKind::InvalidHeader,
+            format!("The header {name} must be {expected}. Correct it or leave it out."),
+        )),
+    }
+}
+
+/// Text as it was sent: where the platform could not read it as UTF-8, different values look alike.
+fn legible(text: &str) -> Option<String> {
+    (!text.contains(char::REPLACEMENT_CHARACTER)).then(|| text.to_owned())
+}
+
+/// A whole number of seconds; huge ones saturate.
+fn seconds(text: &str) -> Option<u64> {
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    digits.then(|| text.parse().unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(name: &'static str, value: &str) -> Result<Directives, ProxyError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, value.parse().unwrap());
+        Directives::read(&headers)
+    }
+
+    #[test]
+    fn ttl_is_a_whole_number_and_saturates() {
+        assert_eq!(read("x-proxy-ttl", "0").unwrap().ttl, Some(0));
+        assert_eq!(read("x-proxy-ttl", "007").unwrap().ttl, Some(7));
+        assert_eq!(read("x-proxy-ttl", &"9".repeat(40)).unwrap().ttl, Some(u64::MAX));
+        for bad in ["", "-1", "+1", "1.5", "1e3", "abc", "1, 2", "0x10"] {
+            let error = read("x-proxy-ttl", bad).unwrap_err();
+            assert_eq!(error.kind, ErrorKind::InvalidHeader);
+            assert!(error.message.contains("x-proxy-ttl"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_control_given_twice_is_an_error() {
+        let mut headers = HeaderMap::new();
+        headers.append("x-proxy-ttl", "1".parse().unwrap());
+        headers.append("x-proxy-ttl", "2".parse().unwrap());
+        assert!(Directives::read(&headers).is_err());
+    }
+
+    #[test]
+    fn cache_control_is_read_leniently_but_safely() {
+        let all = read("cache-control", "No-Store, no-cache , ONLY-IF-CACHED,foo=1,").unwrap();
+        assert!(all.no_store && all.no_cache && all.only_if_cached);
+        assert_eq!(read("cache-control", "max-age=\"60\", max-age=90").unwrap().max_age, Some(60));
+        assert_eq!(read("cache-control", "max-age=soon").unwrap().max_age, Some(0));
+        assert_eq!(read("cache-control", "max-age").unwrap().max_age, Some(0));
+        assert_eq!(read("cache-control", "stale-if-error=60, stale-if-error=soon").unwrap().stale_if_error, Some(0));
+        assert_eq!(read("cache-control", "stale-if-error=60").unwrap().stale_if_error, Some(60));
+        assert_eq!(read("cache-control", "max-agee=1, no-storee").unwrap(), Directives::default());
+    }
+
+    #[test]
+    fn switches_and_lists() {
+        assert!(read("x-proxy-refresh", "TRUE").unwrap().refresh);
+        assert!(!read("x-proxy-refresh", "false").unwrap().refresh);
+        assert!(read("x-proxy-refresh", "yes please").is_err());
+        assert_eq!(read("x-proxy-ignore", "user, metadata,,").unwrap().ignore, ["user", "metadata"]);
+        assert_eq!(read("x-proxy-match", "Chat").unwrap().match_mode, Some(MatchMode::Chat));
+        assert!(read("x-proxy-match", "fuzzy").is_err());
+    }
+}

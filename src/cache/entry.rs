@@ -1,0 +1,188 @@
+//! The stored thing: an answer's head and body as one run of bytes.
+//!
+//! | bytes | |
+//! |---|---|
+//! | 0..4 | `RPRS` |
+//! | 4 | version |
+//! | 5..9 | length of the head, big-endian |
+//! | 9..41 | SHA-256 over everything after it |
+//! | 41.. | the head as JSON, then the body as it is |
+//!
+//! Where entries are sealed (`CACHE_ENCRYPTION_KEY`), a store keeps all of that inside another:
+//!
+//! | bytes | |
+//! |---|---|
+//! | 0..5 | [`SEALED_HEAD`]: `RPRS` and the version of a sealed entry, which are authenticated too |
+//! | 5..17 | the nonce |
+//! | 17.. | AES-256-GCM of an entry as above, with its tag |
+//!
+//! A store keeps it as an opaque value. On a hit the [`Prefix`] and the [`Head`] are read; the body is handed on unread.
+
+use crate::json;
+use crate::protocol::Carriage;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+const MAGIC: [u8; 4] = *b"RPRS";
+const VERSION: u8 = 1;
+/// What sealed entries begin with: no version that an unsealed entry has.
+pub const SEALED_HEAD: [u8; 5] = *b"RPRS\x02";
+/// Length of the fixed part before the head, in bytes.
+pub const PREFIX_LEN: usize = 41;
+
+/// What is known about a stored answer besides its body.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// HTTP status.
+    pub status: u16,
+    /// The headers that belong to the answer, in order.
+    pub headers: Vec<(String, String)>,
+    /// When it was stored, in milliseconds since 1970.
+    pub stored_at: u64,
+    /// When it expires, likewise; `None`: never.
+    pub expires_at: Option<u64>,
+    /// Whether the body is an event stream.
+    pub stream: bool,
+    /// How its asker wanted it carried, which the upstream need not have done.
+    pub asked: Carriage,
+    /// Whether it has one.
+    pub has_usage: bool,
+}
+
+impl Head {
+    /// Whole seconds since it was stored.
+    pub fn age(&self, now: u64) -> u64 {
+        now.saturating_sub(self.stored_at) / 1000
+    }
+
+    /// Whole seconds until it expires, or since then as a negative number; begun ones count. `None`: it never does.
+    pub fn ttl(&self, now: u64) -> Option<i64> {
+        let at = self.expires_at?;
+        let seconds = i64::try_from(at.abs_diff(now).div_ceil(1000)).unwrap_or(i64::MAX);
+        Some(if at <= now { seconds.max(1).saturating_neg() } else { seconds })
+    }
+
+    /// Whole seconds for which a store has to keep it if it may be of use until `beyond_ms` after it has expired;
+    /// `None`: for ever.
+    pub fn keep_for(&self, now: u64, beyond_ms: u64) -> Option<u64> {
+        let until = self.expires_at?.saturating_add(beyond_ms);
+        Some(until.saturating_sub(now).div_ceil(1000))
+    }
+}
+
+/// The fixed part of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Prefix {
+    /// Length of the head, in bytes; it begins at [`PREFIX_LEN`].
+    pub head_len: usize,
+    /// SHA-256 over everything after the prefix.
+    pub digest: [u8; 32],
+}
+
+impl Prefix {
+    /// Reads the first [`PREFIX_LEN`] bytes of an entry. `None`: not an entry of this version.
+    pub fn decode(bytes: &[u8]) -> Option<Prefix> {
+        let (magic, rest) = bytes.split_first_chunk::<4>()?;
+        let (version, rest) = rest.split_first()?;
+        let (head_len, rest) = rest.split_first_chunk::<4>()?;
+        let digest = rest.first_chunk::<32>()?;
+        (*magic == MAGIC && *version == VERSION)
+            .then_some(Prefix { head_len: usize::try_from(u32::from_be_bytes(*head_len)).ok()?, digest: *digest })
+    }
+
+    /// Where the body begins.
+    pub fn body_start(&self) -> usize {
+        PREFIX_LEN.saturating_add(self.head_len)
+    }
+}
+
+/// Reads the JSON of a head whose digest has been checked. `None`: not a head of this version.
+pub fn decode_head(json: &[u8]) -> Option<Head> {
+    let head: Head = json::read(json)?;
+    (200..300).contains(&head.status).then_some(head)
+}
+
+/// An answer worth keeping. Only a finished capture makes one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// All but the body.
+    pub head: Head,
+    /// The body, decoded from any content coding.
+    pub body: Vec<u8>,
+}
+
+impl Entry {
+    /// The entry as a store keeps it. `None` only for a head beyond 4 GiB.
+    pub fn encode(&self) -> Option<Vec<u8>> {
+        let head = serde_json::to_vec(&self.head).ok()?;
+        let head_len = u32::try_from(head.len()).ok()?;
+        let digest = Sha256::new().chain_update(&head).chain_update(&self.body).finalize();
+        Some([&MAGIC[..], &[VERSION], &head_len.to_be_bytes(), &digest, &head, &self.body].concat())
+    }
+
+    /// Reads a whole entry, checking its digest. `None`: damaged, cut short, or of another version.
+    pub fn decode(bytes: &[u8]) -> Option<Entry> {
+        let prefix = Prefix::decode(bytes)?;
+        let rest = bytes.get(PREFIX_LEN..)?;
+        if Sha256::digest(rest) != prefix.digest {
+            return None;
+        }
+        let (head, body) = rest.split_at_checked(prefix.head_len)?;
+        Some(Entry { head: decode_head(head)?, body: body.to_vec() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry() -> Entry {
+        Entry {
+            head: Head {
+                status: 200,
+                headers: vec![("content-type".into(), "audio/mpeg".into())],
+                stored_at: 1_000,
+                expires_at: Some(61_500),
+                stream: false,
+                asked: Carriage::default(),
+                has_usage: false,
+            },
+            body: vec![0, 255, 10],
+        }
+    }
+
+    #[test]
+    fn comes_back_as_it_went() {
+        let bytes = entry().encode().unwrap();
+        assert_eq!(Entry::decode(&bytes), Some(entry()));
+        let prefix = Prefix::decode(&bytes).unwrap();
+        assert_eq!(&bytes[prefix.body_start()..], [0, 255, 10]);
+    }
+
+    #[test]
+    fn any_flipped_bit_and_any_cut_is_noticed() {
+        let bytes = entry().encode().unwrap();
+        for at in 0..bytes.len() {
+            assert_eq!(Entry::decode(&bytes[..at]), None, "cut at {at}");
+            for bit in 0..8 {
+                let mut flipped = bytes.clone();
+                flipped[at] ^= 1 << bit;
+                assert_eq!(Entry::decode(&flipped), None, "bit {bit} of byte {at}");
+            }
+        }
+        assert_eq!(Entry::decode(&[&bytes[..], &[0]].concat()), None);
+    }
+
+    #[test]
+    fn ages_in_whole_seconds() {
+        let head = entry().head;
+        assert_eq!((head.age(500), head.age(1_999), head.age(2_000)), (0, 0, 1));
+        assert_eq!(head.ttl(1_000), Some(61));
+        assert_eq!((head.ttl(61_499), head.ttl(61_500), head.ttl(61_501)), (Some(1), Some(-1), Some(-1)));
+        assert_eq!(head.ttl(63_000), Some(-2));
+        assert_eq!((head.keep_for(1_000, 0), head.keep_for(1_000, 10_000)), (Some(61), Some(71)));
+        assert_eq!(head.keep_for(90_000, 0), Some(0));
+        let lasting = Head { expires_at: None, ..head };
+        assert_eq!((lasting.ttl(5), lasting.keep_for(5, 9)), (None, None));
+    }
+}

@@ -1,0 +1,10 @@
+//! The cache: what a client asks of it, what may be stored, what a stored response may answer, and coalescing.
+
+pub mod admission;
+pub mod coalesce;
+pub mod directives;
+pub mod entry;
+pub mod policy;
+pub mod representation;
+pub mod stored_headers;
+pub mod upstash;

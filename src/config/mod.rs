@@ -1,0 +1,416 @@
+//! What did the operator ask for? Read and checked once; a value that cannot be read is an error naming its variable.
+
+mod env;
+pub mod llm_params;
+pub mod providers;
+pub mod secret;
+pub mod think_tags;
+mod upstreams;
+
+pub use llm_params::{LlmParams, ModelParams};
+
+use crate::http::fields::list;
+use crate::http::retry;
+use crate::key::MatchMode;
+use env::Vars;
+use glob::Pattern;
+use providers::{DEFAULT, Upstream};
+use secret::{Secret, SecretDigests};
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::time::Duration;
+use think_tags::Tags;
+use url::Url;
+
+/// The operator's settings, complete and valid.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `OPENAI_BASE_URL`: the default upstream.
+    pub default: Rc<Upstream>,
+    /// The upstreams that callers name in the path: the built-in ones and those of `UPSTREAMS`.
+    pub upstreams: Vec<Rc<Upstream>>,
+    /// `PROXY_PATH_PREFIX`, with a leading and without a trailing slash; empty for the root.
+    pub path_prefix: String,
+    /// `CACHE_TTL`, in milliseconds; `None`: never expires.
+    pub ttl_ms: Option<u64>,
+    /// `CACHE_MAX_TTL`, in milliseconds.
+    pub max_ttl_ms: Option<u64>,
+    /// `CACHE_SCOPE=shared`: all callers are one party.
+    pub shared_scope: bool,
+    /// `PROXY_TOKENS`: who may call.
+    pub tokens: Option<SecretDigests>,
+    /// `ADMIN_TOKEN`: who may call for the operator.
+    pub admin: Option<SecretDigests>,
+    /// `CACHE_ENCRYPTION_KEY`: what entries are sealed with, the first for new ones. Empty: they are not.
+    pub encryption: Vec<Secret>,
+    /// `CACHE_MATCH`.
+    pub match_mode: MatchMode,
+    /// `CACHE_PATHS`: further endpoints to cache.
+    pub cache_paths: Vec<Pattern>,
+    /// `KEY_IGNORE`: top-level fields left out of the key.
+    pub key_ignore: Vec<String>,
+    /// `CACHE_MAX_BYTES`: the largest answer stored and the largest request body keyed.
+    pub max_bytes: usize,
+    /// `RESPOND_WITH_CACHE`.
+    pub read: bool,
+    /// `STORE_CACHE`.
+    pub store: bool,
+    /// `UPSTASH_REDIS_REST_URL` and `UPSTASH_REDIS_REST_TOKEN`, where both are set.
+    pub upstash: Option<Upstash>,
+    /// `STORE_TIMEOUT_MS`: after that the store counts as a miss.
+    pub store_timeout: Duration,
+    /// `TIMEOUT`: to the upstream's response head, retries included.
+    pub timeout: Duration,
+    /// `OVERRIDE_MODEL`: the model of every request.
+    pub override_model: Option<String>,
+    /// `LLM_PARAMS`: what is said for each model.
+    pub llm_params: LlmParams,
+    /// `STRIP_THINK`: thoughts are left out unless `LLM_PARAMS` says otherwise for the model.
+    pub strip_think: bool,
+    /// `THINK_TAG` and `THINK_END_TAG`.
+    pub think_tags: Tags,
+    /// `IDLE_TIMEOUT`: the longest pause in an answer.
+    pub idle_timeout: Duration,
+    /// `MAX_RETRIES`, `BASE_RETRY_DELAY` and `RATE_LIMIT_WAIT`.
+    pub retry: retry::Policy,
+    /// `STALE_IF_ERROR`, in milliseconds.
+    pub stale_if_error_ms: u64,
+    /// `STALE_WHILE_REVALIDATE`, in milliseconds.
+    pub stale_while_revalidate_ms: u64,
+    /// `MEMORY_CACHE_BYTES`: the size of the tier in front of the store, in each isolate; 0: there is none.
+    pub memory_bytes: usize,
+    /// `MEMORY_CACHE_TTL`, in milliseconds: how long it keeps an entry.
+    pub memory_ttl_ms: u64,
+    /// `COALESCE`: whether equal questions share one call, where the Durable Object is bound.
+    pub coalesce: bool,
+    /// `COALESCE_TTL`, in milliseconds: how long an answer stays in its flight.
+    pub coalesce_ttl_ms: u64,
+    /// `DEBUG`.
+    pub debug: bool,
+}
+
+/// A database at Upstash.
+#[derive(Clone)]
+pub struct Upstash {
+    /// The base URL of its REST API.
+    pub url: Url,
+    /// Its token: visible ASCII.
+    pub token: String,
+}
+
+impl std::fmt::Debug for Upstash {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Upstash(…)")
+    }
+}
+
+/// A variable that cannot be read. The message never repeats the value, which may be a secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    /// The variable.
+    pub variable: Cow<'static, str>,
+    /// What is wrong with it and what to do.
+    pub message: String,
+}
+
+impl ConfigError {
+    fn new(variable: impl Into<Cow<'static, str>>, message: impl Into<String>) -> ConfigError {
+        ConfigError { variable: variable.into(), message: message.into() }
+    }
+}
+
+const DEFAULT_BASE_URL: &str = "https://api.openai.com/v1";
+const DEFAULT_MAX_BYTES: usize = 10 << 20;
+
+impl Config {
+    /// Reads the settings through `lookup`, which gives a variable's text, or `None` where it is unset.
+    ///
+    /// # Errors
+    /// The first variable that cannot be read.
+    pub fn read(lookup: impl Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
+        let vars = Vars(&lookup);
+        let default = Rc::new(default_upstream(&vars)?);
+        let config = Config {
+            upstreams: upstreams::named(&vars, &default)?,
+            default,
+            path_prefix: path_prefix(&vars)?,
+            ttl_ms: vars.parse("CACHE_TTL", SECONDS, milliseconds)?,
+            max_ttl_ms: vars.parse("CACHE_MAX_TTL", SECONDS, milliseconds)?,
+            shared_scope: vars.parse("CACHE_SCOPE", "credential or shared", scope)?.unwrap_or(false),
+            tokens: vars.parse("PROXY_TOKENS", TOKENS, |text| SecretDigests::read(list(text)))?,
+            admin: vars.parse("ADMIN_TOKEN", TOKEN, |text| SecretDigests::read(std::iter::once(text.to_owned())))?,
+            encryption: vars
+                .parse("CACHE_ENCRYPTION_KEY", "a comma-separated list of secrets", |text| {
+                    Some(list(text).map(Secret).collect::<Vec<_>>()).filter(|secrets| !secrets.is_empty())
+                })?
+                .unwrap_or_default(),
+            match_mode: vars.parse("CACHE_MATCH", "exact or chat", MatchMode::from_word)?.unwrap_or_default(),
+            cache_paths: vars.parse("CACHE_PATHS", "a comma-separated list of globs", patterns)?.unwrap_or_default(),
+            key_ignore: vars.text("KEY_IGNORE").map(|text| list(&text).collect()).unwrap_or_default(),
+            max_bytes: vars
+                .parse("CACHE_MAX_BYTES", "a whole number of bytes", |text| text.parse().ok())?
+                .unwrap_or(DEFAULT_MAX_BYTES),
+            upstash: upstash(&vars)?,
+            read: vars.switch("RESPOND_WITH_CACHE", true)?,
+            store: vars.switch("STORE_CACHE", true)?,
+            store_timeout: vars
+                .parse("STORE_TIMEOUT_MS", "a number of milliseconds, 0 or more", |text| {
+                    milliseconds(text).map(Duration::from_micros)
+                })?
+                .unwrap_or(Duration::from_millis(500)),
+            timeout: timeout(&vars, vars.either("TIMEOUT", "API_REQUEST_TIMEOUT"))?,
+            idle_timeout: timeout(&vars, "IDLE_TIMEOUT")?,
+            retry: retry::Policy {
+                max_retries: vars
+                    .parse("MAX_RETRIES", "a whole number, 0 or more", |text| text.parse().ok())?
+                    .unwrap_or(5),
+                base_delay_ms: vars.parse("BASE_RETRY_DELAY", SECONDS, milliseconds)?.unwrap_or(1_000),
+                rate_limit_wait_ms: vars.parse("RATE_LIMIT_WAIT", SECONDS, milliseconds)?.unwrap_or(30_000),
+            },
+            stale_if_error_ms: vars.parse("STALE_IF_ERROR", SECONDS, milliseconds)?.unwrap_or(0),
+            stale_while_revalidate_ms: vars.parse("STALE_WHILE_REVALIDATE", SECONDS, milliseconds)?.unwrap_or(0),
+            memory_bytes: vars
+                .parse("MEMORY_CACHE_BYTES", "a whole number of bytes", |text| text.parse().ok())?
+                .unwrap_or(16 << 20),
+            memory_ttl_ms: vars.parse("MEMORY_CACHE_TTL", SECONDS, milliseconds)?.unwrap_or(60_000),
+            coalesce: vars.switch("COALESCE", true)?,
+            coalesce_ttl_ms: vars.parse("COALESCE_TTL", SECONDS, milliseconds)?.unwrap_or(60_000),
+            override_model: vars.text("OVERRIDE_MODEL"),
+            llm_params: vars.text("LLM_PARAMS").map_or_else(|| Ok(LlmParams::default()), |t| LlmParams::read(&t))?,
+            strip_think: vars.switch("STRIP_THINK", false)?,
+            think_tags: Tags::new(vars.verbatim("THINK_TAG").as_deref(), vars.verbatim("THINK_END_TAG").as_deref()),
+            debug: vars.switch("DEBUG", false)?,
+        };
+        let anonymous = vars.switch("ALLOW_ANONYMOUS", false)?;
+        if !anonymous && config.tokens.is_none() {
+            config.must_know_its_callers()?;
+        }
+        Ok(config)
+    }
+
+    /// What nobody may be let in for whom nothing tells apart.
+    fn must_know_its_callers(&self) -> Result<(), ConfigError> {
+        if self.shared_scope {
+            let message = "shares every answer with whoever can reach this proxy. Set PROXY_TOKENS, or ALLOW_ANONYMOUS=true \
+                           if that is what you want, or CACHE_SCOPE=credential.";
+            return Err(ConfigError::new("CACHE_SCOPE", message));
+        }
+        let with_key = std::iter::once(&self.default).chain(&self.upstreams).find(|upstream| upstream.key.is_some());
+        match with_key {
+            Some(upstream) => {
+                let message = "would be spent by whoever can reach this proxy. Set PROXY_TOKENS, or ALLOW_ANONYMOUS=true if \
+                               that is what you want, or unset it and let callers send keys of their own.";
+                Err(ConfigError::new(upstream.key_variable(), message))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+const TOKENS: &str = "a comma-separated list of tokens in visible ASCII, without spaces";
+const TOKEN: &str = "a token in visible ASCII, without spaces";
+const SECONDS: &str = "a number of seconds, 0 or more";
+
+/// The upstream of `OPENAI_BASE_URL`, with the operator's key.
+fn default_upstream<F: Fn(&str) -> Option<String>>(vars: &Vars<'_, F>) -> Result<Upstream, ConfigError> {
+    let variable = vars.either("OPENAI_BASE_URL", "TARGET_BASE_URL");
+    let text = vars.text(variable);
+    let base =
+        web_base(text.as_deref().unwrap_or(DEFAULT_BASE_URL)).map_err(|message| ConfigError::new(variable, message))?;
+    let mut upstream = Upstream::new(DEFAULT, base);
+    upstream.key = upstreams::key(vars, &upstream)?;
+    Ok(upstream)
+}
+
+/// A base URL, or what is wrong with it.
+fn web_base(text: &str) -> Result<Url, &'static str> {
+    let url = Url::parse(text).map_err(|_| "must be an absolute URL such as https://api.openai.com/v1.")?;
+    if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
+        return Err("must begin with http:// or https://.");
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("must not hold credentials. Callers send theirs in a header.");
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("must not have a query or a fragment. Callers' queries are passed on.");
+    }
+    Ok(url)
+}
+
+fn upstash<F: Fn(&str) -> Option<String>>(vars: &Vars<'_, F>) -> Result<Option<Upstash>, ConfigError> {
+    let bare = |url: &Url| url.username().is_empty() && url.password().is_none() && url.query().is_none();
+    let web = |text: &str| Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && bare(url));
+    let visible = |text: &str| text.bytes().all(|b| b.is_ascii_graphic()).then(|| text.to_owned());
+    let url =
+        vars.parse("UPSTASH_REDIS_REST_URL", "a URL that begins with https://, without credentials or query", web)?;
+    let token = vars.parse("UPSTASH_REDIS_REST_TOKEN", "the token of the database, without spaces", visible)?;
+    Ok(url.zip(token).map(|(url, token)| Upstash { url, token }))
+}
+
+fn path_prefix<F: Fn(&str) -> Option<String>>(vars: &Vars<'_, F>) -> Result<String, ConfigError> {
+    let prefix = vars.parse("PROXY_PATH_PREFIX", "a path that begins with a slash, such as /proxy", |text| {
+        let plain = |b: u8| b.is_ascii_graphic() && !matches!(b, b'?' | b'#' | b'%' | b'\\');
+        let good = text.starts_with('/') && !text.contains("//") && text.bytes().all(plain);
+        good.then(|| text.trim_end_matches('/').to_owned())
+    })?;
+    Ok(prefix.unwrap_or_else(|| "/proxy".to_owned()))
+}
+
+fn timeout<F>(vars: &Vars<'_, F>, variable: &'static str) -> Result<Duration, ConfigError>
+where
+    F: Fn(&str) -> Option<String>,
+{
+    let positive = |text: &str| milliseconds(text).filter(|ms| *ms > 0);
+    let ms = vars.parse(variable, "a number of seconds above 0", positive)?;
+    Ok(Duration::from_millis(ms.unwrap_or(300_000)))
+}
+
+/// A decimal number, in thousandths; saturates.
+fn milliseconds(text: &str) -> Option<u64> {
+    let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    let number: f64 = text.parse().ok().filter(|_| plain)?;
+    // `as` saturates and cannot fail.
+    Some((number * 1000.0).round() as u64)
+}
+
+fn scope(word: &str) -> Option<bool> {
+    match word.to_ascii_lowercase().as_str() {
+        "credential" => Some(false),
+        "shared" => Some(true),
+        _ => None,
+    }
+}
+
+fn patterns(text: &str) -> Option<Vec<Pattern>> {
+    list(text).map(|glob| Pattern::new(glob.trim_start_matches('/')).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(vars: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        Config::read(|name| {
+            let found = vars.iter().find(|(key, _)| *key == name);
+            found.map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn nothing_is_required() {
+        let config = read(&[]).unwrap();
+        assert_eq!(config.default.base.as_str(), "https://api.openai.com/v1");
+        assert_eq!(config.path_prefix, "/proxy");
+        assert_eq!(config.max_bytes, 10 * 1024 * 1024);
+        assert_eq!(config.store_timeout, Duration::from_millis(500));
+        assert_eq!(config.timeout, Duration::from_secs(300));
+        assert!(config.read && config.store && !config.shared_scope && !config.debug);
+    }
+
+    #[test]
+    fn every_bad_value_names_its_variable_and_is_not_repeated() {
+        for (variable, value) in [
+            ("OPENAI_BASE_URL", "api.openai.com/v1"),
+            ("OPENAI_BASE_URL", "ftp://x/v1"),
+            ("OPENAI_BASE_URL", "https://user:geheim@x/v1"),
+            ("OPENAI_BASE_URL", "https://x/v1?key=geheim"),
+            ("TARGET_BASE_URL", "geheim"),
+            ("PROXY_PATH_PREFIX", "proxy"),
+            ("PROXY_PATH_PREFIX", "/a?b"),
+            ("CACHE_TTL", "-1"),
+            ("CACHE_TTL", "1e3"),
+            ("CACHE_TTL", "soon"),
+            ("CACHE_MAX_TTL", "inf"),
+            ("CACHE_SCOPE", "all"),
+            ("CACHE_MATCH", "fuzzy"),
+            ("CACHE_PATHS", "a[b"),
+            ("CACHE_MAX_BYTES", "10MB"),
+            ("RESPOND_WITH_CACHE", "maybe"),
+            ("STORE_CACHE", "2"),
+            ("STORE_TIMEOUT_MS", "x"),
+            ("TIMEOUT", "0"),
+            ("API_REQUEST_TIMEOUT", "x"),
+            ("IDLE_TIMEOUT", "0"),
+            ("MAX_RETRIES", "-1"),
+            ("MAX_RETRIES", "2.5"),
+            ("BASE_RETRY_DELAY", "x"),
+            ("RATE_LIMIT_WAIT", "x"),
+            ("MEMORY_CACHE_BYTES", "16MB"),
+            ("MEMORY_CACHE_TTL", "x"),
+            ("COALESCE", "perhaps"),
+            ("COALESCE_TTL", "x"),
+            ("STALE_IF_ERROR", "x"),
+            ("STALE_WHILE_REVALIDATE", "-1"),
+            ("DEBUG", "x"),
+            ("UPSTASH_REDIS_REST_URL", "geheim"),
+            ("UPSTASH_REDIS_REST_URL", "https://x?_token=geheim"),
+            ("UPSTASH_REDIS_REST_TOKEN", "ge heim"),
+            ("ALLOW_ANONYMOUS", "x"),
+            ("PROXY_TOKENS", "ge heim"),
+            ("PROXY_TOKENS", "a,geheim\u{e9}"),
+            ("PROXY_TOKENS", ","),
+            ("ADMIN_TOKEN", "ge heim"),
+            ("CACHE_ENCRYPTION_KEY", ", ,"),
+            ("OPENAI_API_KEY", "geheim"),
+            ("OPENAI_API_KEY", "ge heim"),
+            ("GROQ_API_KEY", "geheim"),
+            ("UPSTREAMS", "geheim"),
+            ("LLM_PARAMS", "geheim"),
+            ("STRIP_THINK", "geheim"),
+        ] {
+            let error = read(&[(variable, value)]).unwrap_err();
+            assert_eq!(error.variable, variable, "{value}");
+            assert!(!error.message.contains("geheim"), "{variable}");
+        }
+    }
+
+    #[test]
+    fn durations_may_be_fractions() {
+        let config = read(&[("CACHE_TTL", "1.5"), ("TIMEOUT", "0.25"), ("STORE_TIMEOUT_MS", "0.5")]).unwrap();
+        assert_eq!(config.ttl_ms, Some(1500));
+        assert_eq!(config.timeout, Duration::from_millis(250));
+        assert_eq!(config.store_timeout, Duration::from_micros(500));
+    }
+
+    #[test]
+    fn a_shared_cache_must_be_meant() {
+        assert_eq!(read(&[("CACHE_SCOPE", "shared")]).unwrap_err().variable, "CACHE_SCOPE");
+        let both = [("CACHE_SCOPE", "shared"), ("ALLOW_ANONYMOUS", "true")];
+        assert!(read(&both).unwrap().shared_scope);
+        let tokens = [("CACHE_SCOPE", "shared"), ("PROXY_TOKENS", "a,b")];
+        assert!(read(&tokens).unwrap().shared_scope);
+    }
+
+    #[test]
+    fn secrets_do_not_print() {
+        let secrets =
+            [("PROXY_TOKENS", "geheim,geheim2"), ("ADMIN_TOKEN", "geheim"), ("CACHE_ENCRYPTION_KEY", "geheim")];
+        let printed = format!("{:?}", read(&secrets).unwrap());
+        assert!(!printed.contains("geheim") && !printed.contains("103, 101"), "{printed}");
+    }
+
+    #[test]
+    fn an_operator_key_must_be_meant_too() {
+        let keys = [("UPSTREAMS", r#"{"my-llm":"http://h"}"#), ("MY_LLM_API_KEY", "k")];
+        assert_eq!(read(&keys).unwrap_err().variable, "MY_LLM_API_KEY");
+        let config = read(&[keys[0], keys[1], ("ALLOW_ANONYMOUS", "true"), ("OPENAI_API_KEY", "o")]).unwrap();
+        let has_key = |name: &str| config.upstreams.iter().any(|u| u.name == name && u.key.is_some());
+        assert!(has_key("my-llm") && has_key("openai") && !has_key("groq") && config.default.key.is_some());
+    }
+
+    #[test]
+    fn a_key_for_another_default_upstream_is_not_sent_to_openai() {
+        let vars = [("OPENAI_BASE_URL", "http://h"), ("OPENAI_API_KEY", "k"), ("ALLOW_ANONYMOUS", "true")];
+        let config = read(&vars).unwrap();
+        assert!(config.default.key.is_some());
+        assert!(config.upstreams.iter().all(|upstream| upstream.key.is_none()));
+    }
+
+    #[test]
+    fn aliases_yield_to_the_first_name() {
+        let config = read(&[("OPENAI_BASE_URL", "http://a/v1"), ("TARGET_BASE_URL", "http://b/v1")]).unwrap();
+        assert_eq!(config.default.base.as_str(), "http://a/v1");
+        let config = read(&[("TARGET_BASE_URL", "http://b/v1/")]).unwrap();
+        assert_eq!(config.default.base.as_str(), "http://b/v1/");
+    }
+}

@@ -1,0 +1,29 @@
+//! The tags around a model's reasoning.
+
+/// The tags around a model's thoughts. Neither is empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tags {
+    pub(crate) start: Vec<u8>,
+    pub(crate) end: Vec<u8>,
+}
+
+impl Default for Tags {
+    fn default() -> Tags {
+        Tags { start: b"<think>".to_vec(), end: b"</think>".to_vec() }
+    }
+}
+
+impl Tags {
+    /// These tags, or the usual ones.
+    pub fn new(start: Option<&str>, end: Option<&str>) -> Tags {
+        Tags::default().or(start, end)
+    }
+
+    /// These tags, or else the ones that are.
+    pub fn or(&self, start: Option<&str>, end: Option<&str>) -> Tags {
+        let choose = |new: Option<&str>, old: &[u8]| {
+            new.filter(|tag| !tag.is_empty()).map_or_else(|| old.to_vec(), |tag| tag.as_bytes().to_vec())
+        };
+        Tags { start: choose(start, &self.start), end: choose(end, &self.end) }
+    }
+}

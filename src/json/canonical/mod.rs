@@ -1,0 +1,307 @@
+//! What is this body called? A JSON text in, its canonical bytes out.
+//!
+//! Two texts have the same canonical bytes exactly when they are the same question: whitespace is gone, strings are
+//! compared by value, object keys are sorted (but not inside JSON Schemas, whose order shapes the answer), array
+//! order and number tokens are kept as they are.
+//!
+//! Two linear passes without recursion: [`Document::parse`] checks the text and writes it compactly in document order,
+//! noting where objects and members lie; [`Document::write_canonical`] walks those notes from the root down, so that
+//! whether an object is part of a schema is known before its members are ordered.
+
+mod parse;
+mod schema_context;
+
+pub use parse::{MAX_DEPTH, MAX_NODES, ParseError};
+use schema_context::Place;
+
+/// An object in the compact text. Offsets are bytes of [`Document::flat`].
+#[derive(Debug, Clone, Copy)]
+struct Object {
+    /// Offset of `{`.
+    open: usize,
+    /// Offset after `}`.
+    end: usize,
+    /// Its members are `members[first_member..][..member_count]`, in document order.
+    first_member: usize,
+    member_count: usize,
+    /// Index of the first object that opens after this one's end.
+    next: usize,
+}
+
+/// One `"key":value` of an object in the compact text.
+#[derive(Debug, Clone, Copy)]
+struct Member {
+    /// Offset of the key's opening quote.
+    start: usize,
+    /// Offset of the value's first byte; the colon is before it.
+    value: usize,
+    /// Offset after the value.
+    end: usize,
+    /// Index of the first object that opens at or after `value`.
+    first_object: usize,
+}
+
+/// A JSON text that was checked whole, and where its objects lie.
+#[derive(Debug)]
+pub struct Document {
+    /// The text without insignificant whitespace and with every string in one spelling, in document order.
+    flat: Vec<u8>,
+    objects: Vec<Object>,
+    members: Vec<Member>,
+}
+
+/// Which top-level members take part.
+#[derive(Debug, Clone, Copy)]
+pub enum Select<'a> {
+    /// All but these.
+    Except(&'a [&'a str]),
+    /// These alone.
+    Only(&'a [&'a str]),
+}
+
+impl Select<'_> {
+    fn takes(&self, key: &[u8]) -> bool {
+        let named = |names: &[&str]| names.iter().any(|name| name.as_bytes() == key);
+        match self {
+            Select::Except(names) => !named(names),
+            Select::Only(names) => named(names),
+        }
+    }
+}
+
+/// An object names a key twice: what it means is up to its reader, so it has no canonical form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DuplicateKey;
+
+/// What is still to be written; a stack of these stands in for recursion.
+enum Work {
+    /// Copy `flat[at..end]`, ordering the objects in it, the first of which is `object`.
+    Span { at: usize, end: usize, object: usize, place: Place },
+    /// The members `order[next..]`, those written so far being `order[base..next]`; then `}`.
+    Members { base: usize, next: usize, place: Place },
+}
+
+impl Document {
+    /// Whether the text is a JSON object (rather than an array or a scalar).
+    pub fn is_object(&self) -> bool {
+        self.flat.first() == Some(&b'{')
+    }
+
+    /// Whether this text stands anywhere in the document, in keys or values, however it was escaped.
+    pub fn contains(&self, needle: &str) -> bool {
+        self.flat.windows(needle.len().max(1)).any(|window| window == needle.as_bytes())
+    }
+
+    /// The values of the top-level member `name`, compact but in document order: none, one, or several where the key
+    /// is repeated. Empty where the text is not an object.
+    pub fn fields<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        let root = self.objects.first().filter(|_| self.is_object());
+        root.into_iter()
+            .flat_map(|root| self.members_of(root))
+            .filter(move |member| self.key(member) == name.as_bytes())
+            .filter_map(|member| std::str::from_utf8(self.slice(member.value, member.end)).ok())
+    }
+
+    /// Writes the canonical form of the members that `select` takes, in pieces.
+    ///
+    /// # Errors
+    /// [`DuplicateKey`] where any object that takes part names a key twice; what was written so far is then void.
+    pub fn write_canonical(&self, select: Select<'_>, sink: &mut impl FnMut(&[u8])) -> Result<(), DuplicateKey> {
+        let mut order: Vec<Member> = Vec::new();
+        let mut stack = vec![Work::Span { at: 0, end: self.flat.len(), object: 0, place: Place::root() }];
+        while let Some(work) = stack.pop() {
+            match work {
+                Work::Span { at, end, object, place } => match self.objects.get(object).filter(|o| o.open < end) {
+                    None => sink(self.slice(at, end)),
+                    Some(found) => {
+                        sink(self.slice(at, found.open));
+                        sink(b"{");
+                        stack.push(Work::Span { at: found.end, end, object: found.next, place });
+                        let base = order.len();
+                        order.extend(self.members_of(found));
+                        let place =
+                            place.resolve(|name| self.members_of(found).any(|member| self.key(&member) == name));
+                        self.arrange(order.get_mut(base..).unwrap_or_default(), place)?;
+                        if found.open == 0 {
+                            order.retain(|member| select.takes(self.key(member)));
+                        }
+                        stack.push(Work::Members { base, next: base, place });
+                    }
+                },
+                Work::Members { base, next, place } => match order.get(next).copied() {
+                    None => {
+                        sink(b"}");
+                        order.truncate(base);
+                    }
+                    Some(member) => {
+                        if next != base {
+                            sink(b",");
+                        }
+                        sink(self.slice(member.start, member.value));
+                        stack.push(Work::Members { base, next: next.saturating_add(1), place });
+                        stack.push(Work::Span {
+                            at: member.value,
+                            end: member.end,
+                            object: member.first_object,
+                            place: place.child(self.key(&member)),
+                        });
+                    }
+                },
+            }
+        }
+        Ok(())
+    }
+
+    /// The canonical bytes as one piece; see [`Document::write_canonical`].
+    ///
+    /// # Errors
+    /// [`DuplicateKey`], as there.
+    pub fn to_canonical(&self, select: Select<'_>) -> Result<Vec<u8>, DuplicateKey> {
+        let mut bytes = Vec::with_capacity(self.flat.len());
+        self.write_canonical(select, &mut |piece| bytes.extend_from_slice(piece))?;
+        Ok(bytes)
+    }
+
+    /// Puts one object's members in canonical order: sorted by key, or as they stand where the order has a meaning.
+    fn arrange(&self, members: &mut [Member], place: Place) -> Result<(), DuplicateKey> {
+        let ascending = members.is_sorted_by(|a, b| self.key(a) < self.key(b));
+        if ascending {
+            return Ok(());
+        }
+        let mut sorted;
+        let view = if place.keeps_order() {
+            sorted = members.to_vec();
+            sorted.as_mut_slice()
+        } else {
+            members
+        };
+        view.sort_unstable_by(|a, b| self.key(a).cmp(self.key(b)));
+        if view.is_sorted_by(|a, b| self.key(a) < self.key(b)) { Ok(()) } else { Err(DuplicateKey) }
+    }
+
+    fn members_of(&self, object: &Object) -> impl Iterator<Item = Member> + '_ {
+        let end = object.first_member.saturating_add(object.member_count);
+        let members = self.members.get(object.first_member..end);
+        members.unwrap_or_default().iter().copied()
+    }
+
+    /// A member's key in its one spelling, without the quotes.
+    fn key(&self, member: &Member) -> &[u8] {
+        self.slice(member.start.saturating_add(1), member.value.saturating_sub(2))
+    }
+
+    fn slice(&self, start: usize, end: usize) -> &[u8] {
+        self.flat.get(start..end).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn canonical(text: &str) -> String {
+        let document = Document::parse(text.as_bytes()).unwrap();
+        String::from_utf8(document.to_canonical(Select::Except(&[])).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn sorts_keys_at_every_level_and_drops_whitespace() {
+        assert_eq!(
+            canonical(r#" { "b" : [ {"y":1 , "x":{"q":[],"p":{}}} , 2 ] , "a" : null } "#),
+            r#"{"a":null,"b":[{"x":{"p":{},"q":[]},"y":1},2]}"#
+        );
+    }
+
+    #[test]
+    fn scalars_and_arrays_at_the_top_have_a_form_too() {
+        assert_eq!(canonical(" [ 1 , {\"b\":1,\"a\":2} ] "), r#"[1,{"a":2,"b":1}]"#);
+        assert_eq!(canonical("-0.10E+2"), "-0.10E+2");
+    }
+
+    #[test]
+    fn strings_are_compared_by_value() {
+        assert_eq!(canonical(r#""\u00e9\/\u0022\n""#), "\"é/\\\"\\u000a\"");
+        assert_eq!(canonical(r#""\ud83d\ude00""#), "\"😀\"");
+        assert_eq!(canonical(r#""\ud83d\ud83d\ude00""#), "\"\\ud83d😀\"");
+        assert_eq!(canonical(r#""\uD800x""#), r#""\ud800x""#);
+    }
+
+    #[test]
+    fn schemas_keep_their_key_order() {
+        for (body, kept) in [
+            (
+                r#"{"tools":[{"function":{"parameters":{"b":1,"a":{"d":1,"c":2}},"name":"n"}}]}"#,
+                r#"{"b":1,"a":{"d":1,"c":2}}"#,
+            ),
+            (
+                r#"{"response_format":{"type":"json_schema","json_schema":{"schema":{"b":1,"a":2},"name":"n"}}}"#,
+                r#"{"b":1,"a":2}"#,
+            ),
+            (r#"{"response_format":{"type":"json_object","json_schema":{"b":1,"a":2}}}"#, r#"{"b":1,"a":2}"#),
+            (r#"{"tools":[{"input_schema":{"b":1,"a":2}}]}"#, r#"{"b":1,"a":2}"#),
+            (r#"{"text":{"format":{"schema":{"b":1,"a":2}}}}"#, r#"{"b":1,"a":2}"#),
+            (r#"{"generationConfig":{"responseSchema":{"b":1,"a":2}}}"#, r#"{"b":1,"a":2}"#),
+            (r#"{"tools":[{"functionDeclarations":[{"parameters":{"b":1,"a":2}}]}]}"#, r#"{"b":1,"a":2}"#),
+            (r#"{"format":{"b":1,"a":2}}"#, r#"{"b":1,"a":2}"#),
+            (r#"{"functions":[{"parameters":{"b":1,"a":2}}]}"#, r#"{"b":1,"a":2}"#),
+        ] {
+            assert!(canonical(body).contains(kept), "{body}");
+        }
+        assert_eq!(
+            canonical(r#"{"response_format":{"json_schema":{"strict":true,"schema":{},"name":"n"}}}"#),
+            r#"{"response_format":{"json_schema":{"name":"n","schema":{},"strict":true}}}"#
+        );
+    }
+
+    #[test]
+    fn names_that_mean_schemas_elsewhere_are_ordinary_here() {
+        assert_eq!(
+            canonical(r#"{"metadata":{"parameters":{"b":1,"a":2},"schema":{"b":1,"a":2}}}"#),
+            r#"{"metadata":{"parameters":{"a":2,"b":1},"schema":{"a":2,"b":1}}}"#
+        );
+    }
+
+    #[test]
+    fn a_repeated_key_has_no_canonical_form() {
+        for body in [
+            r#"{"a":1,"a":1}"#,
+            r#"{"a":1,"\u0061":2}"#,
+            r#"{"x":[{"b":1,"a":1,"b":2}]}"#,
+            r#"{"tools":[{"parameters":{"b":1,"a":1,"b":2}}]}"#,
+        ] {
+            let document = Document::parse(body.as_bytes()).unwrap();
+            assert_eq!(document.to_canonical(Select::Except(&[])), Err(DuplicateKey), "{body}");
+        }
+    }
+
+    #[test]
+    fn selection_is_at_the_top_level_only() {
+        let body = br#"{"stream":true,"m":{"stream":1},"z":0}"#;
+        let document = Document::parse(body).unwrap();
+        let except = document.to_canonical(Select::Except(&["stream"])).unwrap();
+        assert_eq!(except, br#"{"m":{"stream":1},"z":0}"#);
+        let only = document.to_canonical(Select::Only(&["z"])).unwrap();
+        assert_eq!(only, br#"{"z":0}"#);
+        let array = Document::parse(br#"[{"stream":1}]"#).unwrap();
+        assert_eq!(array.to_canonical(Select::Except(&["stream"])).unwrap(), br#"[{"stream":1}]"#);
+    }
+
+    #[test]
+    fn fields_are_the_top_level_values() {
+        let document = Document::parse(br#"{"a":{"b": 1},"b":[ 2 ],"a":null}"#).unwrap();
+        assert_eq!(document.fields("a").collect::<Vec<_>>(), [r#"{"b":1}"#, "null"]);
+        assert_eq!(document.fields("b").collect::<Vec<_>>(), ["[2]"]);
+        assert_eq!(document.fields("c").count(), 0);
+        assert_eq!(Document::parse(br#"[{"a":1}]"#).unwrap().fields("a").count(), 0);
+    }
+
+    #[test]
+    fn depth_is_an_answer() {
+        for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+            let text = format!("{}1{}", open.repeat(10_000), close.repeat(10_000));
+            assert_eq!(canonical(&text), text);
+        }
+        let deeper = "[".repeat(MAX_DEPTH + 1);
+        assert!(matches!(Document::parse(deeper.as_bytes()), Err(ParseError::TooComplex)));
+    }
+}

@@ -1,0 +1,169 @@
+//! Which header plays which part: on the way up, in the key, in the store.
+
+use crate::http::fields::{collect, starts_with_any};
+use crate::http::forwarding::is_forwarded;
+use crate::http::media_type::essence;
+use http::HeaderMap;
+
+/// Names of credentials that need no rule.
+const CREDENTIALS: [&str; 5] = ["authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie"];
+
+/// Whether a request header says who asks: the known ones, and whatever calls itself a key, a token or a secret, so
+/// that an unknown provider's callers are kept apart too.
+pub fn is_credential(name: &str) -> bool {
+    if !is_forwarded(name) || name == "idempotency-key" || name == "x-idempotency-key" {
+        return false;
+    }
+    CREDENTIALS.contains(&name)
+        || ["key", "token", "secret"].iter().any(|ending| name.ends_with(ending))
+        || ["auth", "jwt", "password"].iter().any(|word| name.contains(word))
+}
+
+/// Families of headers that choose a version, a model, a route or an account.
+const VARIANT_FAMILIES: [&str; 17] = [
+    "openai-",
+    "anthropic-",
+    "x-goog-",
+    "x-model",
+    "x-provider",
+    "x-portkey-",
+    "helicone-",
+    "x-litellm-",
+    "x-openrouter-",
+    "x-venice-",
+    "x-target-",
+    "x-upstream",
+    "x-base-url",
+    "x-deployment",
+    "x-ms-",
+    "azureml-",
+    "x-amzn-bedrock-",
+];
+
+/// Single names of the same kind; `origin` because a browser's answer carries its permission to be read.
+const VARIANTS: [&str; 9] = [
+    "api-version",
+    "x-api-version",
+    "origin",
+    "prefer",
+    "extra-parameters",
+    "x-bill-to",
+    "x-use-cache",
+    "x-wait-for-model",
+    "x-compute-type",
+];
+
+/// Telemetry that shares a family's name.
+const TELEMETRY: [&str; 4] = ["x-goog-api-client", "x-ms-client-request-id", "x-ms-date", "x-ms-useragent"];
+
+/// How a header that names an account ends.
+const ACCOUNT_ENDINGS: [&str; 4] = ["account-id", "org-id", "tenant-id", "organization-id"];
+
+/// Whether a request header changes answers by its name alone (`accept` and `content-type` do by their value).
+pub fn is_variant(name: &str) -> bool {
+    let account = ACCOUNT_ENDINGS.iter().any(|ending| name.ends_with(ending));
+    let named = account || VARIANTS.contains(&name) || starts_with_any(name, &VARIANT_FAMILIES);
+    named && !TELEMETRY.contains(&name) && !is_credential(name) && is_forwarded(name)
+}
+
+/// Whether a header that belongs in the key has lost bytes on its way: where the platform could not read them as UTF-8,
+/// different values look alike.
+pub fn is_blurred(request: &HeaderMap) -> bool {
+    const LOST: &[u8] = "\u{fffd}".as_bytes();
+    let keyed = |name: &str| is_credential(name) || is_variant(name) || name == "accept";
+    let lost = |value: &[u8]| value.windows(LOST.len()).any(|window| window == LOST);
+    request.iter().any(|(name, value)| keyed(name.as_str()) && lost(value.as_bytes()))
+}
+
+/// The request headers that change answers, for the key: (name, value), in order of name.
+pub fn variants(request: &HeaderMap) -> Vec<(String, Vec<u8>)> {
+    let special = |name: &str| match name {
+        "accept" => !accepts_the_usual(request),
+        "content-type" => essence(request) != "application/json",
+        _ => false,
+    };
+    collect(request, &|name| is_variant(name) || special(name))
+}
+
+/// Whether the caller would take what every endpoint gives by itself. Clients differ in how they say that.
+fn accepts_the_usual(request: &HeaderMap) -> bool {
+    const USUAL: [&str; 4] = ["*/*", "application/json", "text/event-stream", "application/octet-stream"];
+    request
+        .get_all(http::header::ACCEPT)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|b| *b == b','))
+        .filter_map(|range| std::str::from_utf8(range).ok())
+        .map(|range| range.split(';').next().unwrap_or_default().trim())
+        .any(|range| USUAL.iter().any(|usual| range.eq_ignore_ascii_case(usual)))
+}
+
+/// Request headers that are new with every request, and that no step before the upstream looks at: a name, or the
+/// beginning of one where it ends in `*`.
+pub const TELL_NOTHING: [&str; 16] = [
+    "cf-*",
+    "x-forwarded-*",
+    "x-real-ip",
+    "true-client-ip",
+    "cdn-loop",
+    "forwarded",
+    "via",
+    "traceparent",
+    "tracestate",
+    "baggage",
+    "x-request-id",
+    "x-client-request-id",
+    "x-correlation-id",
+    "idempotency-key",
+    "x-idempotency-key",
+    "x-stainless-retry-count",
+];
+
+/// Whether a request header is one of [`TELL_NOTHING`].
+pub fn tells_nothing(name: &str) -> bool {
+    TELL_NOTHING.iter().any(|known| match known.strip_suffix('*') {
+        Some(family) => name.starts_with(family),
+        None => name == *known,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderName;
+
+    fn map(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let pair = |(name, value): &(&'static str, &str)| (HeaderName::from_static(name), value.parse().unwrap());
+        pairs.iter().map(pair).collect()
+    }
+
+    #[test]
+    fn tells_credentials_from_telemetry() {
+        for name in [
+            "authorization",
+            "x-api-key",
+            "api-key",
+            "x-goog-api-key",
+            "cookie",
+            "x-auth-token",
+            "ocp-apim-subscription-key",
+            "helicone-auth",
+        ] {
+            assert!(is_credential(name), "{name}");
+        }
+        for name in
+            ["idempotency-key", "user-agent", "x-stainless-lang", "traceparent", "x-request-id", "proxy-authorization"]
+        {
+            assert!(!is_credential(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn accept_counts_only_where_it_is_particular() {
+        for usual in ["*/*", "application/json", "application/json, text/plain, */*", "text/event-stream;q=1"] {
+            assert!(variants(&map(&[("accept", usual)])).is_empty(), "{usual}");
+        }
+        assert_eq!(variants(&map(&[("accept", "audio/mpeg")])).len(), 1);
+        assert!(variants(&map(&[("content-type", "application/json; charset=utf-8")])).is_empty());
+        assert_eq!(variants(&map(&[("content-type", "application/foo+json")])).len(), 1);
+    }
+}

@@ -1,0 +1,307 @@
+//! What is this question called? The SHA-256 of everything that makes it this question, and this asker's.
+
+pub mod headers;
+
+use crate::json::canonical::{Document, Select};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::{Digest, Sha256};
+use std::fmt;
+
+/// Changes whenever the same question would get another name, so that old entries are never read wrongly.
+const VERSION: &str = "reprise-key-2";
+/// The same for what entries are sealed with. A name of its own: who knows a key knows nothing about its [`Sealing`].
+const SEALING_VERSION: &str = "reprise-sealing-1";
+/// The same for the tags of namespaces.
+const NAMESPACE_VERSION: &str = "reprise-namespace-1";
+/// Length of a namespace's tag, in bytes: two of a million namespaces share one with a chance of 1 to 37 million.
+const TAG_LEN: usize = 8;
+/// Length of the rest of a key, in bytes.
+const HASH_LEN: usize = 32 - TAG_LEN;
+
+/// Top-level fields that only choose how the answer is carried.
+const CARRIAGE: [&str; 2] = ["stream", "stream_options"];
+
+/// Where the endpoints that hold a conversation keep it: OpenAI, Anthropic, Google, Cohere, Ollama.
+const CONVERSATION: [&str; 18] = [
+    "messages",
+    "system",
+    "input",
+    "instructions",
+    "prompt",
+    "contents",
+    "systemInstruction",
+    "system_instruction",
+    "message",
+    "chat_history",
+    "preamble",
+    "tool_results",
+    "documents",
+    "images",
+    "context",
+    "cachedContent",
+    "cached_content",
+    "suffix",
+];
+
+/// The name of a question: 32 bytes, printed as 64 hexadecimal digits.
+///
+/// The first 24 are a hash of the whole question, the last 8 one of its namespace. So a key alone tells where its entry
+/// is, and the entries of one namespace can be listed: stores sort by [`Key::name`], which begins with the namespace's.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Key([u8; 32]);
+
+/// What the stored names of all entries of a namespace begin with.
+pub fn name_prefix(namespace: &[u8]) -> String {
+    format!("{}:", hex::encode(namespace_tag(namespace)))
+}
+
+fn namespace_tag(namespace: &[u8]) -> [u8; TAG_LEN] {
+    let mut list = List::new();
+    list.push(NAMESPACE_VERSION.as_bytes());
+    list.push(namespace);
+    first(&list.0.finalize().into())
+}
+
+/// The first bytes of a digest.
+fn first<const N: usize>(digest: &[u8; 32]) -> [u8; N] {
+    let mut bytes = [0; N];
+    bytes.iter_mut().zip(digest).for_each(|(to, from)| *to = *from);
+    bytes
+}
+
+/// What an entry is sealed with besides the operator's secret: a hash of the whole question, its party included, that
+/// cannot be had from the key. It never leaves the process, but to the question's flight.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Sealing([u8; 32]);
+
+impl Sealing {
+    /// Its bytes.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Sealing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sealing(…)")
+    }
+}
+
+impl Serialize for Sealing {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&hex::encode(self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Sealing {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Sealing, D::Error> {
+        let mut bytes = [0; 32];
+        let text = String::deserialize(deserializer)?;
+        hex::decode_to_slice(&text, &mut bytes).map_err(|_| serde::de::Error::custom("not a sealing"))?;
+        Ok(Sealing(bytes))
+    }
+}
+
+impl Key {
+    /// Reads a printed key. `None`: it is not one.
+    pub fn from_hex(text: &str) -> Option<Key> {
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(text, &mut bytes).ok()?;
+        Some(Key(bytes))
+    }
+
+    /// Its entry's name in a store: the namespace's tag, a colon, and the rest of the key.
+    pub fn name(&self) -> String {
+        let (hash, tag) = self.0.split_at(HASH_LEN);
+        format!("{}:{}", hex::encode(tag), hex::encode(hash))
+    }
+}
+
+impl Serialize for Key {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Key, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Key::from_hex(&text).ok_or_else(|| serde::de::Error::custom("not a key"))
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Who asks. Two parties never share an entry.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Party {
+    /// Everyone is one party: `CACHE_SCOPE=shared`.
+    Shared,
+    /// Whoever holds these credentials: (header name, value), in order of name. None at all is a party too.
+    Credentials(Vec<(String, Vec<u8>)>),
+    /// Whoever holds the proxy token with this SHA-256, and these further credentials.
+    Token([u8; 32], Vec<(String, Vec<u8>)>),
+}
+
+impl fmt::Debug for Party {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Party(…)")
+    }
+}
+
+/// How much of the body makes the question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MatchMode {
+    /// All of it.
+    #[default]
+    Exact,
+    /// The conversation alone: model, parameters and tools are ignored.
+    Chat,
+}
+
+impl MatchMode {
+    /// The word for it in `CACHE_MATCH` and `X-Proxy-Match`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            MatchMode::Exact => "exact",
+            MatchMode::Chat => "chat",
+        }
+    }
+
+    /// The mode that a word names.
+    pub fn from_word(word: &str) -> Option<Self> {
+        [MatchMode::Exact, MatchMode::Chat].into_iter().find(|mode| word.eq_ignore_ascii_case(mode.as_str()))
+    }
+}
+
+/// Everything that a key is made of.
+#[derive(Debug)]
+pub struct Question<'a> {
+    /// The caller's `X-Proxy-Namespace`, or nothing.
+    pub namespace: &'a [u8],
+    /// Who asks.
+    pub party: &'a Party,
+    /// The method, upper case.
+    pub method: &'a str,
+    /// The URL that is asked, with its query, but for what only chooses how the answer is carried.
+    pub url: &'a str,
+    /// Request headers that change answers: (name, value), in order of name.
+    pub variants: &'a [(String, Vec<u8>)],
+    /// How much of the body counts.
+    pub mode: MatchMode,
+    /// Top-level fields that the operator or the caller leaves out, sorted. They are part of the key: a caller who
+    /// ignores a field accepts answers that one who does not must never get.
+    pub ignored: &'a [String],
+    /// The body that is sent, as bytes …
+    pub body: &'a [u8],
+    /// … and as JSON.
+    pub document: &'a Document,
+}
+
+impl Question<'_> {
+    /// The question's name.
+    pub fn key(&self) -> Key {
+        self.key_and_sealing().0
+    }
+
+    /// The question's name, and what its entry is sealed with.
+    pub fn key_and_sealing(&self) -> (Key, Sealing) {
+        let body = self.body_digest();
+        let hash = first::<HASH_LEN>(&self.hash(VERSION, body));
+        let mut key = [0; 32];
+        let tag = namespace_tag(self.namespace);
+        key.iter_mut().zip(hash.iter().chain(&tag)).for_each(|(to, from)| *to = *from);
+        (Key(key), Sealing(self.hash(SEALING_VERSION, body)))
+    }
+
+    fn hash(&self, version: &str, (form, body): (&[u8], [u8; 32])) -> [u8; 32] {
+        let mut list = List::new();
+        list.push(version.as_bytes());
+        list.push(self.namespace);
+        match self.party {
+            Party::Shared => list.push(b"shared"),
+            Party::Credentials(credentials) => {
+                list.push(b"credentials");
+                list.push_pairs(credentials);
+            }
+            Party::Token(token, credentials) => {
+                list.push(b"token");
+                list.push(token);
+                list.push_pairs(credentials);
+            }
+        }
+        list.push(self.method.as_bytes());
+        list.push(self.url.as_bytes());
+        list.push_pairs(self.variants);
+        list.push(self.mode.as_str().as_bytes());
+        list.push(&count(self.ignored.len()));
+        for name in self.ignored {
+            list.push(name.as_bytes());
+        }
+        list.push(form);
+        list.push(&body);
+        list.0.finalize().into()
+    }
+
+    /// The body's form and digest: of its canonical bytes, or of the raw ones where a repeated key leaves open what
+    /// the body means.
+    fn body_digest(&self) -> (&'static [u8], [u8; 32]) {
+        let left_out: Vec<&str>;
+        let kept: Vec<&str>;
+        let ignored = self.ignored.iter().map(String::as_str);
+        let select = if self.mode == MatchMode::Chat && self.has_conversation() {
+            kept =
+                CONVERSATION.into_iter().filter(|name| !self.ignored.iter().any(|ignored| ignored == name)).collect();
+            Select::Only(&kept)
+        } else {
+            left_out = CARRIAGE.into_iter().chain(ignored).collect();
+            Select::Except(&left_out)
+        };
+        let mut hasher = Sha256::new();
+        let written = self.document.write_canonical(select, &mut |piece| hasher.update(piece));
+        match written {
+            Ok(()) => (b"canonical", hasher.finalize().into()),
+            Err(_) => (b"raw", Sha256::digest(self.body).into()),
+        }
+    }
+
+    fn has_conversation(&self) -> bool {
+        CONVERSATION.iter().any(|name| self.document.fields(name).next().is_some())
+    }
+}
+
+/// A hash over a list whose items cannot run into each other: each is preceded by its length.
+struct List(Sha256);
+
+impl List {
+    fn new() -> Self {
+        List(Sha256::new())
+    }
+
+    fn push(&mut self, item: &[u8]) {
+        self.0.update(count(item.len()));
+        self.0.update(item);
+    }
+
+    fn push_pairs(&mut self, pairs: &[(String, Vec<u8>)]) {
+        self.push(&count(pairs.len()));
+        for (name, value) in pairs {
+            self.push(name.as_bytes());
+            self.push(value);
+        }
+    }
+}
+
+fn count(n: usize) -> [u8; 8] {
+    (n as u64).to_be_bytes()
+}

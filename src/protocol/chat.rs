@@ -1,0 +1,415 @@
+//! OpenAI chat completions (API reference, "Chat completion chunk object") and everyone who speaks like them.
+
+use super::finish_reason::fault;
+use super::{Carriage, Mark, is_set, items, object, text};
+use crate::http::sse::Event;
+use crate::status::Reason;
+use serde::de::IgnoredAny;
+use serde_json::map::Entry;
+use serde_json::{Map, Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+
+type Object = Map<String, Value>;
+
+/// What a chunk says about its stream; `[DONE]` ends it.
+pub(super) fn mark(value: &Value) -> Mark {
+    for choice in items(value, "choices") {
+        if is_set(choice, "error") {
+            return Mark::Fault(Reason::ErrorBody);
+        }
+        if let Some(reason) = fault(text(choice, "finish_reason")) {
+            return Mark::Fault(reason);
+        }
+    }
+    Mark::Progress
+}
+
+/// Whether a chunk carries usage and nothing else.
+pub(super) fn is_usage(value: &Value) -> bool {
+    is_set(value, "usage") && value.get("choices").and_then(Value::as_array).is_some_and(Vec::is_empty)
+}
+
+/// Whether a chunk has choices that say nothing: no end, and nothing in them but a role. A chunk without choices is of
+/// another shape, of which nothing is known.
+pub(super) fn is_empty(value: &Value) -> bool {
+    let says = |(name, value): (&String, &Value)| name != "role" && !value.is_null() && value != "";
+    let full = |choice: &Value| {
+        let said = choice.get("delta").and_then(Value::as_object);
+        is_set(choice, "finish_reason") || !text(choice, "text").is_empty() || said.is_some_and(|d| d.iter().any(says))
+    };
+    value.get("choices").and_then(Value::as_array).is_some_and(|choices| !choices.iter().any(full))
+}
+
+/// Fields of a chunk that mean nothing in the object; `p` is Mistral's padding.
+const CHUNK_ONLY: [&str; 3] = ["obfuscation", "object", "p"];
+
+/// Fields that may change from chunk to chunk; the last value is the answer's.
+const CHANGING: [&str; 9] = [
+    "created",
+    "usage",
+    "service_tier",
+    "system_fingerprint",
+    "x_groq",
+    "finish_reason",
+    "native_finish_reason",
+    "stop_reason",
+    "content_filter_results",
+];
+
+/// Adds a field of which there is one in the object. `None`: it is another one now.
+pub(super) fn add_once(whole: &mut Object, name: String, value: Value) -> Option<()> {
+    match whole.entry(name) {
+        Entry::Vacant(slot) => {
+            slot.insert(value);
+        }
+        Entry::Occupied(mut slot) => {
+            let changes = CHANGING.contains(&slot.key().as_str());
+            let nothing_yet = slot.get().is_null() || slot.get() == "";
+            match value {
+                Value::Null => {}
+                Value::String(text) if text.is_empty() => {}
+                value if changes || nothing_yet => *slot.get_mut() = value,
+                value if *slot.get() == value => {}
+                _ => return None,
+            }
+        }
+    }
+    Some(())
+}
+
+/// The fields around the choices. `None`: the chunks are not of one answer.
+pub(super) fn envelope(chunks: &mut [Value], kind: &str) -> Option<Object> {
+    let mut whole = Object::new();
+    for chunk in chunks {
+        for (name, value) in chunk.as_object_mut()? {
+            if name != "choices" && !CHUNK_ONLY.contains(&name.as_str()) {
+                add_once(&mut whole, name.clone(), value.take())?;
+            }
+        }
+    }
+    whole.insert("object".to_owned(), kind.into());
+    Some(whole)
+}
+
+/// Stream to object.
+pub(super) fn to_object(mut chunks: Vec<Value>) -> Option<Value> {
+    let mut choices: BTreeMap<u64, Choice> = BTreeMap::new();
+    for chunk in &mut chunks {
+        for choice in chunk.get_mut("choices")?.as_array_mut()? {
+            let choice = std::mem::take(choice.as_object_mut()?);
+            let index = choice.get("index")?.as_u64()?;
+            choices.entry(index).or_default().add(choice)?;
+        }
+    }
+    let mut whole = envelope(&mut chunks, "chat.completion")?;
+    let choices: Option<Vec<Value>> = choices.into_iter().map(|(index, choice)| choice.finish(index)).collect();
+    whole.insert("choices".to_owned(), Value::Array(choices.filter(|choices| !choices.is_empty())?));
+    Some(Value::Object(whole))
+}
+
+/// A choice while its chunks come in.
+#[derive(Default)]
+struct Choice {
+    message: Object,
+    tool_calls: BTreeMap<u64, Object>,
+    logprobs: Value,
+    /// Everything else beside the delta; the last value counts.
+    others: Object,
+}
+
+impl Choice {
+    /// Adds a chunk's choice. `None`: there is something in it that cannot be added up.
+    fn add(&mut self, mut choice: Object) -> Option<()> {
+        choice.remove("index");
+        // Together says the text twice.
+        let said = choice.get("delta").map_or("", |delta| text(delta, "content"));
+        if choice.get("text").is_some_and(|text| text == said) {
+            choice.shift_remove("text");
+        }
+        match choice.remove("delta") {
+            None | Some(Value::Null) => {}
+            Some(Value::Object(delta)) => self.add_delta(delta)?,
+            Some(_) => return None,
+        }
+        add_logprobs(&mut self.logprobs, choice.remove("logprobs").unwrap_or_default())?;
+        for (name, value) in choice {
+            // Answers of another kind beside the deltas.
+            if matches!(name.as_str(), "message" | "text") {
+                return None;
+            }
+            add_once(&mut self.others, name, value)?;
+        }
+        Some(())
+    }
+
+    fn add_delta(&mut self, delta: Object) -> Option<()> {
+        for (name, value) in delta {
+            match name.as_str() {
+                // Together's number of a fragment.
+                "token_id" => {}
+                "tool_calls" if value.is_null() => {}
+                "tool_calls" => {
+                    self.message.entry(name).or_insert_with(|| Value::Array(Vec::new()));
+                    let Value::Array(calls) = value else {
+                        return None;
+                    };
+                    for call in calls {
+                        self.add_tool_call(call)?;
+                    }
+                }
+                "function_call" | "audio" => add_parts(&mut self.message, name, value)?,
+                _ => add_field(&mut self.message, name, value)?,
+            }
+        }
+        Some(())
+    }
+
+    fn add_tool_call(&mut self, call: Value) -> Option<()> {
+        let Value::Object(mut call) = call else {
+            return None;
+        };
+        // Without an index it is open which call a fragment belongs to.
+        let index = call.remove("index")?.as_u64()?;
+        let whole = self.tool_calls.entry(index).or_default();
+        for (name, value) in call {
+            match name.as_str() {
+                "function" | "custom" => add_parts(whole, name, value)?,
+                _ => add_field(whole, name, value)?,
+            }
+        }
+        Some(())
+    }
+
+    fn finish(mut self, index: u64) -> Option<Value> {
+        text_of(&self.others, "finish_reason").filter(|reason| !reason.is_empty())?;
+        if let Some(calls) = self.message.get_mut("tool_calls") {
+            for call in self.tool_calls.values() {
+                let named =
+                    ["function", "custom"].iter().any(|part| call.get(*part).is_some_and(|p| is_set(p, "name")));
+                // Two calls under one index run into each other.
+                let arguments = call.get("function").map_or("", |function| text(function, "arguments"));
+                let one = arguments.is_empty() || serde_json::from_str::<IgnoredAny>(arguments).is_ok();
+                if !named || !one {
+                    return None;
+                }
+            }
+            *calls = Value::Array(self.tool_calls.into_values().map(Value::Object).collect());
+        }
+        let mut message = Object::new();
+        message.insert("role".to_owned(), "assistant".into());
+        message.insert("content".to_owned(), Value::Null);
+        message.insert("refusal".to_owned(), Value::Null);
+        message.extend(self.message);
+        let mut choice = Object::new();
+        choice.insert("index".to_owned(), index.into());
+        choice.insert("message".to_owned(), Value::Object(message));
+        choice.insert("logprobs".to_owned(), self.logprobs);
+        choice.extend(self.others);
+        Some(Value::Object(choice))
+    }
+}
+
+fn text_of<'a>(object: &'a Object, name: &str) -> Option<&'a str> {
+    object.get(name)?.as_str()
+}
+
+/// Where providers put what a model thinks.
+const REASONING: [&str; 4] = ["reasoning_content", "reasoning", "reasoning_details", "thinking"];
+
+/// Texts that come in fragments.
+const FRAGMENTED: [&str; 9] =
+    ["content", "refusal", "reasoning_content", "reasoning", "thinking", "arguments", "input", "data", "transcript"];
+
+/// Adds a field: fragments are joined; anything else must come once, or always the same.
+fn add_field(whole: &mut Object, name: String, value: Value) -> Option<()> {
+    match whole.entry(name) {
+        Entry::Vacant(slot) => {
+            slot.insert(value);
+        }
+        Entry::Occupied(mut slot) => match (FRAGMENTED.contains(&slot.key().as_str()), slot.get_mut(), value) {
+            (_, _, Value::Null) => {}
+            (_, slot @ Value::Null, value) => *slot = value,
+            (true, Value::String(so_far), Value::String(more)) => so_far.push_str(&more),
+            (false, Value::String(so_far), value @ Value::String(_)) if so_far.is_empty() => *slot.get_mut() = value,
+            (false, Value::String(_), Value::String(more)) if more.is_empty() => {}
+            // Two equal lists may as well be two halves of one.
+            (false, so_far, value) if *so_far == value && !value.is_array() => {}
+            (false, so_far, Value::Array(more)) if more.is_empty() && so_far.is_array() => {}
+            (false, Value::Array(so_far), value @ Value::Array(_)) if so_far.is_empty() => *slot.get_mut() = value,
+            _ => return None,
+        },
+    }
+    Some(())
+}
+
+/// Adds an object's fields one by one.
+fn add_parts(whole: &mut Object, name: String, parts: Value) -> Option<()> {
+    let slot = whole.entry(name).or_insert(Value::Null);
+    match (slot, parts) {
+        (_, Value::Null) => Some(()),
+        (slot @ Value::Null, parts @ Value::Object(_)) => {
+            *slot = parts;
+            Some(())
+        }
+        (Value::Object(whole), Value::Object(parts)) => {
+            parts.into_iter().try_for_each(|(name, value)| add_field(whole, name, value))
+        }
+        _ => None,
+    }
+}
+
+/// Adds log probabilities: an object of arrays, each of which grows.
+pub(super) fn add_logprobs(whole: &mut Value, more: Value) -> Option<()> {
+    match (whole, more) {
+        (_, Value::Null) => {}
+        (whole @ Value::Null, more) => *whole = more,
+        (Value::Object(whole), Value::Object(more)) => {
+            for (name, value) in more {
+                match (whole.entry(name).or_insert(Value::Null), value) {
+                    (_, Value::Null) => {}
+                    (slot @ Value::Null, value) => *slot = value,
+                    (Value::Array(items), Value::Array(more)) => items.extend(more),
+                    _ => return None,
+                }
+            }
+        }
+        _ => return None,
+    }
+    Some(())
+}
+
+/// Makes the chunks of one stream: what surrounds the choices is the same in all of them.
+pub(super) struct Chunks {
+    shared: Object,
+    /// Said once, in the first chunk.
+    first: Object,
+    usage: Value,
+    carriage: Carriage,
+    events: Vec<Event>,
+}
+
+impl Chunks {
+    /// Takes the object apart: its choices, and the maker of chunks around them. `None`: usage is asked for and missing.
+    pub(super) fn new(mut whole: Object, kind: &str, carriage: Carriage) -> Option<(Vec<Value>, Chunks)> {
+        let Value::Array(choices) = whole.remove("choices")? else {
+            return None;
+        };
+        // Each choice has to end, and to have a place of its own.
+        let ended = |choice: &Value| !text(choice, "finish_reason").is_empty();
+        let mut places = BTreeSet::new();
+        let placed =
+            |choice: &Value| choice.get("index").and_then(Value::as_u64).is_some_and(|place| places.insert(place));
+        if choices.is_empty() || !choices.iter().all(ended) || !choices.iter().all(placed) {
+            return None;
+        }
+        let usage = whole.remove("usage").unwrap_or_default();
+        if carriage.include_usage && usage.is_null() {
+            return None;
+        }
+        let mut shared = Object::new();
+        for name in ["id", "object", "created", "model", "service_tier", "system_fingerprint"] {
+            if let Some(value) = whole.shift_remove(name) {
+                shared.insert(name.to_owned(), value);
+            }
+        }
+        shared.insert("object".to_owned(), kind.into());
+        Some((choices, Chunks { shared, first: whole, usage, carriage, events: Vec::new() }))
+    }
+
+    /// Adds a chunk with one choice.
+    pub(super) fn push(&mut self, choice: Value) {
+        let usage = self.carriage.include_usage.then_some(Value::Null);
+        self.chunk(Value::Array(vec![choice]), usage);
+    }
+
+    /// Adds the usage chunk, if it is wanted, and the end.
+    pub(super) fn finish(mut self) -> Vec<Event> {
+        if self.carriage.include_usage {
+            let usage = self.usage.take();
+            self.chunk(Value::Array(Vec::new()), Some(usage));
+        }
+        self.events.push(Event::data("[DONE]"));
+        self.events
+    }
+
+    fn chunk(&mut self, choices: Value, usage: Option<Value>) {
+        let mut chunk = self.shared.clone();
+        chunk.append(&mut self.first);
+        chunk.insert("choices".to_owned(), choices);
+        chunk.extend(usage.map(|usage| ("usage".to_owned(), usage)));
+        self.events.push(Event::data(Value::Object(chunk).to_string()));
+    }
+}
+
+/// Object to stream: for each choice its role, each part of its message, and its end.
+pub(super) fn to_events(whole: Object, carriage: Carriage) -> Option<Vec<Event>> {
+    let (choices, mut chunks) = Chunks::new(whole, "chat.completion.chunk", carriage)?;
+    for choice in choices {
+        let Value::Object(mut choice) = choice else {
+            return None;
+        };
+        let index = choice.remove("index")?;
+        let Value::Object(mut message) = choice.shift_remove("message")? else {
+            return None;
+        };
+        let mut logprobs = choice.shift_remove("logprobs").unwrap_or_default();
+        let finish_reason = choice.shift_remove("finish_reason").unwrap_or_default();
+        let mut delta = |delta: Value, logprobs: Value| {
+            let choice =
+                [("index", index.clone()), ("delta", delta), ("logprobs", logprobs), ("finish_reason", Value::Null)];
+            chunks.push(object(choice));
+        };
+        // Where a text begins is said with the role: empty if more of it comes, `null` if there is none.
+        let mut opening = object([("role", message.shift_remove("role").unwrap_or_else(|| "assistant".into()))]);
+        for name in ["content", "refusal"] {
+            if let (Some(value), Some(opening)) = (message.get(name), opening.as_object_mut()) {
+                let begun = if value.is_string() { "".into() } else { Value::Null };
+                opening.insert(name.to_owned(), begun);
+            }
+        }
+        delta(opening, Value::Null);
+        // Who reasons does so before answering.
+        let mut parts: Object = REASONING.iter().filter_map(|name| message.shift_remove_entry(*name)).collect();
+        parts.append(&mut message);
+        for (name, value) in parts {
+            let value = match (name.as_str(), value) {
+                (_, Value::Null) => continue,
+                // Content in parts is not streamed by anyone.
+                ("content", value) if !value.is_string() => return None,
+                ("tool_calls", Value::Array(calls)) => Value::Array(indexed(calls)?),
+                (_, value) => value,
+            };
+            let probabilities =
+                if matches!(name.as_str(), "content" | "refusal") { logprobs.take() } else { Value::Null };
+            delta(object([(&name, value)]), probabilities);
+        }
+        if !logprobs.is_null() {
+            delta(json!({}), logprobs);
+        }
+        let mut end = Object::new();
+        end.insert("index".to_owned(), index);
+        end.insert("delta".to_owned(), json!({}));
+        end.insert("logprobs".to_owned(), Value::Null);
+        end.insert("finish_reason".to_owned(), finish_reason);
+        end.append(&mut choice);
+        chunks.push(Value::Object(end));
+    }
+    Some(chunks.finish())
+}
+
+/// Tool calls as a delta has them, each with its place.
+fn indexed(calls: Vec<Value>) -> Option<Vec<Value>> {
+    calls
+        .into_iter()
+        .enumerate()
+        .map(|(index, call)| {
+            let Value::Object(call) = call else {
+                return None;
+            };
+            let mut fragment = Object::new();
+            fragment.insert("index".to_owned(), index.into());
+            fragment.extend(call.into_iter().filter(|(name, _)| name != "index"));
+            Some(Value::Object(fragment))
+        })
+        .collect()
+}

@@ -1,0 +1,55 @@
+//! OpenAI's legacy completions (API reference, "Completions"): a chunk is a small completion.
+
+use super::chat::{Chunks, add_logprobs, add_once, envelope};
+use super::{Carriage, object};
+use crate::http::sse::Event;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+const KIND: &str = "text_completion";
+
+/// Stream to object.
+pub(super) fn to_object(mut chunks: Vec<Value>) -> Option<Value> {
+    let mut choices: BTreeMap<u64, Map<String, Value>> = BTreeMap::new();
+    for chunk in &mut chunks {
+        for choice in chunk.get_mut("choices")?.as_array_mut()? {
+            let choice = std::mem::take(choice.as_object_mut()?);
+            let whole = choices.entry(choice.get("index")?.as_u64()?).or_default();
+            for (name, value) in choice {
+                match (name.as_str(), whole.get_mut(&name), value) {
+                    ("text", Some(Value::String(so_far)), Value::String(more)) => so_far.push_str(&more),
+                    ("logprobs", slot, value) if slot.is_some() => add_logprobs(slot?, value)?,
+                    (_, _, value) => add_once(whole, name, value)?,
+                }
+            }
+        }
+    }
+    let mut whole = envelope(&mut chunks, KIND)?;
+    let aligned = |choice: &Map<String, Value>| {
+        let lists = choice.get("logprobs").and_then(Value::as_object).into_iter().flat_map(Map::values);
+        let mut lengths = lists.filter_map(Value::as_array).map(Vec::len);
+        lengths.next().is_none_or(|first| lengths.all(|length| length == first))
+    };
+    let finished = |choice: &Map<String, Value>| choice.get("finish_reason").is_some_and(Value::is_string);
+    if choices.is_empty() || !choices.values().all(|choice| finished(choice) && aligned(choice)) {
+        return None;
+    }
+    whole.insert("choices".to_owned(), Value::Array(choices.into_values().map(Value::Object).collect()));
+    Some(Value::Object(whole))
+}
+
+/// Object to stream: for each choice its text, then its end.
+pub(super) fn to_events(whole: Map<String, Value>, carriage: Carriage) -> Option<Vec<Event>> {
+    let (choices, mut chunks) = Chunks::new(whole, KIND, carriage)?;
+    for choice in choices {
+        let Value::Object(mut choice) = choice else {
+            return None;
+        };
+        let index = choice.get("index")?.clone();
+        let text = choice.insert("text".to_owned(), "".into())?;
+        let logprobs = choice.insert("logprobs".to_owned(), Value::Null).unwrap_or_default();
+        chunks.push(object([("text", text), ("index", index), ("logprobs", logprobs), ("finish_reason", Value::Null)]));
+        chunks.push(Value::Object(choice));
+    }
+    Some(chunks.finish())
+}

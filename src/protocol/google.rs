@@ -1,0 +1,370 @@
+//! Google `streamGenerateContent` (Gemini API reference). Each chunk is a partial `GenerateContentResponse`.
+
+use super::finish_reason::fault;
+use super::{Mark, is_set, items, text};
+use crate::http::sse::Event;
+use crate::status::Reason;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+type Object = Map<String, Value>;
+
+/// What an event says about its stream.
+pub(super) fn mark(value: &Value) -> Mark {
+    if value.get("promptFeedback").is_some_and(|feedback| is_set(feedback, "blockReason")) {
+        return Mark::Fault(Reason::ContentFilter);
+    }
+    let mut mark = Mark::Progress;
+    for candidate in items(value, "candidates") {
+        let end = text(candidate, "finishReason");
+        if let Some(reason) = fault(end) {
+            return Mark::Fault(reason);
+        }
+        if is_end(end) {
+            mark = Mark::Terminal;
+        }
+    }
+    mark
+}
+
+fn is_end(reason: &str) -> bool {
+    !matches!(reason, "" | "FINISH_REASON_UNSPECIFIED")
+}
+
+/// `None`: it has an index that is none.
+fn index_of(candidate: &Value) -> Option<u64> {
+    // Zero is left out at times, even in a stream that says it elsewhere.
+    candidate.get("index").map_or(Some(0), Value::as_u64)
+}
+
+/// Which of a stream's candidates have ended.
+#[derive(Debug, Default)]
+pub(super) struct Ends(BTreeMap<Option<u64>, bool>);
+
+impl Ends {
+    /// Takes note of a chunk.
+    pub(super) fn see(&mut self, chunk: &Value) {
+        for candidate in items(chunk, "candidates") {
+            let ended = self.0.entry(index_of(candidate)).or_default();
+            // Who goes on speaking has not ended.
+            let speaks = candidate.pointer("/content/parts/0").is_some();
+            *ended = is_end(text(candidate, "finishReason")) || (*ended && !speaks);
+        }
+    }
+
+    /// Whether none is open.
+    pub(super) fn all(&self) -> bool {
+        self.0.values().all(|ended| *ended)
+    }
+}
+
+/// Stream to object.
+pub(super) fn to_object(chunks: Vec<Value>) -> Option<Value> {
+    let mut whole = Object::new();
+    // Here, for the order of the fields; its value comes at the end.
+    whole.insert("candidates".to_owned(), Value::Null);
+    let mut candidates: BTreeMap<u64, Candidate> = BTreeMap::new();
+    for chunk in chunks {
+        let Value::Object(chunk) = chunk else {
+            return None;
+        };
+        for (name, value) in chunk {
+            match (name.as_str(), value) {
+                ("candidates", Value::Array(fragments)) => add_candidates(&mut candidates, fragments)?,
+                // Each count includes those before it.
+                ("usageMetadata", value @ Value::Object(_)) => {
+                    whole.insert(name, value);
+                }
+                (_, value) => add_field(&mut whole, name, value)?,
+            }
+        }
+    }
+    let candidates: Option<Vec<Value>> = candidates.into_values().map(Candidate::finish).collect();
+    whole.insert("candidates".to_owned(), Value::Array(candidates.filter(|candidates| !candidates.is_empty())?));
+    Some(Value::Object(whole))
+}
+
+fn add_candidates(candidates: &mut BTreeMap<u64, Candidate>, fragments: Vec<Value>) -> Option<()> {
+    let mut seen = Vec::new();
+    for fragment in fragments {
+        let index = index_of(&fragment)?;
+        // Two in one chunk under one index: it is open which is which.
+        if seen.contains(&index) {
+            return None;
+        }
+        seen.push(index);
+        let Value::Object(fragment) = fragment else {
+            return None;
+        };
+        candidates.entry(index).or_default().add(fragment)?;
+    }
+    Some(())
+}
+
+/// A candidate while its chunks come in.
+#[derive(Default)]
+struct Candidate {
+    content: Option<Object>,
+    parts: Option<Vec<Object>>,
+    others: Object,
+}
+
+impl Candidate {
+    fn add(&mut self, fragment: Object) -> Option<()> {
+        for (name, value) in fragment {
+            match (name.as_str(), value) {
+                ("content", Value::Object(content)) => self.add_content(content)?,
+                // Each chunk is rated by itself; Google's own accumulator keeps the last rating.
+                ("safetyRatings", value @ Value::Array(_)) => {
+                    self.others.insert(name, value);
+                }
+                // Of one chunk, or of the whole answer? Several of them cannot be told apart.
+                ("logprobsResult" | "avgLogprobs" | "tokenCount", value) => {
+                    if self.others.insert(name, value).is_some() {
+                        return None;
+                    }
+                }
+                ("finishReason", Value::String(reason)) if !is_end(&reason) => {}
+                (_, value) => add_field(&mut self.others, name, value)?,
+            }
+        }
+        Some(())
+    }
+
+    fn add_content(&mut self, content: Object) -> Option<()> {
+        let whole = self.content.get_or_insert_default();
+        for (name, value) in content {
+            match (name.as_str(), value) {
+                ("parts", Value::Array(parts)) => {
+                    let whole = self.parts.get_or_insert_default();
+                    for part in parts {
+                        let Value::Object(part) = part else {
+                            return None;
+                        };
+                        whole.push(part);
+                    }
+                }
+                (_, value) => add_field(whole, name, value)?,
+            }
+        }
+        Some(())
+    }
+
+    fn finish(self) -> Option<Value> {
+        self.others.get("finishReason").and_then(Value::as_str)?;
+        let mut whole = Object::new();
+        if let Some(content) = self.content {
+            let mut content = content;
+            if let Some(parts) = self.parts {
+                content.insert("parts".to_owned(), Value::Array(joined(parts)?));
+            }
+            whole.insert("content".to_owned(), Value::Object(content));
+        }
+        whole.extend(self.others);
+        Some(Value::Object(whole))
+    }
+}
+
+/// The parts of all chunks as one answer has them: runs of plain text become one part, and the empty ones that a stream
+/// puts where it has nothing to say are left out. A part with a thought signature stays as it is: Google wants it back
+/// in its place.
+fn joined(parts: Vec<Object>) -> Option<Vec<Value>> {
+    if parts.iter().any(is_piece) || parts.iter().filter(|part| is_sound(part)).nth(1).is_some() {
+        return None;
+    }
+    let mut whole: Vec<Object> = Vec::new();
+    let mut empty = None;
+    for part in parts {
+        let Some(more) = plain_text(&part) else {
+            whole.push(part);
+            continue;
+        };
+        if more.is_empty() {
+            empty = Some(part);
+            continue;
+        }
+        let last =
+            whole.last_mut().filter(|last| plain_text(last).is_some() && last.get("thought") == part.get("thought"));
+        match last.and_then(|last| last.get_mut("text")) {
+            Some(Value::String(so_far)) => so_far.push_str(more),
+            _ => whole.push(part),
+        }
+    }
+    // Nothing at all was said: then that is the answer.
+    whole.extend(empty.filter(|_| whole.is_empty()));
+    Some(whole.into_iter().map(Value::Object).collect())
+}
+
+/// The text of a part that is nothing but text, or nothing but a thought's text.
+fn plain_text(part: &Object) -> Option<&str> {
+    let plain = part.keys().all(|name| matches!(name.as_str(), "text" | "thought"));
+    part.get("text").filter(|_| plain)?.as_str()
+}
+
+/// A function call that comes in pieces (`streamFunctionCallArguments`).
+fn is_piece(part: &Object) -> bool {
+    part.get("functionCall").is_some_and(|call| is_set(call, "partialArgs") || is_set(call, "willContinue"))
+}
+
+/// Sound: a stream has it in pieces, each with a part of its own.
+fn is_sound(part: &Object) -> bool {
+    part.get("inlineData").is_some_and(|data| text(data, "mimeType").starts_with("audio/"))
+}
+
+/// Adds a field. The fuller of two values counts; where neither has all that the other says, it is open what they
+/// amount to.
+fn add_field(whole: &mut Object, name: String, value: Value) -> Option<()> {
+    let slot = whole.entry(name).or_insert(Value::Null);
+    if covers(&value, slot) {
+        *slot = value;
+        return Some(());
+    }
+    covers(slot, &value).then_some(())
+}
+
+/// Whether `full` says all that `part` does.
+fn covers(full: &Value, part: &Value) -> bool {
+    match (full, part) {
+        (_, Value::Null) => true,
+        (Value::Object(full), Value::Object(part)) => {
+            part.iter().all(|(name, part)| full.get(name).is_some_and(|full| covers(full, part)))
+        }
+        (Value::Array(full), Value::Array(part)) => {
+            full.len() >= part.len() && full.iter().zip(part).all(|(full, part)| covers(full, part))
+        }
+        _ => full == part,
+    }
+}
+
+/// Object to stream: one chunk, as Google itself streams a short answer.
+pub(super) fn to_events(whole: Object) -> Option<Vec<Event>> {
+    let chunk = Value::Object(whole);
+    let event = Event::data(chunk.to_string());
+    // What does not add up to an answer is none.
+    to_object(vec![chunk])?;
+    Some(vec![event])
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::http::sse::Event;
+    use crate::protocol::{Carriage, Dialect};
+    use crate::status::Reason;
+    use serde_json::{Value, json};
+
+    fn events(chunks: &Value) -> Vec<Event> {
+        chunks.as_array().unwrap().iter().map(|chunk| Event::data(chunk.to_string())).collect()
+    }
+
+    fn check(chunks: &Value) -> Result<(), Reason> {
+        Dialect::Google.check(&events(chunks))
+    }
+
+    fn to_object(chunks: &Value) -> Option<Value> {
+        Dialect::Google.to_object(&events(chunks))
+    }
+
+    /// A chunk of candidate 0 with these parts and more.
+    fn chunk(parts: Value, more: Value) -> Value {
+        let mut candidate = json!({"content": {"parts": parts, "role": "model"}});
+        candidate.as_object_mut().unwrap().append(more.as_object().cloned().as_mut().unwrap());
+        json!({"candidates": [candidate]})
+    }
+
+    fn parts(chunks: &[Value]) -> Option<Value> {
+        let mut chunks = chunks.to_vec();
+        chunks.push(json!({"candidates": [{"finishReason": "STOP"}]}));
+        Some(to_object(&Value::Array(chunks))?["candidates"][0]["content"]["parts"].take())
+    }
+
+    #[test]
+    fn a_stream_is_whole_when_every_candidate_has_ended() {
+        let speaks = |index: u64| json!({"index": index, "content": {"parts": [{"text": "a"}]}});
+        let ends = |index: u64| json!({"index": index, "finishReason": "STOP"});
+        for (chunks, outcome) in [
+            (json!([{"candidates": [speaks(0)]}, {"candidates": [ends(0)]}]), Ok(())),
+            (json!([{"candidates": [speaks(0), speaks(1)]}, {"candidates": [ends(0), ends(1)]}]), Ok(())),
+            (json!([{"candidates": [speaks(0), speaks(1)]}, {"candidates": [ends(0)]}]), Err(Reason::Truncated)),
+            // Some say at every chunk that it is the last: the last word counts.
+            (json!([{"candidates": [ends(0)]}, {"candidates": [speaks(0)]}]), Err(Reason::Truncated)),
+            (json!([{"candidates": [ends(0)]}, {"candidates": [speaks(0)]}, {"candidates": [ends(0)]}]), Ok(())),
+            // What comes after the end without content does not undo it.
+            (
+                json!([{"candidates": [ends(0)]}, {"candidates": [{"groundingMetadata": {}}]}, {"usageMetadata": {}}]),
+                Ok(()),
+            ),
+            (json!([{"candidates": [{"finishReason": "FINISH_REASON_UNSPECIFIED"}]}]), Err(Reason::Truncated)),
+            (json!([{"candidates": [{"finishReason": "SAFETY"}]}]), Err(Reason::ContentFilter)),
+            (json!([{"promptFeedback": {"blockReason": "OTHER"}}]), Err(Reason::ContentFilter)),
+            (json!([{"error": {"code": 503}}]), Err(Reason::ErrorBody)),
+            (json!([{"usageMetadata": {}}]), Err(Reason::Truncated)),
+        ] {
+            assert_eq!(check(&chunks), outcome, "{chunks}");
+        }
+    }
+
+    #[test]
+    fn plain_texts_are_joined_and_nothing_else() {
+        let text = |text: &str| chunk(json!([{"text": text}]), json!({}));
+        let thought = |text: &str| chunk(json!([{"text": text, "thought": true}]), json!({}));
+        let call = chunk(json!([{"functionCall": {"name": "f"}, "thoughtSignature": "s"}, {"text": ""}]), json!({}));
+        let signed = chunk(json!([{"text": "", "thoughtSignature": "s"}]), json!({}));
+        for (chunks, expected) in [
+            (vec![text("a"), text(""), text("b")], json!([{"text": "ab"}])),
+            (
+                vec![thought("a"), thought("b"), text("c"), thought("d")],
+                json!([{"text": "ab", "thought": true}, {"text": "c"}, {"text": "d", "thought": true}]),
+            ),
+            (
+                vec![text("a"), call.clone(), call, text("b"), signed],
+                json!([
+                    {"text": "a"},
+                    {"functionCall": {"name": "f"}, "thoughtSignature": "s"},
+                    {"functionCall": {"name": "f"}, "thoughtSignature": "s"},
+                    {"text": "b"},
+                    {"text": "", "thoughtSignature": "s"},
+                ]),
+            ),
+            (vec![text(""), text("")], json!([{"text": ""}])),
+        ] {
+            assert_eq!(parts(&chunks), Some(expected), "{chunks:?}");
+        }
+    }
+
+    #[test]
+    fn what_comes_in_pieces_that_are_not_text_is_not_added_up() {
+        let sound = chunk(json!([{"inlineData": {"mimeType": "audio/L16;rate=24000", "data": "AA=="}}]), json!({}));
+        assert!(parts(std::slice::from_ref(&sound)).is_some());
+        assert_eq!(parts(&[sound.clone(), sound]), None);
+        for call in [json!({"name": "f", "willContinue": true}), json!({"partialArgs": [{"jsonPath": "$.a"}]})] {
+            assert_eq!(parts(&[chunk(json!([{"functionCall": call}]), json!({}))]), None);
+        }
+        let logprobs = chunk(json!([]), json!({"logprobsResult": {"chosenCandidates": [{"token": "a"}]}}));
+        assert!(parts(std::slice::from_ref(&logprobs)).is_some());
+        assert_eq!(parts(&[logprobs.clone(), logprobs]), None);
+    }
+
+    #[test]
+    fn metadata_counts_in_its_fullest_form() {
+        let grounded = |metadata: Value| chunk(json!([{"text": "a"}]), json!({"groundingMetadata": metadata}));
+        let merged = |metadata: [Value; 3]| {
+            let mut chunks: Vec<Value> = metadata.into_iter().map(grounded).collect();
+            chunks.push(json!({"candidates": [{"finishReason": "STOP"}]}));
+            Some(to_object(&Value::Array(chunks))?["candidates"][0]["groundingMetadata"].take())
+        };
+        let full = json!({"chunks": [1, 2], "queries": ["q"]});
+        assert_eq!(merged([json!({}), json!({"chunks": [1]}), full.clone()]), Some(full.clone()));
+        assert_eq!(merged([full.clone(), json!(null), json!({})]), Some(full));
+        assert_eq!(merged([json!({"chunks": [1]}), json!({}), json!({"chunks": [2]})]), None);
+    }
+
+    #[test]
+    fn two_answers_in_one_are_none() {
+        let end = json!({"finishReason": "STOP"});
+        assert_eq!(to_object(&json!([{"candidates": [end, end]}])), None);
+        assert_eq!(to_object(&json!([{"candidates": [end], "responseId": "a"}, {"responseId": "b"}])), None);
+        assert_eq!(to_object(&json!([{"candidates": [{"index": 0.5, "finishReason": "STOP"}]}])), None);
+        assert_eq!(to_object(&json!([])), None);
+        assert_eq!(Dialect::Google.to_events(json!({"candidates": [{"content": {}}]}), Carriage::default()), None);
+    }
+}

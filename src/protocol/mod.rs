@@ -1,0 +1,298 @@
+//! One file per protocol grammar: when a stream is whole, its object, the stream of an object, and where usage stands.
+//!
+//! Conversion is complete or it is none: a stream or object with anything that its grammar here does not carry over
+//! faithfully gives `None`, and the caller asks the upstream.
+
+mod anthropic;
+mod chat;
+mod cohere;
+mod completions;
+pub mod finish_reason;
+mod google;
+mod ollama;
+mod responses;
+
+use crate::http::media_type;
+use crate::http::sse::{self, Event, Framing};
+use crate::json;
+use crate::json::canonical::Document;
+use crate::routing::endpoint::Endpoint;
+use crate::status::Reason;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+
+/// A protocol's grammar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// OpenAI chat completions and everyone who speaks like them.
+    Chat,
+    /// OpenAI's legacy completions.
+    Completions,
+    /// OpenAI responses.
+    Responses,
+    /// Anthropic messages.
+    Anthropic,
+    /// Google `streamGenerateContent`.
+    Google,
+    /// Cohere chat, version 2.
+    Cohere,
+    /// Ollama chat and generate.
+    Ollama,
+}
+
+/// What one event says about its stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    /// There is more to come.
+    Progress,
+    /// The answer is complete.
+    Terminal,
+    /// The answer is none, for this reason.
+    Fault(Reason),
+}
+
+/// How a caller wants the answer carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Carriage {
+    /// As a stream of events.
+    pub stream: bool,
+    /// With a final usage chunk (`stream_options.include_usage`).
+    pub include_usage: bool,
+}
+
+impl Dialect {
+    /// Every one.
+    pub const ALL: [Dialect; 7] = [
+        Dialect::Chat,
+        Dialect::Completions,
+        Dialect::Responses,
+        Dialect::Anthropic,
+        Dialect::Google,
+        Dialect::Cohere,
+        Dialect::Ollama,
+    ];
+
+    /// The grammar in which an endpoint streams; `None`: it does not, or not in one that is known.
+    pub fn of(endpoint: Endpoint) -> Option<Dialect> {
+        match endpoint {
+            Endpoint::ChatCompletions => Some(Dialect::Chat),
+            Endpoint::Completions => Some(Dialect::Completions),
+            Endpoint::Responses => Some(Dialect::Responses),
+            Endpoint::Messages => Some(Dialect::Anthropic),
+            Endpoint::GenerateContent | Endpoint::StreamGenerateContent => Some(Dialect::Google),
+            Endpoint::CohereChat => Some(Dialect::Cohere),
+            Endpoint::Ollama => Some(Dialect::Ollama),
+            Endpoint::Speech | Endpoint::Compute | Endpoint::Custom => None,
+        }
+    }
+
+    /// Whether a body of this media type (without parameters) is a stream in this grammar. `asked`: one was asked for.
+    pub fn is_stream(self, essence: &str, asked: bool) -> bool {
+        match self {
+            Dialect::Ollama => essence == "application/x-ndjson",
+            // Without `alt=sse` Google streams one JSON array.
+            Dialect::Google => essence == "text/event-stream" || asked && media_type::is_json(essence),
+            _ => essence == "text/event-stream",
+        }
+    }
+
+    /// The events of a whole body.
+    ///
+    /// # Errors
+    /// [`Reason::Truncated`] where it ends inside an event, [`Reason::AnswerNotJson`] where it is no stream.
+    pub fn events(self, body: &[u8]) -> Result<Vec<Event>, Reason> {
+        if self == Dialect::Google && body.trim_ascii_start().first() == Some(&b'[') {
+            let items: Vec<&RawValue> = json::read(body).ok_or(Reason::AnswerNotJson)?;
+            return Ok(items.into_iter().map(|item| Event::data(item.get())).collect());
+        }
+        let framing = if self == Dialect::Ollama { Framing::Lines } else { Framing::Events };
+        sse::decode(framing, body).map_err(|_| Reason::Truncated)
+    }
+
+    /// Whether a stream is a whole, good answer.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub fn check(self, events: &[Event]) -> Result<(), Reason> {
+        if events.iter().all(is_done) {
+            return Err(Reason::AnswerEmpty);
+        }
+        let mut terminal = false;
+        let mut empty = self.separates_usage();
+        let mut ends = google::Ends::default();
+        for event in events {
+            let mark = if is_done(event) {
+                self.mark_done()
+            } else {
+                let value = parse(&event.data).ok_or(Reason::AnswerNotJson)?;
+                if self == Dialect::Google {
+                    ends.see(&value);
+                }
+                empty = empty && chat::is_empty(&value);
+                self.mark(event, &value)
+            };
+            match mark {
+                Mark::Progress => {}
+                Mark::Terminal => terminal = true,
+                Mark::Fault(reason) => return Err(reason),
+            }
+        }
+        if empty {
+            return Err(Reason::AnswerEmpty);
+        }
+        if terminal && ends.all() { Ok(()) } else { Err(Reason::Truncated) }
+    }
+
+    fn mark(self, event: &Event, value: &Value) -> Mark {
+        if event.name == "error" || is_set(value, "error") || text(value, "object") == "error" {
+            return Mark::Fault(Reason::ErrorBody);
+        }
+        match self {
+            Dialect::Chat | Dialect::Completions => chat::mark(value),
+            Dialect::Responses => responses::mark(value),
+            Dialect::Anthropic => anthropic::mark(value),
+            Dialect::Google => google::mark(value),
+            Dialect::Cohere => cohere::mark(value),
+            Dialect::Ollama => ollama::mark(value),
+        }
+    }
+
+    /// What `data: [DONE]` says: it ends OpenAI's older grammars, and some send it in others too.
+    fn mark_done(self) -> Mark {
+        match self {
+            Dialect::Chat | Dialect::Completions => Mark::Terminal,
+            _ => Mark::Progress,
+        }
+    }
+
+    /// Whether this event exists only for callers who asked for usage.
+    fn is_usage(self, event: &Event) -> bool {
+        self.separates_usage() && parse(&event.data).is_some_and(|value| chat::is_usage(&value))
+    }
+
+    /// Whether a stream ends in its usage, in a chunk of its own or (OpenRouter) beside the last choice.
+    pub fn has_usage(self, events: &[Event]) -> bool {
+        let last = events.iter().rfind(|event| !is_done(event));
+        let tells = |event: &Event| parse(&event.data).is_some_and(|value| is_set(&value, "usage"));
+        self.separates_usage() && (last.is_some_and(tells) || events.iter().any(|event| self.is_usage(event)))
+    }
+
+    /// Whether callers choose if the stream ends in a usage chunk.
+    pub fn separates_usage(self) -> bool {
+        matches!(self, Dialect::Chat | Dialect::Completions)
+    }
+
+    /// A stream's bytes without the final usage chunk; every other byte is kept. `None`: it cannot be told apart.
+    pub fn without_usage(self, body: &[u8]) -> Option<Vec<u8>> {
+        let text = std::str::from_utf8(body).ok()?;
+        let wanted: Vec<Event> = self.events(body).ok()?.into_iter().filter(|event| !self.is_usage(event)).collect();
+        // A block is an event with the blank line that ends it, as the provider wrote it.
+        let blank_line = if text.contains("\r\n\r\n") { "\r\n\r\n" } else { "\n\n" };
+        let only_usage = |block: &&str| {
+            let events = sse::decode(Framing::Events, block.as_bytes()).unwrap_or_default();
+            events.iter().any(|event| self.is_usage(event))
+        };
+        let kept: String = text.split_inclusive(blank_line).filter(|block| !only_usage(block)).collect();
+        (self.events(kept.as_bytes()).ok()? == wanted).then(|| kept.into_bytes())
+    }
+
+    /// The object that a whole stream amounts to, as the official client's accumulator builds it.
+    pub fn to_object(self, events: &[Event]) -> Option<Value> {
+        let chunks = || -> Option<Vec<Value>> {
+            let events = events.iter().filter(|event| !is_done(event));
+            events.map(|event| parse(&event.data)).collect()
+        };
+        match self {
+            Dialect::Chat => chat::to_object(chunks()?),
+            Dialect::Completions => completions::to_object(chunks()?),
+            Dialect::Responses => responses::to_object(chunks()?),
+            Dialect::Anthropic => anthropic::to_object(chunks()?),
+            Dialect::Google => google::to_object(chunks()?),
+            Dialect::Cohere => cohere::to_object(chunks()?),
+            Dialect::Ollama => ollama::to_object(chunks()?),
+        }
+    }
+
+    /// A stream that amounts to an object, ending in its terminal event.
+    pub fn to_events(self, object: Value, carriage: Carriage) -> Option<Vec<Event>> {
+        let Value::Object(object) = object else {
+            return None;
+        };
+        match self {
+            Dialect::Chat => chat::to_events(object, carriage),
+            Dialect::Completions => completions::to_events(object, carriage),
+            Dialect::Responses => responses::to_events(object),
+            Dialect::Anthropic => anthropic::to_events(object),
+            Dialect::Google => google::to_events(object),
+            Dialect::Cohere => cohere::to_events(object),
+            Dialect::Ollama => ollama::to_events(object),
+        }
+    }
+
+    /// A stored body in the mode that `carriage` wants: (content type, body).
+    pub fn convert(self, body: &[u8], carriage: Carriage) -> Option<(&'static str, Vec<u8>)> {
+        if !carriage.stream {
+            let object = self.to_object(&self.events(body).ok()?)?;
+            return Some(("application/json", serde_json::to_vec(&object).ok()?));
+        }
+        let events = self.to_events(parse(std::str::from_utf8(body).ok()?)?, carriage)?;
+        // What we make must pass our own gate.
+        self.check(&events).ok()?;
+        let mut out = Vec::new();
+        if self == Dialect::Ollama {
+            events.iter().for_each(|event| event.write_line(&mut out));
+            return Some(("application/x-ndjson", out));
+        }
+        events.iter().for_each(|event| event.write_sse(&mut out));
+        Some(("text/event-stream; charset=utf-8", out))
+    }
+}
+
+/// Whether this is `data: [DONE]`, which is no JSON.
+fn is_done(event: &Event) -> bool {
+    event.data.trim() == "[DONE]"
+}
+
+/// Reads a JSON text. `serde_json` marks number tokens by a key of its own; a text that has such a key would be misread,
+/// so it counts as unreadable.
+fn parse(text: &str) -> Option<Value> {
+    const KEYS: [&str; 2] = ["\"$serde_json::private::Number\":", "\"$serde_json::private::RawValue\":"];
+    let suspicious = text.contains("serde_json") || text.contains("\\u00");
+    let misread = suspicious
+        && Document::parse(text.as_bytes()).is_ok_and(|document| KEYS.iter().any(|key| document.contains(key)));
+    if misread { None } else { serde_json::from_str(text).ok() }
+}
+
+/// Whether an object has this member with a value other than `null`.
+fn is_set(value: &Value, name: &str) -> bool {
+    value.get(name).is_some_and(|value| !value.is_null())
+}
+
+/// An array's items; of anything else none.
+fn items<'a>(value: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
+    value.get(name).and_then(Value::as_array).into_iter().flatten()
+}
+
+/// A member's text; empty where there is none.
+fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+    value.get(name).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// An object of its members, in this order.
+fn object<const N: usize>(members: [(&str, Value); N]) -> Value {
+    Value::Object(members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<Map<_, _>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_not_faked() {
+        assert!(parse(r#"{"a":1.50}"#).is_some_and(|value| format!("{value}") == r#"{"a":1.50}"#));
+        assert_eq!(parse(r#"{"a":{"$serde_json::private::Number" : "1"}}"#), None);
+        assert!(parse(r#"{"a":"$serde_json::private::Number","b":"\"$serde_json::private::Number\":"}"#).is_some());
+        assert_eq!(parse(r#"{"a":{"\u0024serde\u005fjson::private::Number":"1"}}"#), None);
+    }
+}

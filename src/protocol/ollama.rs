@@ -1,0 +1,184 @@
+//! Ollama chat and generate (its API documentation): one JSON object a line, the last with `"done": true`.
+
+use super::finish_reason::fault;
+use super::{Mark, text};
+use crate::http::sse::Event;
+use serde_json::{Map, Value};
+
+type Object = Map<String, Value>;
+
+/// What a line says about its stream.
+pub(super) fn mark(value: &Value) -> Mark {
+    match value.get("done") {
+        Some(Value::Bool(true)) => fault(text(value, "done_reason")).map_or(Mark::Terminal, Mark::Fault),
+        _ => Mark::Progress,
+    }
+}
+
+/// Stream to object: Ollama itself answers with the last line, in which it puts the texts, tool calls and log
+/// probabilities of all lines.
+pub(super) fn to_object(chunks: Vec<Value>) -> Option<Value> {
+    let mut whole = Object::new();
+    let mut done = false;
+    for line in chunks {
+        let Value::Object(line) = line else {
+            return None;
+        };
+        // Nothing comes after the end.
+        if done {
+            return None;
+        }
+        done = line.get("done") == Some(&Value::Bool(true));
+        for (name, value) in line {
+            match (name.as_str(), value) {
+                ("message", Value::Object(parts)) => {
+                    let message = whole.entry(name).or_insert_with(|| Value::Object(Object::new()));
+                    let message = message.as_object_mut()?;
+                    parts.into_iter().try_for_each(|(name, value)| add_field(message, name, value))?;
+                }
+                (_, value) => add_field(&mut whole, name, value)?,
+            }
+        }
+    }
+    done.then_some(Value::Object(whole))
+}
+
+/// Adds a field: texts are joined, lists grow, clocks and gauges go on; anything else is said once, or always alike.
+fn add_field(whole: &mut Object, name: String, value: Value) -> Option<()> {
+    let Some(so_far) = whole.get_mut(&name) else {
+        whole.insert(name, value);
+        return Some(());
+    };
+    match (name.as_str(), so_far, value) {
+        ("content" | "response" | "thinking", Value::String(so_far), Value::String(more)) => so_far.push_str(&more),
+        ("tool_calls" | "logprobs", Value::Array(items), Value::Array(more)) => items.extend(more),
+        ("created_at" | "done" | "completed" | "total", so_far, value) => *so_far = value,
+        (_, so_far, value) if *so_far == value => {}
+        _ => return None,
+    }
+    Some(())
+}
+
+/// Object to stream: a line for the thoughts, one for the text, one for the tool calls, and the last with the counts.
+pub(super) fn to_events(mut whole: Object) -> Option<Vec<Event>> {
+    if whole.get("done") != Some(&Value::Bool(true)) {
+        return None;
+    }
+    let mut shared: Object = ["model", "remote_model", "remote_host", "created_at"]
+        .iter()
+        .filter_map(|name| Some(((*name).to_owned(), whole.get(*name)?.clone())))
+        .collect();
+    shared.insert("done".to_owned(), false.into());
+    let mut probabilities = whole.shift_remove("logprobs").filter(|items| !is_empty(items));
+    let is_chat = whole.contains_key("message");
+    let (said, text) = if is_chat {
+        (whole.get_mut("message")?.as_object_mut()?, "content")
+    } else {
+        whole.get("response")?;
+        (&mut whole, "response")
+    };
+    let role = said.get("role").filter(|_| is_chat).cloned();
+    let mut events = Vec::new();
+    for name in ["thinking", text, "tool_calls"] {
+        let Some(value) = said.get_mut(name).filter(|value| !is_empty(value)) else {
+            continue;
+        };
+        let mut parts = Object::new();
+        parts.extend(role.clone().map(|role| ("role".to_owned(), role)));
+        parts.insert(text.to_owned(), "".into());
+        if name == text {
+            parts.insert(name.to_owned(), std::mem::replace(value, "".into()));
+        } else {
+            parts.insert(name.to_owned(), value.take());
+            said.shift_remove(name);
+        }
+        let mut line = shared.clone();
+        if is_chat {
+            line.insert("message".to_owned(), Value::Object(parts));
+        } else {
+            line.append(&mut parts);
+        }
+        if name == text {
+            line.extend(probabilities.take().map(|items| ("logprobs".to_owned(), items)));
+        }
+        events.push(Event::data(Value::Object(line).to_string()));
+    }
+    whole.extend(probabilities.map(|items| ("logprobs".to_owned(), items)));
+    events.push(Event::data(Value::Object(whole).to_string()));
+    Some(events)
+}
+
+/// Whether there is nothing in it to be said before the end. (Another type than text or list stays where it is.)
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::http::sse::Event;
+    use crate::protocol::{Carriage, Dialect};
+    use serde_json::{Value, json};
+
+    fn to_object(lines: &[Value]) -> Option<Value> {
+        let events: Vec<Event> = lines.iter().map(|line| Event::data(line.to_string())).collect();
+        Dialect::Ollama.to_object(&events)
+    }
+
+    fn to_lines(object: Value) -> Option<Vec<Value>> {
+        let events = Dialect::Ollama.to_events(object, Carriage::default())?;
+        events.iter().map(|event| serde_json::from_str(&event.data).ok()).collect()
+    }
+
+    #[test]
+    fn a_chat_adds_up_to_its_last_line() {
+        let line = |at: u64, message: Value| json!({"model": "m", "created_at": at, "message": message, "done": false});
+        let call = |name: &str| json!({"function": {"name": name, "arguments": {}}});
+        let mut end = line(9, json!({"role": "assistant", "content": ""}));
+        end["done"] = true.into();
+        end["eval_count"] = 3.into();
+        let lines = [
+            line(1, json!({"role": "assistant", "content": "", "thinking": "h"})),
+            line(2, json!({"role": "assistant", "content": "", "thinking": "m"})),
+            line(3, json!({"role": "assistant", "content": "a"})),
+            line(4, json!({"role": "assistant", "content": "b", "tool_calls": [call("f")]})),
+            line(5, json!({"role": "assistant", "content": "", "tool_calls": [call("g"), call("f")]})),
+            end,
+        ];
+        let message = json!({"role": "assistant", "content": "ab", "thinking": "hm", "tool_calls": [call("f"), call("g"), call("f")]});
+        let expected = json!({"model": "m", "created_at": 9, "message": message, "done": true, "eval_count": 3});
+        assert_eq!(to_object(&lines), Some(expected.clone()));
+        let made = to_lines(expected.clone()).unwrap();
+        assert_eq!(made.len(), 4);
+        assert_eq!(to_object(&made), Some(expected));
+    }
+
+    #[test]
+    fn an_answer_without_text_is_one_line() {
+        let loaded = json!({"model": "m", "created_at": 1, "response": "", "done": true, "done_reason": "load"});
+        assert_eq!(to_lines(loaded.clone()), Some(vec![loaded.clone()]));
+        assert_eq!(to_object(std::slice::from_ref(&loaded)), Some(loaded));
+    }
+
+    #[test]
+    fn what_is_no_answer_gives_none() {
+        let end = json!({"response": "", "done": true});
+        for lines in [
+            vec![],
+            vec![json!({"response": "a", "done": false})],
+            vec![end.clone(), end.clone()],
+            vec![json!({"response": "a", "model": "m"}), json!({"response": "", "model": "n", "done": true})],
+            vec![json!({"response": "a", "new": 1}), json!({"response": "", "new": 2, "done": true})],
+            vec![json!({"response": "a"}), json!({"response": null, "done": true})],
+            vec![json!("a"), end],
+        ] {
+            assert_eq!(to_object(&lines), None, "{lines:?}");
+        }
+        for object in [json!({"response": "a"}), json!({"done": true}), json!({"message": "a", "done": true})] {
+            assert_eq!(to_lines(object), None);
+        }
+    }
+}

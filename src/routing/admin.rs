@@ -1,0 +1,134 @@
+//! What does the operator order? The endpoints behind `ADMIN_TOKEN`.
+
+use crate::key::Key;
+use crate::status::error::{ErrorKind, ProxyError};
+use http::Method;
+use percent_encoding::percent_decode_str;
+
+/// How many entries one call deletes unless it says otherwise: each is an operation, of which the free plan allows 50.
+const USUAL_LIMIT: usize = 40;
+/// The most that it may ask for: the platform allows 1,000 operations.
+const LARGEST_LIMIT: usize = 900;
+
+/// An order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// `GET /metrics`.
+    Metrics,
+    /// `DELETE /admin/cache/{key}`.
+    Forget(Key),
+    /// `DELETE /admin/cache?namespace=…`.
+    Purge(Purge),
+}
+
+/// A part of the deletion of a namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Purge {
+    /// The namespace, as `X-Proxy-Namespace` has it.
+    pub namespace: Vec<u8>,
+    /// Where the part before ended. The store's own.
+    pub cursor: Option<String>,
+    /// How many entries are looked at, at most, as far as the store can be told.
+    pub limit: usize,
+}
+
+/// Whether a path is one of the operator's.
+pub fn is_operators(path: &str) -> bool {
+    matches!(path, "/metrics" | "/dashboard" | "/admin") || path.starts_with("/admin/")
+}
+
+/// Reads an order. `None`: there is nothing at this place.
+///
+/// # Errors
+/// [`ErrorKind::InvalidParameter`], naming what cannot be read.
+pub fn order(method: &Method, path: &str, query: Option<&str>) -> Result<Option<Order>, ProxyError> {
+    let reads = matches!(*method, Method::GET | Method::HEAD);
+    if path == "/metrics" && reads {
+        return Ok(Some(Order::Metrics));
+    }
+    if *method != Method::DELETE {
+        return Ok(None);
+    }
+    match path.strip_prefix("/admin/cache") {
+        Some("" | "/") => purge(query.unwrap_or_default()).map(|purge| Some(Order::Purge(purge))),
+        Some(key) => {
+            let key = key.strip_prefix('/').and_then(Key::from_hex);
+            let error = || wrong("The key must be the 64 hexadecimal digits that Cache-Status names.");
+            key.map(|key| Some(Order::Forget(key))).ok_or_else(error)
+        }
+        None => Ok(None),
+    }
+}
+
+fn purge(query: &str) -> Result<Purge, ProxyError> {
+    let mut namespace = None;
+    let mut cursor = None;
+    let mut limit = USUAL_LIMIT;
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let value = value.replace('+', " ");
+        let value = percent_decode_str(&value).decode_utf8().map_err(|_| wrong("A parameter is not UTF-8."))?;
+        match name {
+            // As the header is read.
+            "namespace" => namespace = Some(value.trim().as_bytes().to_vec()),
+            "cursor" => cursor = Some(value.into_owned()).filter(|cursor| !cursor.is_empty()),
+            "limit" => {
+                let number = value.parse().ok().filter(|limit| (1..=LARGEST_LIMIT).contains(limit));
+                limit = number.ok_or_else(|| wrong("The parameter limit must be a number from 1 to 900."))?;
+            }
+            _ => return Err(wrong("The parameters are namespace, cursor and limit.")),
+        }
+    }
+    let message = "Name the namespace whose entries are to go: ?namespace=…, empty for those without one.";
+    let namespace = namespace.ok_or_else(|| wrong(message))?;
+    Ok(Purge { namespace, cursor, limit })
+}
+
+fn wrong(message: &str) -> ProxyError {
+    ProxyError::new(ErrorKind::InvalidParameter, message)
+}
+
+/// The error for a store that does not do as it is told.
+pub fn store_failed() -> ProxyError {
+    let message = "The store failed or did not answer in time. Call again with the same cursor, or the last one given.";
+    ProxyError::new(ErrorKind::StoreFailed, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deletes(target: &str) -> Result<Option<Order>, ErrorKind> {
+        let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+        order(&Method::DELETE, path, query).map_err(|error| error.kind)
+    }
+
+    #[test]
+    fn orders_are_read() {
+        assert_eq!(order(&Method::GET, "/metrics", None), Ok(Some(Order::Metrics)));
+        let purge = |namespace: &str, cursor: Option<&str>, limit| {
+            let (namespace, cursor) = (namespace.as_bytes().to_vec(), cursor.map(str::to_owned));
+            Ok(Some(Order::Purge(Purge { namespace, cursor, limit })))
+        };
+        assert_eq!(deletes("/admin/cache?namespace=a%20b+c%2B&cursor=x%3D"), purge("a b c+", Some("x="), USUAL_LIMIT));
+        assert_eq!(deletes("/admin/cache?namespace=&limit=900&cursor="), purge("", None, 900));
+        let key = "0123456789abcdef".repeat(4);
+        let forget = Ok(Some(Order::Forget(Key::from_hex(&key).unwrap())));
+        assert_eq!(deletes(&format!("/admin/cache/{key}")), forget);
+    }
+
+    #[test]
+    fn what_cannot_be_read_deletes_nothing() {
+        for target in
+            ["/admin/cache", "/admin/cache?", "/admin/cache?namespace=a&limit=0", "/admin/cache?namespace=a&x=1"]
+        {
+            assert_eq!(deletes(target), Err(ErrorKind::InvalidParameter), "{target}");
+        }
+        for key in ["x", "0123", "../0", "*"] {
+            assert_eq!(deletes(&format!("/admin/cache/{key}")), Err(ErrorKind::InvalidParameter), "{key}");
+        }
+        assert_eq!(deletes("/admin"), Ok(None));
+        assert_eq!(deletes("/metrics"), Ok(None));
+        assert_eq!(order(&Method::GET, "/admin/cache", Some("namespace=a")), Ok(None));
+    }
+}

@@ -1,0 +1,141 @@
+//! The proxy's own errors: what went wrong, as OpenAI's clients read it.
+
+use super::reason::Reason;
+use http::StatusCode;
+use serde::Serialize;
+
+/// An error that the proxy answers with by itself. `message` says what to do, and never holds a value that came from
+/// the request's body, a credential or a variable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProxyError {
+    /// What kind of error.
+    pub kind: ErrorKind,
+    /// For the reader: what is wrong and what to do.
+    pub message: String,
+}
+
+/// The kinds of [`ProxyError`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// 400: the body claims to be JSON but is not.
+    InvalidJson,
+    /// 400: a control header cannot be read.
+    InvalidHeader,
+    /// 400: a GET or HEAD with a body.
+    BodyNotAllowed,
+    /// 400: a parameter of an operator's call cannot be read.
+    InvalidParameter,
+    /// 401: the caller, or who calls for the operator, shows no token that is known.
+    InvalidToken,
+    /// 429: the caller has asked too often.
+    RateLimited,
+    /// 404: no such route.
+    NotFound,
+    /// 500: a variable cannot be read.
+    Misconfigured,
+    /// 502: the store does not do as the operator orders.
+    StoreFailed,
+    /// 502: no answer from the upstream.
+    UpstreamUnreachable,
+    /// 504: no answer from the upstream in time.
+    UpstreamTimeout,
+    /// 504: the caller takes cached answers only, and there is none.
+    OnlyIfCached,
+}
+
+impl ErrorKind {
+    /// The HTTP status.
+    pub const fn status(self) -> StatusCode {
+        match self {
+            ErrorKind::InvalidJson
+            | ErrorKind::InvalidHeader
+            | ErrorKind::InvalidParameter
+            | ErrorKind::BodyNotAllowed => StatusCode::BAD_REQUEST,
+            ErrorKind::InvalidToken => StatusCode::UNAUTHORIZED,
+            ErrorKind::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            ErrorKind::NotFound => StatusCode::NOT_FOUND,
+            ErrorKind::Misconfigured => StatusCode::INTERNAL_SERVER_ERROR,
+            ErrorKind::StoreFailed | ErrorKind::UpstreamUnreachable => StatusCode::BAD_GATEWAY,
+            ErrorKind::UpstreamTimeout | ErrorKind::OnlyIfCached => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// The `code` field.
+    pub const fn code(self) -> &'static str {
+        match self {
+            ErrorKind::InvalidJson => "invalid_json",
+            ErrorKind::InvalidHeader => "invalid_header",
+            ErrorKind::BodyNotAllowed => "body_not_allowed",
+            ErrorKind::InvalidParameter => "invalid_parameter",
+            ErrorKind::InvalidToken => "invalid_token",
+            ErrorKind::RateLimited => "rate_limit_exceeded",
+            ErrorKind::NotFound => "not_found",
+            ErrorKind::Misconfigured => "misconfigured",
+            ErrorKind::StoreFailed => "store_failed",
+            ErrorKind::UpstreamUnreachable => "upstream_unreachable",
+            ErrorKind::UpstreamTimeout => "timeout",
+            ErrorKind::OnlyIfCached => "only_if_cached",
+        }
+    }
+
+    /// The reason in `Cache-Status`; `None` for a request that could not have been proxied.
+    pub const fn reason(self) -> Option<Reason> {
+        match self {
+            ErrorKind::InvalidJson => Some(Reason::InvalidJson),
+            ErrorKind::InvalidHeader => Some(Reason::InvalidHeader),
+            ErrorKind::BodyNotAllowed => Some(Reason::Method),
+            ErrorKind::InvalidToken => Some(Reason::InvalidToken),
+            ErrorKind::RateLimited => Some(Reason::RateLimited),
+            ErrorKind::NotFound | ErrorKind::InvalidParameter | ErrorKind::StoreFailed => None,
+            ErrorKind::Misconfigured => Some(Reason::Misconfigured),
+            ErrorKind::UpstreamUnreachable => Some(Reason::UpstreamUnreachable),
+            ErrorKind::UpstreamTimeout => Some(Reason::UpstreamTimeout),
+            ErrorKind::OnlyIfCached => Some(Reason::OnlyIfCached),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Envelope<'a> {
+    error: Body<'a>,
+}
+
+/// OpenAI's error object (API reference, "Error codes").
+#[derive(Serialize)]
+struct Body<'a> {
+    message: &'a str,
+    r#type: &'a str,
+    code: &'a str,
+    param: Option<&'a str>,
+}
+
+impl ProxyError {
+    /// An error with its message.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        ProxyError { kind, message: message.into() }
+    }
+
+    /// The JSON body, in OpenAI's error shape.
+    pub fn body(&self) -> Vec<u8> {
+        let envelope = Envelope {
+            error: Body { message: &self.message, r#type: "proxy_error", code: self.kind.code(), param: None },
+        };
+        // Strings always serialise; an empty body would still carry the status.
+        serde_json::to_vec(&envelope).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn has_the_shape_of_openai() {
+        let error = ProxyError::new(ErrorKind::NotFound, "No \"x\" here.");
+        let body = String::from_utf8(error.body()).unwrap();
+        assert_eq!(
+            body,
+            r#"{"error":{"message":"No \"x\" here.","type":"proxy_error","code":"not_found","param":null}}"#
+        );
+    }
+}

@@ -1,0 +1,8 @@
+//! What the cache did and why: the words of `Cache-Status`, the log, and the proxy's own errors.
+
+pub mod cache_status;
+pub mod error;
+pub mod reason;
+
+pub use cache_status::{Fwd, Outcome, Report};
+pub use reason::Reason;

@@ -1,0 +1,136 @@
+//! How often has what happened? Counters as Prometheus reads them (text format 0.0.4).
+
+use crate::status::{Outcome, Reason};
+use crate::telemetry::exchange_log::{Facts, Measures};
+use std::fmt::Write;
+
+/// What has been counted since this isolate began.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    /// By what the cache did and the status: few enough to be looked through.
+    requests: Vec<(&'static str, u16, u64)>,
+    /// The proxy's own errors and what was not stored, by reason.
+    reasons: Vec<(&'static str, u16, u64)>,
+    not_stored: Vec<(&'static str, u16, u64)>,
+    bytes: u64,
+    upstream_calls: u64,
+    upstream_ms: u64,
+    retries: u64,
+    recognized: u64,
+}
+
+impl Metrics {
+    /// Nothing yet.
+    pub const fn new() -> Metrics {
+        Metrics {
+            requests: Vec::new(),
+            reasons: Vec::new(),
+            not_stored: Vec::new(),
+            bytes: 0,
+            upstream_calls: 0,
+            upstream_ms: 0,
+            retries: 0,
+            recognized: 0,
+        }
+    }
+
+    /// Counts a request that was answered without being read once more.
+    pub fn count_recognized(&mut self, facts: &Facts, measures: &Measures) {
+        self.count(facts, measures, Ok(()));
+        add(&mut self.recognized, 1);
+    }
+
+    /// Counts a request whose log line is written.
+    pub fn count(&mut self, facts: &Facts, measures: &Measures, kept: Result<(), Reason>) {
+        let cache = facts.outcome.map_or("NONE", Outcome::as_str);
+        one_more(&mut self.requests, cache, facts.status.unwrap_or(0));
+        if let Some(reason) = facts.reason {
+            one_more(&mut self.reasons, reason.as_str(), 0);
+        }
+        if let Err(reason) = kept {
+            one_more(&mut self.not_stored, reason.as_str(), 0);
+        }
+        add(&mut self.bytes, measures.bytes.unwrap_or(0));
+        add(&mut self.retries, u64::from(measures.retries));
+        if let Some(ms) = measures.upstream_ms {
+            add(&mut self.upstream_calls, 1);
+            add(&mut self.upstream_ms, ms);
+        }
+    }
+
+    /// All of it, for `/metrics`.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        family(&mut out, "requests", "Requests by what the cache did and the status");
+        for (cache, status, n) in &self.requests {
+            let _ = writeln!(out, "reprise_requests_total{{cache=\"{cache}\",status=\"{status}\"}} {n}");
+        }
+        family(&mut out, "reasons", "Requests by the reason that Cache-Status gave");
+        for (reason, _, n) in &self.reasons {
+            let _ = writeln!(out, "reprise_reasons_total{{reason=\"{reason}\"}} {n}");
+        }
+        family(&mut out, "not_stored", "Answers that were not stored, by the reason");
+        for (reason, _, n) in &self.not_stored {
+            let _ = writeln!(out, "reprise_not_stored_total{{reason=\"{reason}\"}} {n}");
+        }
+        for (name, help, n) in [
+            ("answer_bytes", "Bytes of answers whose length was known", self.bytes),
+            ("upstream_calls", "Requests for which the upstream was asked", self.upstream_calls),
+            ("upstream_milliseconds", "Milliseconds that the upstream took to begin its answers", self.upstream_ms),
+            ("upstream_retries", "Repetitions of failed calls", self.retries),
+            ("recognized", "Requests answered without reading their JSON once more", self.recognized),
+        ] {
+            family(&mut out, name, help);
+            let _ = writeln!(out, "reprise_{name}_total {n}");
+        }
+        out
+    }
+}
+
+fn family(out: &mut String, name: &str, help: &str) {
+    let _ = writeln!(out, "# HELP reprise_{name}_total {help}, of this isolate since it began.");
+    let _ = writeln!(out, "# TYPE reprise_{name}_total counter");
+}
+
+fn one_more(counters: &mut Vec<(&'static str, u16, u64)>, word: &'static str, status: u16) {
+    match counters.iter_mut().find(|counter| counter.0 == word && counter.1 == status) {
+        Some(counter) => add(&mut counter.2, 1),
+        None => counters.push((word, status, 1)),
+    }
+}
+
+fn add(counter: &mut u64, n: u64) {
+    *counter = counter.saturating_add(n);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_by_status_and_reason() {
+        let mut metrics = Metrics::new();
+        let facts = Facts {
+            status: Some(200),
+            outcome: Some(Outcome::Miss),
+            reason: Some(Reason::StoreTimeout),
+            ..Facts::default()
+        };
+        let measures = Measures { bytes: Some(7), upstream_ms: Some(30), retries: 2, ..Measures::default() };
+        metrics.count(&facts, &measures, Err(Reason::Truncated));
+        metrics.count(&facts, &Measures::default(), Ok(()));
+        let text = metrics.text();
+        for line in [
+            "reprise_requests_total{cache=\"MISS\",status=\"200\"} 2",
+            "reprise_reasons_total{reason=\"store-timeout\"} 2",
+            "reprise_not_stored_total{reason=\"truncated\"} 1",
+            "reprise_answer_bytes_total 7",
+            "reprise_upstream_calls_total 1",
+            "reprise_upstream_retries_total 2",
+        ] {
+            assert!(text.lines().any(|other| other == line), "{line} is not in\n{text}");
+        }
+        let families = text.lines().filter(|line| line.starts_with("# HELP"));
+        assert!(families.clone().count() == 8 && families.clone().all(|line| line.contains("isolate")));
+    }
+}

@@ -1,0 +1,90 @@
+//! What does a request's body say besides its question?
+
+use crate::json::canonical::Document;
+use serde_json::Value;
+
+/// Whether the answer depends on what the provider remembers (contract, section 2).
+pub fn names_server_state(document: &Document) -> bool {
+    let set = |name: &str| document.fields(name).any(|value| value != "null");
+    let background = document.fields("background").any(|value| !matches!(value, "false" | "null"));
+    background
+        || ["conversation", "conversation_id", "previous_response_id", "container", "thread"].into_iter().any(set)
+        || document.fields("deferred").any(|value| value == "true")
+        || document.fields("prompt").any(names_template)
+        || document.fields("tools").any(names_container)
+}
+
+/// A prompt that the provider keeps, in whatever version it has by now.
+fn names_template(prompt: &str) -> bool {
+    let prompt = serde_json::from_str::<Value>(prompt).unwrap_or_default();
+    prompt.get("id").is_some() && prompt.get("version").is_none_or(Value::is_null)
+}
+
+/// A tool that runs in a container which exists already (a string; an object describes a new one), at any depth. The
+/// text is compact and its strings have one spelling, so no string inside it can look like these.
+fn names_container(tools: &str) -> bool {
+    tools.contains("\"container\":\"") || tools.contains("\"container_id\":\"")
+}
+
+/// Whether `stream_options` asks for a final usage chunk.
+pub fn includes_usage(options: &str) -> bool {
+    let options = serde_json::from_str::<Value>(options);
+    options.is_ok_and(|options| options.get("include_usage") == Some(&true.into()))
+}
+
+/// The model's name, from the body or (Google) the URL.
+pub fn model(document: &Document, url: &str) -> Option<String> {
+    let in_body = document.fields("model").find_map(|value| serde_json::from_str::<String>(value).ok());
+    in_body.or_else(|| {
+        let (_, after) = url.rsplit_once("/models/")?;
+        after.split([':', '/', '?']).next().map(str::to_owned)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn document(text: &str) -> Document {
+        Document::parse(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn knows_what_the_provider_keeps() {
+        for state in [
+            r#"{"conversation":"c"}"#,
+            r#"{"conversation":{"id":"c"}}"#,
+            r#"{"conversation_id":"c"}"#,
+            r#"{"previous_response_id":"r"}"#,
+            r#"{"background":true}"#,
+            r#"{"background":false,"background":true}"#,
+            r#"{"deferred":true}"#,
+            r#"{"container":"c"}"#,
+            r#"{"thread":{"type":"continue","previous_message_id":"m"}}"#,
+            r#"{"tools":[{"container" : "c"}]}"#,
+            r#"{"tools":[{"environment":{"\u0063ontainer_id":"c"}}]}"#,
+            r#"{"prompt":{"id":"p"}}"#,
+        ] {
+            assert!(names_server_state(&document(state)), "{state}");
+        }
+        for none in [
+            "{}",
+            r#"{"conversation":null,"previous_response_id":null,"background":null,"container":null}"#,
+            r#"{"background":false,"deferred":false}"#,
+            r#"{"tools":[{"container":{"type":"auto"}}]}"#,
+            r#"{"tools":[{"description":"a \"container\":\"c\""}]}"#,
+            r#"{"prompt":"p"}"#,
+            r#"{"prompt":{"id":"p","version":"2"}}"#,
+        ] {
+            assert!(!names_server_state(&document(none)), "{none}");
+        }
+    }
+
+    #[test]
+    fn finds_the_model() {
+        assert_eq!(model(&document(r#"{"model":"m"}"#), "https://h/x").as_deref(), Some("m"));
+        let google = "https://h/v1beta/models/g-1:generateContent?key=k";
+        assert_eq!(model(&document("{}"), google).as_deref(), Some("g-1"));
+        assert_eq!(model(&document(r#"{"model":7}"#), "https://h/x"), None);
+    }
+}

@@ -1,0 +1,299 @@
+//! Where does one event of a stream end and the next begin? Unlike [`crate::http::sse`], which reads events, this keeps every
+//! byte around them.
+
+use std::ops::Range;
+
+/// How a stream is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cut {
+    /// `text/event-stream`.
+    Events,
+    /// One JSON text a line.
+    Lines,
+    /// The items of one JSON array.
+    Items,
+}
+
+/// A part of a stream.
+#[derive(Debug)]
+pub(super) enum Piece {
+    /// Bytes between events, or that are none.
+    Raw(Vec<u8>),
+    /// An event with everything that belongs to it.
+    Event(Block),
+    /// The array ends here.
+    Close,
+}
+
+/// An event as it came.
+#[derive(Debug)]
+pub(super) struct Block {
+    raw: String,
+    /// Where its data stands, a range a line.
+    data: Vec<Range<usize>>,
+}
+
+impl Block {
+    /// Its bytes.
+    pub(super) fn raw(&self) -> &[u8] {
+        self.raw.as_bytes()
+    }
+
+    /// Its data.
+    pub(super) fn data(&self) -> String {
+        let lines: Vec<&str> = self.data.iter().filter_map(|range| self.raw.get(range.clone())).collect();
+        lines.join("\n")
+    }
+
+    /// Its bytes with other data. (The JSON of several lines has its breaks between values, where one line has none.)
+    pub(super) fn with_data(&self, data: &[u8]) -> Vec<u8> {
+        let [first, rest @ ..] = self.data.as_slice() else {
+            return self.raw().to_vec();
+        };
+        let raw = |range: Range<usize>| self.raw.as_bytes().get(range).unwrap_or_default();
+        let mut out = raw(0..first.start).to_vec();
+        out.extend(data.iter().map(|byte| if *byte == b'\n' { b' ' } else { *byte }));
+        let mut done = first.end;
+        // Further data lines go, each with its end; what stands between them stays.
+        for line in rest {
+            let before = self.raw.get(..line.start).and_then(|before| before.rfind(['\n', '\r']));
+            out.extend_from_slice(raw(done..before.map_or(done, |at| at.saturating_add(1))));
+            let after = self.raw.get(line.end..).unwrap_or_default();
+            let ending = if after.starts_with("\r\n") { 2 } else { after.len().min(1) };
+            done = line.end.saturating_add(ending);
+        }
+        out.extend_from_slice(raw(done..self.raw.len()));
+        out
+    }
+}
+
+/// Cuts a stream that comes in any pieces.
+#[derive(Debug)]
+pub(super) struct Segmenter {
+    cut: Cut,
+    max_bytes: usize,
+    buffer: Vec<u8>,
+    /// Where the line that has not ended begins in the buffer.
+    line: usize,
+    /// The last byte was a carriage return: a line feed after it belongs to it.
+    after_cr: bool,
+    array: Array,
+    /// Nothing is cut any more: an event is too long, or what should be an array is none.
+    passing: bool,
+}
+
+/// Where in an array we are.
+#[derive(Debug, Default)]
+struct Array {
+    open: bool,
+    depth: usize,
+    in_string: bool,
+    escaped: bool,
+}
+
+impl Segmenter {
+    pub(super) fn new(cut: Cut, max_bytes: usize) -> Segmenter {
+        let array = Array::default();
+        Segmenter { cut, max_bytes, buffer: Vec::new(), line: 0, after_cr: false, array, passing: false }
+    }
+
+    /// Takes the next bytes.
+    pub(super) fn push(&mut self, bytes: &[u8], emit: &mut impl FnMut(Piece)) {
+        let mut rest = bytes;
+        while let [byte, after @ ..] = rest {
+            if self.passing {
+                emit(Piece::Raw(rest.to_vec()));
+                return;
+            }
+            rest = after;
+            match self.cut {
+                Cut::Items => self.item_byte(*byte, emit),
+                _ => self.line_byte(*byte, emit),
+            }
+            if self.buffer.len() > self.max_bytes {
+                self.passing = true;
+                emit(Piece::Raw(std::mem::take(&mut self.buffer)));
+            }
+        }
+    }
+
+    /// The stream has ended.
+    pub(super) fn finish(mut self, emit: &mut impl FnMut(Piece)) {
+        if !self.buffer.is_empty() {
+            match self.cut {
+                Cut::Items => emit(Piece::Raw(self.buffer)),
+                _ => self.end(emit),
+            }
+        }
+    }
+
+    fn line_byte(&mut self, byte: u8, emit: &mut impl FnMut(Piece)) {
+        if std::mem::take(&mut self.after_cr) && byte == b'\n' {
+            if self.buffer.is_empty() {
+                emit(Piece::Raw(vec![byte]));
+            } else {
+                self.buffer.push(byte);
+                self.line = self.buffer.len();
+            }
+            return;
+        }
+        let end = self.buffer.len();
+        self.buffer.push(byte);
+        if !matches!(byte, b'\n' | b'\r') {
+            return;
+        }
+        self.after_cr = byte == b'\r';
+        let line = self.buffer.get(self.line..end).unwrap_or_default();
+        // A comment before an event keeps the connection alive: it does not wait for the event.
+        let comment = self.line == 0 && line.first() == Some(&b':');
+        if self.cut == Cut::Lines || line.is_empty() {
+            self.end(emit);
+        } else if comment {
+            emit(Piece::Raw(std::mem::take(&mut self.buffer)));
+            self.line = 0;
+        } else {
+            self.line = self.buffer.len();
+        }
+    }
+
+    /// What is in the buffer is an event, or nothing that anyone reads.
+    fn end(&mut self, emit: &mut impl FnMut(Piece)) {
+        self.line = 0;
+        let piece = match String::from_utf8(std::mem::take(&mut self.buffer)) {
+            Ok(raw) => {
+                let data = if self.cut == Cut::Events { data_lines(&raw) } else { whole_line(&raw) };
+                if data.is_empty() { Piece::Raw(raw.into_bytes()) } else { Piece::Event(Block { raw, data }) }
+            }
+            Err(error) => Piece::Raw(error.into_bytes()),
+        };
+        emit(piece);
+    }
+
+    fn item_byte(&mut self, byte: u8, emit: &mut impl FnMut(Piece)) {
+        let array = &mut self.array;
+        if array.depth > 0 {
+            self.buffer.push(byte);
+            match byte {
+                _ if array.escaped => array.escaped = false,
+                b'\\' if array.in_string => array.escaped = true,
+                b'"' => array.in_string = !array.in_string,
+                _ if array.in_string => {}
+                b'{' | b'[' => array.depth = array.depth.saturating_add(1),
+                b'}' | b']' => array.depth = array.depth.saturating_sub(1),
+                _ => {}
+            }
+            if array.depth == 0 {
+                let piece = match String::from_utf8(std::mem::take(&mut self.buffer)) {
+                    Ok(raw) => Piece::Event(Block { data: std::iter::once(0..raw.len()).collect(), raw }),
+                    Err(error) => Piece::Raw(error.into_bytes()),
+                };
+                emit(piece);
+            }
+            return;
+        }
+        match byte {
+            b'{' if array.open => {
+                array.depth = 1;
+                self.buffer.push(byte);
+                return;
+            }
+            b']' if array.open => {
+                emit(Piece::Close);
+                self.passing = true;
+            }
+            b'[' if !array.open => array.open = true,
+            b' ' | b'\t' | b'\n' | b'\r' | b',' => {}
+            _ => self.passing = true,
+        }
+        emit(Piece::Raw(vec![byte]));
+    }
+}
+
+/// Where the values of an event's `data` fields stand.
+fn data_lines(raw: &str) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
+    let mut at = 0usize;
+    for line in raw.split_inclusive(['\n', '\r']) {
+        let text = line.trim_end_matches(['\n', '\r']);
+        let field = text.strip_prefix('\u{feff}').unwrap_or(text);
+        if let Some(value) = field.strip_prefix("data:") {
+            let value = value.strip_prefix(' ').unwrap_or(value);
+            let end = at.saturating_add(text.len());
+            found.push(end.saturating_sub(value.len())..end);
+        }
+        at = at.saturating_add(line.len());
+    }
+    found
+}
+
+fn whole_line(raw: &str) -> Vec<Range<usize>> {
+    let line = raw.trim_end_matches(['\n', '\r']);
+    if line.trim().is_empty() { Vec::new() } else { std::iter::once(0..line.len()).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cut(cut: Cut, text: &str, size: usize) -> (Vec<String>, String) {
+        let mut segmenter = Segmenter::new(cut, 1000);
+        let (mut data, mut raw) = (Vec::new(), Vec::new());
+        let mut emit = |piece: Piece| match piece {
+            Piece::Raw(bytes) => raw.extend(bytes),
+            Piece::Event(block) => {
+                data.push(block.data());
+                raw.extend(block.raw());
+            }
+            Piece::Close => {}
+        };
+        for piece in text.as_bytes().chunks(size) {
+            segmenter.push(piece, &mut emit);
+        }
+        segmenter.finish(&mut emit);
+        (data, String::from_utf8(raw).unwrap())
+    }
+
+    #[test]
+    fn every_byte_is_kept_and_every_event_found() {
+        let events = "\u{feff}: hi\r\n\r\nevent: e\r\ndata: {\"a\":1}\r\n\r\n:\n\ndata:x\rid: 1\rdata: y\r\rretry: 1\n\ndata: [DONE]";
+        let lines = "{\"a\":1}\n\n{\"b\":2}\r\n{\"c\":3}";
+        let items = " [{\"a\":\"]}\\\"\"}\n, {\"b\":[[]]},3,{}]\n ";
+        for size in [1, 2, 3, 1000] {
+            let (data, raw) = cut(Cut::Events, events, size);
+            assert_eq!(
+                (data, raw),
+                (vec!["{\"a\":1}".into(), "x\ny".into(), "[DONE]".into()], events.to_owned()),
+                "{size}"
+            );
+            let (data, raw) = cut(Cut::Lines, lines, size);
+            assert_eq!((data.len(), raw.as_str()), (3, lines));
+            let (data, raw) = cut(Cut::Items, items, size);
+            assert_eq!(
+                (data.len(), raw.as_str()),
+                (2, items),
+                "3 is no event, and what is no array from there on passes"
+            );
+            assert_eq!(cut(Cut::Items, "{\"a\":[{}]}", size).0.len(), 0);
+        }
+        let long = format!("data: {}\n\ndata: b\n\n", "a".repeat(2000));
+        assert_eq!(cut(Cut::Events, &long, 7), (vec![], long.clone()));
+    }
+
+    #[test]
+    fn other_data_goes_into_the_same_place() {
+        let mut blocks = Vec::new();
+        let mut segmenter = Segmenter::new(Cut::Events, 1000);
+        let text = b"event: e\r\ndata:{\"a\":\r\nid: 7\r\ndata: 1}\r\n\r\n";
+        segmenter.push(text, &mut |piece| {
+            if let Piece::Event(block) = piece {
+                blocks.push(block)
+            }
+        });
+        assert_eq!(blocks[0].data(), "{\"a\":\n1}");
+        assert_eq!(
+            blocks[0].with_data(b"{\"b\":\n2}"),
+            b"event: e\r\ndata:{\"b\": 2}\r\nid: 7\r\n\r",
+            "the last line feed comes after the event"
+        );
+    }
+}

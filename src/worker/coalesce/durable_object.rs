@@ -1,0 +1,300 @@
+//! The flight of a question: a Durable Object that all callers of one key meet in, and how they reach it.
+
+use super::broadcast::Running;
+use super::in_flight::{Call, Current, Errand, Finished, Head, Stage};
+use crate::cache::coalesce::{self, Job, Join, Phase};
+use crate::config::Config;
+use crate::json;
+use crate::key::Key;
+use crate::proxy::Failure;
+use crate::telemetry::exchange_log::{Measures, Part};
+use crate::worker::platform::fetch::{Answer, Body};
+use crate::worker::platform::interop as convert;
+use crate::worker::platform::time::now;
+use crate::worker::store::memory;
+use crate::worker::store::{self, Store};
+use crate::worker::{config, write};
+use futures_channel::oneshot;
+use futures_util::future::{Either, select};
+use http::{HeaderName, HeaderValue};
+use js_sys::{Promise, Reflect, Uint8Array};
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::JsFuture;
+use web_sys::{AbortSignal, RequestInit, RequestRedirect, Response};
+use worker::{DurableObject, Env, State, durable_object};
+
+/// The binding's name in `wrangler.toml`.
+const BINDING: &str = "FLIGHTS";
+/// What a flight's answer is, in a header between it and its callers: a word, and how often the upstream was asked again.
+pub const DISPOSITION: &str = "x-reprise-flight";
+/// Where a job ends and the body begins: the length of the job, big-endian.
+const LENGTH: u32 = 4;
+
+#[wasm_bindgen]
+extern "C" {
+    /// The flights as the platform gives them.
+    pub type Namespace;
+    type Stub;
+
+    #[wasm_bindgen(method, js_name = idFromName, catch)]
+    fn id_from_name(this: &Namespace, name: &str) -> Result<JsValue, JsValue>;
+
+    #[wasm_bindgen(method, catch)]
+    fn get(this: &Namespace, id: &JsValue) -> Result<Stub, JsValue>;
+
+    #[wasm_bindgen(method, catch)]
+    fn fetch(this: &Stub, url: &str, init: &RequestInit) -> Result<Promise, JsValue>;
+}
+
+/// What a caller gets.
+pub enum Landed {
+    /// The upstream's answer as it comes, and how often it was asked again.
+    Answer(Answer, u32, Option<Part>),
+    /// The whole answer, as a store would keep it. `finished`: it was there already.
+    Entry {
+        /// The entry.
+        value: Uint8Array,
+        /// Whether it was there before this caller came.
+        finished: bool,
+    },
+    /// The caller's question was asked, and no answer came.
+    Failed(Failure, u32, Option<Part>),
+    /// The flight sees to the rest: the caller has its answer already, or has left.
+    Done,
+    /// The caller has its answer already, and the next one is being asked for.
+    Busy,
+    /// The caller goes on by itself. `late`: it has waited in vain for an answer's head.
+    Alone {
+        /// Whether its time for an answer's head has run already.
+        late: bool,
+    },
+}
+
+impl Landed {
+    /// What a leader gets of its call.
+    pub fn head((head, retries): Head, part: Option<Part>) -> Landed {
+        match head.map(|answer| answer.first()) {
+            Ok(Some(answer)) => Landed::Answer(answer, retries, part),
+            Ok(None) => Landed::Alone { late: false },
+            Err(failure) => Landed::Failed(failure, retries, part),
+        }
+    }
+}
+
+impl Namespace {
+    /// The flights that the environment binds, if any.
+    pub fn bound(env: &Env) -> Option<Namespace> {
+        let binding = Reflect::get(env, &BINDING.into()).ok()?;
+        (!binding.is_undefined() && !binding.is_null()).then(|| binding.unchecked_into())
+    }
+
+    /// Takes a question to its flight. Whatever fails on the way there leaves the caller [`Landed::Alone`].
+    pub async fn land(&self, job: &Job, body: &Uint8Array, client: &AbortSignal) -> Landed {
+        let landed = self.try_to_land(job, body, client).await;
+        landed.unwrap_or(if client.aborted() { Landed::Done } else { Landed::Alone { late: false } })
+    }
+
+    /// Tells a question's flight to forget its answer, and not to store the one that is on its way.
+    pub async fn forget(&self, key: &Key) {
+        let init = RequestInit::new();
+        init.set_method("DELETE");
+        let told = || {
+            self.get(&self.id_from_name(&key.to_string()).ok()?)
+                .ok()?
+                .fetch(&format!("https://flight/{key}"), &init)
+                .ok()
+        };
+        if let Some(told) = told() {
+            let _ = JsFuture::from(told).await;
+        }
+    }
+
+    async fn try_to_land(&self, job: &Job, body: &Uint8Array, client: &AbortSignal) -> Option<Landed> {
+        let stub = self.get(&self.id_from_name(&job.key.to_string()).ok()?).ok()?;
+        let job = serde_json::to_vec(job).ok()?;
+        let length = u32::try_from(job.len()).ok()?;
+        let at = LENGTH.checked_add(length)?;
+        let frame = Uint8Array::new_with_length(at.checked_add(body.length())?);
+        frame.set(&Uint8Array::from(length.to_be_bytes().as_slice()), 0);
+        frame.set(&Uint8Array::from(job.as_slice()), LENGTH);
+        frame.set(body, at);
+        let init = RequestInit::new();
+        init.set_method("POST");
+        init.set_body(&frame);
+        init.set_redirect(RequestRedirect::Manual);
+        init.set_signal(Some(client));
+        let response = JsFuture::from(stub.fetch("https://flight/", &init).ok()?).await.ok()?;
+        let response: Response = response.unchecked_into();
+        let disposition = response.headers().get(DISPOSITION).ok()??;
+        let (word, retries) = disposition.split_once(' ').unwrap_or((&disposition, "0"));
+        let retries = retries.parse().unwrap_or(0);
+        let answer = || Answer::landed(Clone::clone(&response));
+        Some(match word {
+            "leader" => Landed::Answer(answer(), retries, Some(Part::Leader)),
+            "follower" => Landed::Answer(answer(), retries, Some(Part::Follower)),
+            "collapsed" | "finished" => {
+                let buffer = JsFuture::from(response.array_buffer().ok()?).await.ok()?;
+                Landed::Entry { value: Uint8Array::new(&buffer), finished: word == "finished" }
+            }
+            "unreachable" => Landed::Failed(Failure::Unreachable, retries, Some(Part::Leader)),
+            "timed-out" => Landed::Failed(Failure::TimedOut, retries, Some(Part::Leader)),
+            "done" => Landed::Done,
+            "busy" => Landed::Busy,
+            word => Landed::Alone { late: word == "late" },
+        })
+    }
+}
+
+/// The Durable Object behind the binding `FLIGHTS`: one for each key.
+#[durable_object(fetch)]
+pub struct Flight {
+    state: State,
+    env: Env,
+    /// The call that later askers join; an older one goes on for those who have joined it.
+    current: Current,
+}
+
+impl DurableObject for Flight {
+    fn new(state: State, env: Env) -> Flight {
+        Flight { state, env, current: Rc::default() }
+    }
+
+    async fn fetch(&self, request: worker::Request) -> worker::Result<worker::Response> {
+        let request = request.inner();
+        if request.method() == "DELETE" {
+            self.current.replace(None);
+            let url = request.url();
+            if let Some(key) = url.rsplit('/').next().and_then(Key::from_hex) {
+                store::outdate(&key);
+                memory::bar(&key.name());
+            }
+            return Ok(word("done").into());
+        }
+        let buffer = JsFuture::from(request.array_buffer()?).await?;
+        let response = self.meet(&Uint8Array::new(&buffer), request.signal()).await;
+        Ok(response.unwrap_or_else(|| word("alone")).into())
+    }
+}
+
+/// An answer that has nothing but its disposition.
+fn word(disposition: &str) -> Response {
+    convert::response(200, &[(DISPOSITION.to_owned(), disposition.to_owned())], None)
+}
+
+fn whole(finished: &Finished, disposition: &str) -> Response {
+    convert::response(200, &[(DISPOSITION.to_owned(), disposition.to_owned())], Some(&finished.value))
+}
+
+impl Flight {
+    async fn meet(&self, frame: &Uint8Array, client: AbortSignal) -> Option<Response> {
+        let length: [u8; 4] = frame.subarray(0, LENGTH).to_vec().try_into().ok()?;
+        let at = LENGTH.checked_add(u32::from_be_bytes(length))?;
+        let job: Job = json::read(&frame.subarray(LENGTH, at).to_vec())?;
+        let body = frame.subarray(at, frame.length());
+        let config = config(&self.env).ok()?;
+        let came = now();
+
+        let current = self.current.borrow().clone();
+        let stage = current.as_ref().map(|call| call.stage());
+        let phase = match (&current, &stage) {
+            (_, Some(Stage::Finished(finished))) => Phase::Finished(&finished.head),
+            (Some(call), Some(Stage::Asking | Stage::Running { .. })) => Phase::Running {
+                carriage: call.carriage,
+                callers: call.callers(),
+                closed: matches!(&stage, Some(Stage::Running { answer, .. }) if answer.overflowed() || !answer.status().is_success()),
+            },
+            _ => Phase::Idle,
+        };
+        let join = coalesce::join(phase, &job, came, config.coalesce_ttl_ms);
+        Some(match (join, current, stage) {
+            (Join::Lead, ..) => self.lead(job, body, config, client).await,
+            (Join::Take, _, Some(Stage::Finished(finished))) => whole(&finished, "finished"),
+            (Join::Take, ..) => word("busy"),
+            (Join::Follow | Join::Await, Some(call), _) => {
+                let _seat = call.wait(&client);
+                match select(pin!(follow(&call, join, &job, config.shared_scope)), pin!(left(&client))).await {
+                    Either::Left((response, _)) => response,
+                    Either::Right(_) => {
+                        let waited = now().saturating_sub(came);
+                        let measures = Measures {
+                            ms: job.ms.saturating_add(waited),
+                            flight: Some(Part::Follower),
+                            waited_ms: Some(waited),
+                            ..Measures::default()
+                        };
+                        write(&job.facts, measures, Ok(()));
+                        word("done")
+                    }
+                }
+            }
+            _ => word("alone"),
+        })
+    }
+
+    /// Begins a call. Its leader gets the answer as it comes.
+    async fn lead(&self, job: Job, body: Uint8Array, config: Rc<Config>, client: AbortSignal) -> Response {
+        let call = Rc::new(Call::new(&job));
+        self.current.replace(Some(call.clone()));
+        let _seat = call.wait(&client);
+        let behind = job.wish.behind;
+        let store = Store::bound(&self.env, &config);
+        let current = Some(self.current.clone());
+        let budget = config.timeout.saturating_sub(Duration::from_millis(job.ms));
+        let errand = Errand { call: call.clone(), job, config, budget, store, client, current };
+        let (head_came, head) = oneshot::channel();
+        self.state.wait_until(errand.run(Body::Bytes(body), head_came));
+        if behind {
+            return word("done");
+        }
+        let Ok((head, retries)) = head.await else { return word("alone") };
+        match head {
+            Ok(answer) => match answer.first() {
+                Some(Answer { response, body, .. }) => {
+                    convert::with_header(&response, body.as_ref(), DISPOSITION, &format!("leader {retries}"))
+                }
+                None => word("alone"),
+            },
+            Err(Failure::Unreachable) => word(&format!("unreachable {retries}")),
+            Err(Failure::TimedOut) => word(&format!("timed-out {retries}")),
+        }
+    }
+}
+
+/// Waits for what a caller who did not lead can use. `shared`: callers are not one party each.
+async fn follow(call: &Call, join: Join, job: &Job, shared: bool) -> Response {
+    let same = call.covered && call.carriage == job.carriage;
+    let mark = || (HeaderName::from_static(DISPOSITION), HeaderValue::from_static("follower"));
+    let shared_with = |answer: &Running| answer.share(shared, mark()).unwrap_or_else(|| word("alone"));
+    loop {
+        match call.stage() {
+            Stage::Asking => {}
+            Stage::Running { answer, .. } if join == Join::Follow && answer.status().is_success() => {
+                return shared_with(&answer);
+            }
+            // An error is the same to everyone who asks the same, and is given as a whole.
+            Stage::Running { answer, .. } if same && !answer.status().is_success() && !answer.overflowed() => {}
+            Stage::Gone { answer, whole: true } if same && !answer.status().is_success() => {
+                return shared_with(&answer);
+            }
+            Stage::Running { storable: true, .. } => {}
+            Stage::Finished(finished) => return whole(&finished, "collapsed"),
+            Stage::Failed => return word("late"),
+            Stage::Running { .. } | Stage::Gone { .. } => return word("alone"),
+        }
+        call.changed().await;
+    }
+}
+
+/// Resolves when a client leaves.
+async fn left(client: &AbortSignal) {
+    let promise = Promise::new(&mut |resolve, _| {
+        if client.aborted() {
+            let _ = resolve.call0(&JsValue::NULL);
+        }
+        client.set_onabort(Some(&resolve));
+    });
+    let _ = JsFuture::from(promise).await;
+}

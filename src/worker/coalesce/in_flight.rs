@@ -1,0 +1,267 @@
+//! One call upstream: asked, shared with whoever waits for it, kept, and written about.
+
+use super::broadcast::Running;
+use crate::cache::admission::Capture;
+use crate::cache::coalesce::{Job, MAX_LINGERING};
+use crate::cache::entry::{self, Entry};
+use crate::config::Config;
+use crate::http::retry::Repeatable;
+use crate::protocol::Carriage;
+use crate::proxy::Failure;
+use crate::status::Reason;
+use crate::telemetry::exchange_log::{Measures, Part};
+use crate::worker::platform::fetch::{self as upstream, Body, Effort};
+use crate::worker::platform::time::now;
+use crate::worker::store::{self, Store};
+use crate::worker::write;
+use futures_channel::oneshot;
+use futures_util::future::{Either, select};
+use js_sys::Uint8Array;
+use std::cell::RefCell;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+use web_sys::AbortSignal;
+
+/// A whole answer worth keeping.
+pub struct Finished {
+    /// Its head.
+    pub head: entry::Head,
+    /// All of it, as a store keeps it.
+    pub value: Uint8Array,
+}
+
+/// Where a call is.
+#[derive(Clone)]
+pub enum Stage {
+    /// The upstream has not answered yet.
+    Asking,
+    /// Its answer is coming in. `storable`: its head allows it to be kept.
+    Running {
+        /// The answer.
+        answer: Rc<Running>,
+        /// Whether its head allows it to be kept.
+        storable: bool,
+    },
+    /// No answer came.
+    Failed,
+    /// The answer is whole, and worth keeping.
+    Finished(Rc<Finished>),
+    /// The answer is over, and was not worth keeping. `whole`: its end came as it should.
+    Gone {
+        /// The answer.
+        answer: Rc<Running>,
+        /// Whether its end came as it should.
+        whole: bool,
+    },
+}
+
+/// One call upstream and those who wait for it.
+pub struct Call {
+    /// How its leader wants the answer.
+    pub carriage: Carriage,
+    /// Whether an error is the same to everyone who has the key, and asks in the same way.
+    pub covered: bool,
+    stage: RefCell<Stage>,
+    changes: RefCell<Vec<oneshot::Sender<()>>>,
+    /// Those who wait for the answer's head or end.
+    waiting: RefCell<Vec<AbortSignal>>,
+}
+
+impl Call {
+    /// A call that is about to be made.
+    pub fn new(job: &Job) -> Call {
+        Call {
+            carriage: job.carriage,
+            covered: job.covered,
+            stage: RefCell::new(Stage::Asking),
+            changes: RefCell::default(),
+            waiting: RefCell::default(),
+        }
+    }
+
+    fn advance(&self, stage: Stage) {
+        self.stage.replace(stage);
+        for change in self.changes.take() {
+            let _ = change.send(());
+        }
+    }
+
+    /// Resolves at the next stage. Nothing may be awaited between looking at the stage and calling this.
+    pub async fn changed(&self) {
+        let (change, changed) = oneshot::channel();
+        self.changes.borrow_mut().push(change);
+        let _ = changed.await;
+    }
+
+    /// Where it is.
+    pub fn stage(&self) -> Stage {
+        self.stage.borrow().clone()
+    }
+
+    /// Takes a place among those who wait, until it is dropped.
+    pub fn wait(&self, client: &AbortSignal) -> Seat<'_> {
+        self.waiting.borrow_mut().push(client.clone());
+        Seat { call: self, client: client.clone() }
+    }
+
+    /// Whether everyone has left who waited.
+    fn is_deserted(&self) -> bool {
+        self.waiting.borrow().iter().all(AbortSignal::aborted)
+    }
+
+    /// How many wait for the answer or read it.
+    pub fn callers(&self) -> usize {
+        let readers = match &*self.stage.borrow() {
+            Stage::Running { answer, .. } => answer.readers(),
+            _ => 0,
+        };
+        self.waiting.borrow().len().saturating_add(readers)
+    }
+}
+
+/// A place among those who wait.
+pub struct Seat<'a> {
+    call: &'a Call,
+    client: AbortSignal,
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.call.waiting.borrow_mut();
+        if let Some(at) = waiting.iter().position(|signal| *signal == self.client) {
+            waiting.swap_remove(at);
+        }
+    }
+}
+
+/// What the leader gets: the answer, or why none came, and how often the upstream was asked again.
+pub type Head = (Result<Rc<Running>, Failure>, u32);
+
+/// The call that later askers join.
+pub type Current = Rc<RefCell<Option<Rc<Call>>>>;
+
+/// A call to be made, and what it needs.
+pub struct Errand {
+    /// The call.
+    pub call: Rc<Call>,
+    /// What is asked.
+    pub job: Job,
+    /// The settings.
+    pub config: Rc<Config>,
+    /// How long the upstream's head may take.
+    pub budget: Duration,
+    /// Where the answer is kept.
+    pub store: Option<Store>,
+    /// Rings when the leader's client leaves.
+    pub client: AbortSignal,
+    /// Where others find it; `None`: the call is for its leader alone.
+    pub current: Option<Current>,
+}
+
+impl Errand {
+    /// Asks the upstream, shares its answer, and stores it.
+    pub async fn run(self, body: Body, head_came: oneshot::Sender<Head>) {
+        let turn = store::turn();
+        let (job, config) = (&self.job, &self.config);
+        let gone = || !job.wish.behind && self.call.is_deserted();
+        // What will not be kept is wanted by nobody once its client has left.
+        let client = Some(&self.client).filter(|_| self.current.is_none() && job.keep.is_err());
+        let effort = Effort { config, budget: self.budget, repeatable: Repeatable::Always, gone: &gone, client };
+        let asked = upstream::ask(&job.outbound(), body, &effort).await;
+        let measures = Measures {
+            ms: if job.wish.behind { job.ms } else { job.ms.saturating_add(asked.ms) },
+            upstream_ms: Some(asked.ms),
+            retries: asked.retries,
+            flight: self.current.as_ref().map(|_| Part::Leader),
+            ..Measures::default()
+        };
+        let answer = match asked.answer {
+            Ok(answer) => answer,
+            Err(failure) => {
+                let handed_over = self.hand_over(head_came, (Err(failure), asked.retries));
+                self.call.advance(Stage::Failed);
+                self.forget();
+                return if !handed_over {
+                    self.write(None, measures, Err(failure.reason()))
+                };
+            }
+        };
+        let status = answer.status.as_u16();
+        let capture = job.keep.and_then(|_| Capture::open(job.terms(config), answer.status, &answer.headers));
+        let why_not = capture.as_ref().err().copied();
+        // Nobody joins what is for one alone, so nothing of it is held that is not kept.
+        let cap = if why_not.is_some() && self.current.is_none() { 0 } else { config.max_bytes };
+        let first = Some(&self.client).filter(|_| !job.wish.behind);
+        let answer = Rc::new(Running::new(answer, config.idle_timeout, cap, first, why_not.is_none()));
+        let handed_over = self.hand_over(head_came, (Ok(answer.clone()), asked.retries));
+        self.call.advance(Stage::Running { answer: answer.clone(), storable: why_not.is_none() });
+        let whole = match select(pin!(answer.whole(capture, now)), pin!(answer.grown())).await {
+            Either::Left((whole, _)) => whole,
+            Either::Right(((), whole)) => {
+                // Who waits for the whole waits for nothing.
+                self.call.advance(Stage::Running { answer: answer.clone(), storable: false });
+                whole.await
+            }
+        };
+        let kept = match whole {
+            Ok(entry) => self.keep(&entry, turn).await,
+            Err(reason) => {
+                let whole = answer.ends_well().await;
+                self.call.advance(Stage::Gone { answer: answer.clone(), whole });
+                Err(reason)
+            }
+        };
+        self.forget();
+        // What leads to an entry is written about here, where it is known what came of it.
+        if why_not.is_none() || !handed_over {
+            self.write(Some(status), Measures { bytes: answer.size(), ..measures }, kept);
+        }
+    }
+
+    /// Gives the leader its answer, who writes about it unless it has left.
+    fn hand_over(&self, leader: oneshot::Sender<Head>, head: Head) -> bool {
+        leader.send(head).is_ok() && !self.job.wish.behind && !self.client.aborted()
+    }
+
+    /// Gives a whole answer to those who wait for it, and stores it, unless a newer one has been meanwhile.
+    async fn keep(&self, entry: &Entry, turn: u64) -> Result<(), Reason> {
+        let value = entry.encode().map(|value| Uint8Array::from(value.as_slice())).ok_or(Reason::TooLarge)?;
+        let finished = Finished { head: entry.head.clone(), value: value.clone() };
+        self.call.advance(Stage::Finished(Rc::new(finished)));
+        match &self.store {
+            Some(store) => {
+                store.put((&self.job.key, self.job.sealing.as_ref()), &entry.head, &value, turn, &self.config).await
+            }
+            None => Err(Reason::StoreMissing),
+        }
+    }
+
+    fn is_current(&self) -> bool {
+        self.current
+            .as_ref()
+            .is_none_or(|current| current.borrow().as_ref().is_some_and(|current| Rc::ptr_eq(current, &self.call)))
+    }
+
+    /// Drops the call at its end, if it is of no use to later callers.
+    fn forget(&self) {
+        let lingers = match &*self.call.stage.borrow() {
+            Stage::Finished(finished) => {
+                let length = usize::try_from(finished.value.length()).unwrap_or(usize::MAX);
+                self.config.coalesce_ttl_ms > 0 && length <= MAX_LINGERING
+            }
+            _ => false,
+        };
+        if let Some(current) = self.current.as_ref().filter(|_| !lingers && self.is_current()) {
+            current.replace(None);
+        }
+    }
+
+    fn write(&self, status: Option<u16>, measures: Measures, kept: Result<(), Reason>) {
+        let mut facts = self.job.facts.clone();
+        if !self.job.wish.behind {
+            facts.status = status;
+        }
+        write(&facts, measures, kept);
+    }
+}

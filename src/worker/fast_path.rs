@@ -1,0 +1,205 @@
+//! The short way for requests that this isolate has seen before: see [`crate::proxy::Repeat`]. `repeat.js` walks it, and comes
+//! here once for each answer; the long way begins in [`super::fetch`].
+
+use super::platform::interop as convert;
+use super::store::memory;
+use super::store::{Store, kv};
+use super::{METRICS, config, length};
+use crate::cache::entry::{self, Prefix};
+use crate::config::Config;
+use crate::key::headers::TELL_NOTHING;
+use crate::proxy::{Again, Question, Repeat};
+use crate::status::Reason;
+use crate::telemetry::exchange_log::{self, Facts, Measures};
+use js_sys::{Array, JsString, Promise, Uint8Array};
+use serde::Serialize;
+use std::cell::{OnceCell, RefCell};
+use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::future_to_promise;
+use web_sys::Request;
+use worker::Env;
+
+#[wasm_bindgen(module = "/src/worker/fast_path.js")]
+extern "C" {
+    /// The requests that have been seen before, of the isolate.
+    type Repeats;
+
+    #[wasm_bindgen(js_name = theRepeats)]
+    fn the_repeats() -> Repeats;
+
+    #[wasm_bindgen(method)]
+    fn begin(
+        this: &Repeats,
+        tell_nothing: &Array,
+        most: f64,
+        memory: Option<&memory::Entries>,
+        kv: Option<&str>,
+        timeout: f64,
+    );
+
+    #[wasm_bindgen(method)]
+    fn prepared(this: &Repeats, request: &Request) -> Option<Prepared>;
+
+    #[wasm_bindgen(method)]
+    fn met(this: &Repeats, prepared: &Prepared);
+
+    #[wasm_bindgen(method)]
+    fn learn(this: &Repeats, prepared: &Prepared, plan: Plan, name: &str);
+
+    /// What the short way has found out about a request.
+    pub type Prepared;
+
+    /// Its body, where that has been read.
+    #[wasm_bindgen(method, getter)]
+    pub fn body(this: &Prepared) -> Option<Uint8Array>;
+
+    /// Whether its body broke off.
+    #[wasm_bindgen(method, getter)]
+    pub fn failed(this: &Prepared) -> Option<bool>;
+
+    /// When it came, in milliseconds since 1970.
+    #[wasm_bindgen(method, getter)]
+    pub fn started(this: &Prepared) -> f64;
+
+    /// Whether it has a name by which it can be told from others.
+    #[wasm_bindgen(method, getter)]
+    fn named(this: &Prepared) -> bool;
+
+    #[wasm_bindgen(method, getter)]
+    fn found(this: &Prepared) -> Option<Lookup>;
+
+    /// What the store gave, and under which name.
+    type Lookup;
+
+    #[wasm_bindgen(method, getter)]
+    fn name(this: &Lookup) -> String;
+
+    #[wasm_bindgen(method, getter)]
+    fn value(this: &Lookup) -> JsValue;
+}
+
+thread_local! {
+    static REPEATS: OnceCell<Repeats> = const { OnceCell::new() };
+}
+
+/// Where the worker's entry finds the short way.
+#[wasm_bindgen]
+pub fn repeats() -> JsValue {
+    the_repeats().into()
+}
+
+/// Opens the short way, once per isolate.
+pub fn set_up(config: &Config, memory: Option<&memory::Entries>, store: Option<&Store>) {
+    REPEATS.with(|cell| {
+        cell.get_or_init(|| {
+            let repeats = the_repeats();
+            let tell_nothing: Array = TELL_NOTHING.iter().map(|name| JsString::from(*name)).collect();
+            // What lies in KV as it is, the platform can fetch without us.
+            let plain = matches!(store, Some(Store::Kv(_))) && config.encryption.is_empty();
+            let timeout = config.store_timeout.as_millis() as f64;
+            // Exact below 2^53.
+            repeats.begin(&tell_nothing, config.max_bytes as f64, memory, plain.then_some(kv::BINDING), timeout);
+            repeats
+        });
+    });
+}
+
+fn with<T>(act: impl FnOnce(&Repeats) -> T) -> Option<T> {
+    REPEATS.with(|cell| cell.get().map(act))
+}
+
+/// What the short way has found out about a request that it has left to the long one; it may have been another instance's.
+pub fn prepared(request: &Request) -> Option<Prepared> {
+    the_repeats().prepared(request)
+}
+
+/// The bodies of requests with this head are read, whatever they are.
+pub fn met(prepared: &Prepared) {
+    let _ = with(|repeats| repeats.met(prepared));
+}
+
+/// Whoever asks this again, byte for byte, can have the same without being read.
+pub fn learn(prepared: &Prepared, question: &Question) {
+    let Some(repeat) = question.repeat().filter(|_| prepared.named()) else { return };
+    let name = repeat.key.name();
+    let plan = Plan { repeat, given: RefCell::default() };
+    let _ = with(|repeats| repeats.learn(prepared, plan, &name));
+}
+
+/// What the short way has got from the store under this name, if it asked.
+pub fn looked_up(prepared: &Prepared, name: &str) -> Option<Result<Option<Uint8Array>, Reason>> {
+    let lookup = prepared.found().filter(|lookup| lookup.name() == name)?;
+    let value = lookup.value();
+    let reason = value.as_string().map(|reason| match reason.as_str() {
+        reason if reason == Reason::StoreTimeout.as_str() => Reason::StoreTimeout,
+        reason if reason == Reason::EntryCorrupt.as_str() => Reason::EntryCorrupt,
+        _ => Reason::StoreError,
+    });
+    Some(reason.map_or_else(|| Ok(value.dyn_into().ok()), Err))
+}
+
+/// What to do about a question whenever it is asked again.
+#[wasm_bindgen]
+pub struct Plan {
+    repeat: Repeat,
+    /// What the last answer was.
+    given: RefCell<(Facts, Measures)>,
+}
+
+/// An answer's head.
+#[derive(Serialize)]
+struct Head {
+    status: u16,
+    headers: String,
+    /// Where the body begins in the entry.
+    start: usize,
+    until: u64,
+    line: (String, String),
+}
+
+#[wasm_bindgen]
+impl Plan {
+    /// The head of the answer out of an entry, as JSON. `digest`: the SHA-256 of what follows the entry's
+    /// prefix; an entry without has been checked before, and is remembered. Nothing: this takes the long way.
+    pub fn answer(&self, value: &Uint8Array, digest: Option<Box<[u8]>>, now: f64) -> Option<String> {
+        let fixed = u32::try_from(entry::PREFIX_LEN).ok()?;
+        let prefix = Prefix::decode(&value.subarray(0, fixed).to_vec())?;
+        if digest.as_ref().is_some_and(|digest| **digest != prefix.digest) {
+            return None;
+        }
+        let start = prefix.body_start();
+        let head = entry::decode_head(&value.subarray(fixed, u32::try_from(start).ok()?).to_vec())?;
+        // Milliseconds since 1970. `as` saturates and cannot fail.
+        let Again { replay, until } = self.repeat.answer(&head, digest.is_none(), now as u64)?;
+        let bytes = usize::try_from(value.length()).ok().and_then(|all| length(Some(all.saturating_sub(start))));
+        let measures = Measures { bytes, ..Measures::default() };
+        let line = exchange_log::around_ms(&replay.facts, measures);
+        let answer = Head { status: replay.status, headers: convert::text(&replay.headers), start, until, line };
+        let json = serde_json::to_string(&answer).ok()?;
+        *self.given.borrow_mut() = (replay.facts, measures);
+        Some(json)
+    }
+
+    /// Counts a request that got the last answer.
+    pub fn count(&self) {
+        let (facts, measures) = &*self.given.borrow();
+        METRICS.with_borrow_mut(|metrics| metrics.count_recognized(facts, measures));
+    }
+
+    /// What the store holds: bytes, nothing, or why it could not tell.
+    pub fn find(&self, env: Env) -> Promise {
+        let (name, sealing) = (self.repeat.key.name(), self.repeat.sealing.clone());
+        future_to_promise(async move {
+            let config = config(&env).map_err(|error| JsValue::from(error.message))?;
+            let store = Store::bound(&env, &config);
+            let value = match store {
+                Some(store) => store.fetch(&name, sealing.as_ref(), &config).await,
+                None => Ok(None),
+            };
+            Ok(match value {
+                Ok(value) => value.map_or(JsValue::UNDEFINED, JsValue::from),
+                Err(reason) => JsValue::from(reason.as_str()),
+            })
+        })
+    }
+}

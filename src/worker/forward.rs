@@ -1,0 +1,157 @@
+//! Steps 4 and 5 of [`crate::proxy`]: the upstream is asked, by the question's flight or by ourselves.
+
+use super::coalesce::broadcast as relay;
+use super::coalesce::durable_object::Landed;
+use super::coalesce::in_flight::{Call, Errand};
+use super::platform::fetch::Body;
+use super::revalidation as refresh;
+use super::transform as polish;
+use super::{Edge, bytes, length, replayed, reply, store, write};
+use crate::http::fields;
+use crate::proxy::Asking;
+use crate::telemetry::exchange_log::{Facts, Measures, Part};
+use crate::worker::platform::time::now;
+use futures_channel::oneshot;
+use futures_util::future::join;
+use js_sys::Uint8Array;
+use std::rc::Rc;
+use std::time::Duration;
+use web_sys::{AbortController, AbortSignal, Response};
+
+impl Edge {
+    /// Asks, gives the answer away as soon as its head is there, and stores a copy. An entry whose body is `stored` may
+    /// stand in for an answer that fails.
+    pub(super) async fn ask(
+        self,
+        mut asking: Asking,
+        body: Body,
+        stored: Option<Uint8Array>,
+        head_came: oneshot::Sender<Response>,
+    ) {
+        let began = now();
+        let landed = match self.land(&mut asking, &body, &self.client).await {
+            Landed::Entry { value, finished } => match self.taken(&mut asking, &value, finished, began).await {
+                Some(response) => return drop(head_came.send(response)),
+                None => Landed::Alone { late: false },
+            },
+            landed => landed,
+        };
+        match landed {
+            Landed::Alone { late } => {
+                let gone = if late { Duration::from_millis(now().saturating_sub(began)) } else { Duration::ZERO };
+                let budget = self.config.timeout.saturating_sub(gone);
+                let (head, errand) = self.alone(&mut asking, body, budget, self.client.clone());
+                let answered = async {
+                    let landed = head.await.map_or(Landed::Done, |head| Landed::head(head, None));
+                    self.answer_with(asking, landed, stored, head_came, began);
+                };
+                join(errand, answered).await;
+            }
+            landed => self.answer_with(asking, landed, stored, head_came, began),
+        }
+    }
+
+    /// Takes the question to its flight, where there are any and it may be shared.
+    async fn land(&self, asking: &mut Asking, body: &Body, client: &AbortSignal) -> Landed {
+        match (&self.flights, body) {
+            (Some(flights), Body::Bytes(body)) if asking.shares() => {
+                let job = asking.job(self.measures().ms);
+                flights.land(&job, body, client).await
+            }
+            _ => Landed::Alone { late: false },
+        }
+    }
+
+    /// The call that is made without a flight, and its head.
+    fn alone(
+        &self,
+        asking: &mut Asking,
+        body: Body,
+        budget: Duration,
+        client: AbortSignal,
+    ) -> (oneshot::Receiver<super::coalesce::in_flight::Head>, impl Future<Output = ()> + use<>) {
+        let job = asking.job(self.measures().ms);
+        let call = Rc::new(Call::new(&job));
+        let (store, config) = (self.store.clone(), self.config.clone());
+        let errand = Errand { call: call.clone(), job, config, budget, store, client: client.clone(), current: None };
+        let (head_came, head) = oneshot::channel();
+        let run = async move {
+            let _seat = call.wait(&client);
+            errand.run(body, head_came).await;
+        };
+        (head, run)
+    }
+
+    /// What the client gets of what came.
+    fn answer_with(
+        &self,
+        mut asking: Asking,
+        landed: Landed,
+        stored: Option<Uint8Array>,
+        head_came: oneshot::Sender<Response>,
+        began: u64,
+    ) {
+        // Nobody listens any more if the client has left.
+        let give = |response| drop(head_came.send(response));
+        let (answer, retries, part) = match landed {
+            Landed::Answer(answer, retries, part) => (Ok(answer), retries, part),
+            Landed::Failed(failure, retries, part) => (Err(failure), retries, part),
+            Landed::Entry { .. } | Landed::Done | Landed::Busy | Landed::Alone { .. } => return,
+        };
+        let waited = Some(now().saturating_sub(began));
+        let measures = if part == Some(Part::Follower) {
+            asking.collapse();
+            Measures { flight: part, waited_ms: waited, ..self.measures() }
+        } else {
+            Measures { flight: part, upstream_ms: waited, retries, ..self.measures() }
+        };
+        let outcome = answer.as_ref().map(|answer| answer.status).map_err(|failure| *failure);
+        if let Some(replay) = asking.stand_in(outcome, now(), || bytes(stored.as_ref())) {
+            if let Ok(answer) = &answer {
+                answer.abort();
+            }
+            let (response, bytes) = replayed(&replay, stored.as_ref());
+            write(&replay.facts, Measures { bytes, ..measures }, Ok(()));
+            return give(response);
+        }
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(failure) => return give(reply(asking.failed(failure), measures)),
+        };
+        let (edits, capture) = asking.answered(&self.config, answer.status, &answer.headers);
+        // What leads to an entry is written about when it is known what came of it.
+        if part == Some(Part::Follower) || capture.is_err() {
+            let bytes = length(fields::content_length(&answer.headers));
+            let kept = if part == Some(Part::Follower) { Ok(()) } else { capture.map(drop) };
+            write(&asking.facts, Measures { bytes, ..measures }, kept);
+        }
+        let polisher = asking.polisher(&self.config, answer.status, &answer.headers);
+        let body = relay::watched(&answer, self.config.idle_timeout, &self.client);
+        give(polish::passing(&answer.response, body.as_ref(), &edits, polisher));
+    }
+
+    /// The answer that the flight has as a whole. `None`: it is of no use to this caller after all.
+    async fn taken(&self, asking: &mut Asking, value: &Uint8Array, finished: bool, began: u64) -> Option<Response> {
+        let (head, body) = store::open(value).await?;
+        let replay = asking.landed(&head, finished, now(), || body.to_vec())?;
+        let (response, bytes) = replayed(&replay, Some(&body));
+        let waited_ms = Some(now().saturating_sub(began));
+        let measures = Measures { bytes, flight: Some(Part::Follower), waited_ms, ..self.measures() };
+        write(&replay.facts, measures, Ok(()));
+        Some(response)
+    }
+
+    /// The same behind the back of a client who has its answer: the next ones get a newer one.
+    pub(super) async fn refresh(self, facts: Facts, measures: Measures, mut asking: Asking, body: Body) {
+        asking.facts = facts;
+        // Its client may well leave: it has its answer.
+        let nobody = AbortController::new().map_or(self.client.clone(), |controller| controller.signal());
+        match self.land(&mut asking, &body, &nobody).await {
+            // The flight sees to it, and writes the line.
+            Landed::Done => {}
+            Landed::Busy | Landed::Entry { .. } => write(&asking.facts, measures, Ok(())),
+            _ => self.alone(&mut asking, body, self.config.timeout, nobody).1.await,
+        }
+        refresh::end(&asking.key);
+    }
+}

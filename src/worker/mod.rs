@@ -1,0 +1,302 @@
+//! The edge: obeys what [`crate::proxy`] decides. The only place that names the platform.
+//!
+//! A panic resets the wasm instance under every concurrent request, so the client's bytes never depend on this code
+//! staying alive: an upstream's body goes to the client as a JavaScript stream, a stored one as a JavaScript buffer.
+
+mod admin;
+mod coalesce;
+mod fast_path;
+mod forward;
+mod platform;
+mod rate_limit;
+mod revalidation;
+mod store;
+mod transform;
+
+use crate::config::{Config, ConfigError};
+use crate::http::fields;
+use crate::http::message::RequestHead;
+use crate::proxy::reply::{self, Reply};
+use crate::proxy::{self, Arrival, Found, Looked, Passage, Pending, Planned, Question, Replay, Verdict};
+use crate::status::Reason;
+use crate::telemetry::exchange_log::{self, Facts, Measures};
+use crate::telemetry::metrics::Metrics;
+use coalesce::broadcast as relay;
+use coalesce::durable_object as flight;
+use fast_path as repeat;
+use fast_path::Prepared;
+use futures_channel::oneshot;
+use http::Method;
+use js_sys::Uint8Array;
+use platform::fetch as upstream;
+use platform::fetch::{Body, Effort};
+use platform::interop as convert;
+use platform::time::now;
+use rate_limit as limit;
+use revalidation as refresh;
+use std::cell::{OnceCell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+use store::Store;
+use store::memory;
+use transform as polish;
+use wasm_bindgen::prelude::*;
+use web_sys::{AbortSignal, Request, Response};
+use worker::{Context, Env, event};
+
+/// How long `/health` waits for the upstream.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+
+thread_local! {
+    static METRICS: RefCell<Metrics> = const { RefCell::new(Metrics::new()) };
+    static CONFIG: OnceCell<Result<Rc<Config>, ConfigError>> = const { OnceCell::new() };
+}
+
+#[wasm_bindgen]
+extern "C" {
+    #[wasm_bindgen(js_namespace = console, js_name = log)]
+    fn console_log(line: &str);
+}
+
+/// The settings, read once per isolate.
+fn config(env: &Env) -> Result<Rc<Config>, ConfigError> {
+    CONFIG.with(|cell| {
+        cell.get_or_init(|| {
+            report_panics();
+            Config::read(|name| convert::variable(env, name)).map(Rc::new)
+        })
+        .clone()
+    })
+}
+
+/// Panics are written to the console with their place, before the platform's own handling of them.
+fn report_panics() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        console_error_panic_hook::hook(info);
+        before(info);
+    }));
+}
+
+/// One exchange's means: what the steps below share.
+struct Edge {
+    config: Rc<Config>,
+    store: Option<Store>,
+    flights: Option<flight::Namespace>,
+    limiter: Option<limit::Limiter>,
+    /// Rings when the client leaves.
+    client: AbortSignal,
+    started: u64,
+    /// What the short way has found out.
+    prepared: Option<Prepared>,
+}
+
+#[event(fetch)]
+async fn fetch(request: Request, env: Env, ctx: Context) -> worker::Result<Response> {
+    let prepared = repeat::prepared(&request);
+    // `as` saturates and cannot fail.
+    let started = prepared.as_ref().map_or_else(now, |prepared| prepared.started() as u64);
+    let head = convert::request_head(&request);
+    match config(&env) {
+        Ok(config) => {
+            let memory = memory::set_up(&config);
+            let store = Store::bound(&env, &config);
+            let flights = config.coalesce.then(|| flight::Namespace::bound(&env)).flatten();
+            let limiter = limit::Limiter::bound(&env);
+            // Where it is counted how often a caller asks, nobody gets by.
+            if limiter.is_none() {
+                repeat::set_up(&config, memory.as_ref(), store.as_ref());
+            }
+            let client = request.signal();
+            let edge = Edge { config, store, flights, limiter, client, started, prepared };
+            Ok(edge.handle(request, head, &ctx).await)
+        }
+        Err(error) => {
+            let measures = Measures { ms: now().saturating_sub(started), ..Measures::default() };
+            Ok(reply(proxy::misconfigured(&error, &head), measures))
+        }
+    }
+}
+
+impl Edge {
+    /// Takes the request through the steps of [`crate::proxy`].
+    async fn handle(self, request: Request, head: RequestHead, ctx: &Context) -> Response {
+        let bodiless = matches!(head.method, Method::GET | Method::HEAD);
+        let body = match request.body() {
+            Some(_) if bodiless && let Some(reply) = proxy::turned_away(&self.config, &head) => {
+                return self.reply(reply);
+            }
+            Some(body) if bodiless => match convert::is_empty(body).await {
+                true => None,
+                false => return self.reply(proxy::body_not_allowed(&head)),
+            },
+            body => body,
+        };
+        // (1)
+        match proxy::arrive(&self.config, head, body.is_some()) {
+            Arrival::Answer(reply) => self.reply(reply),
+            Arrival::Health(target, facts) => {
+                let answer = upstream::probe(&target, HEALTH_TIMEOUT).await;
+                self.reply(reply::health(&target, answer.is_ok(), facts))
+            }
+            Arrival::Operate(order, facts) => self.reply(self.operate(order, facts).await),
+            Arrival::Pass(passage) if !self.allows(&passage.counted_as).await => self.reply(passage.limited()),
+            Arrival::Pass(passage) => {
+                let small = self.config.retry.max_retries > 0 && passage.is_small(&self.config);
+                let body = body.map_or(Body::None, if small { Body::Small } else { Body::Stream });
+                self.pass(*passage, body).await
+            }
+            Arrival::Read(pending) => self.plan(*pending, request, ctx).await,
+        }
+    }
+
+    /// (2) The body is read before anything else is awaited: the platform ties it to this event.
+    async fn plan(self, pending: Pending, request: Request, ctx: &Context) -> Response {
+        let read = match &self.prepared {
+            Some(prepared) if prepared.failed() == Some(true) => return self.reply(pending.broken_off()),
+            Some(prepared) if let Some(handle) = prepared.body() => {
+                Ok(convert::ReadBody::Whole { bytes: handle.to_vec(), handle })
+            }
+            _ => convert::read_body(&request, pending.max_bytes).await,
+        };
+        if !self.allows(pending.counted_as()).await {
+            return self.reply(pending.limited());
+        }
+        let (planned, body) = match read {
+            Ok(convert::ReadBody::Whole { bytes, handle }) => {
+                (pending.with_body(&self.config, &bytes, self.store.is_some()), Body::Bytes(handle))
+            }
+            Ok(convert::ReadBody::Longer(stream)) => (pending.too_large(), Body::Stream(stream)),
+            Err(_) => return self.reply(pending.broken_off()),
+        };
+        let body = planned.body().map_or(body, |changed| Body::Bytes(Uint8Array::from(changed)));
+        match planned {
+            Planned::Answer(reply) => self.reply(reply),
+            Planned::Pass(passage) => self.pass(*passage, body).await,
+            Planned::Ask(question) => {
+                if let Some(prepared) = &self.prepared {
+                    repeat::met(prepared);
+                    repeat::learn(prepared, &question);
+                }
+                self.answer(*question, body, ctx).await
+            }
+        }
+    }
+
+    /// What the isolate remembers, or else the store holds.
+    async fn find(&self, question: &Question) -> (Found, Option<Uint8Array>) {
+        let Some(store) = self.store.as_ref().filter(|_| question.reads()) else { return (Found::Nothing, None) };
+        let name = question.key.name();
+        let remembered = memory::get(&name).and_then(|value| store::open_checked(&value));
+        match remembered.filter(|(head, _)| question.is_answered_by(head, now())) {
+            Some((head, body)) => (Found::Remembered(head), Some(body)),
+            None => match self.prepared.as_ref().and_then(|prepared| repeat::looked_up(prepared, &name)) {
+                Some(value) => store::taken(&name, value).await,
+                None => store.get(&name, question.sealing.as_ref(), &self.config).await,
+            },
+        }
+    }
+
+    /// Whether a caller may ask once more.
+    async fn allows(&self, caller: &str) -> bool {
+        match &self.limiter {
+            Some(limiter) => limiter.allows(caller, self.config.store_timeout).await,
+            None => true,
+        }
+    }
+
+    /// (3)
+    async fn answer(self, question: Question, body: Body, ctx: &Context) -> Response {
+        let (found, stored_body) = self.find(&question).await;
+        let verdict = match question.look(&found, now()) {
+            Looked::Decided(verdict) => verdict,
+            Looked::Render(rendering) => rendering.with_body(&bytes(stored_body.as_ref())),
+        };
+        match verdict {
+            Verdict::Replay(replay) => {
+                let (response, bytes) = replayed(&replay, stored_body.as_ref());
+                write(&replay.facts, Measures { bytes, ..self.measures() }, Ok(()));
+                response
+            }
+            Verdict::Update(replay, asking) => {
+                let (response, bytes) = replayed(&replay, stored_body.as_ref());
+                let measures = Measures { bytes, ..self.measures() };
+                if refresh::begin(&asking.key, self.config.timeout) {
+                    ctx.wait_until(self.refresh(replay.facts, measures, *asking, body));
+                } else {
+                    write(&replay.facts, measures, Ok(()));
+                }
+                response
+            }
+            Verdict::Answer(reply) => self.reply(reply),
+            Verdict::Ask(asking) => {
+                if asking.replaces() {
+                    memory::bar(&asking.key.name());
+                }
+                let (head_came, response) = oneshot::channel();
+                // A client that leaves early does not spoil an entry: the answer is paid for, so it is read to its end.
+                ctx.wait_until(self.ask(*asking, body, stored_body, head_came));
+                response.await.unwrap_or_else(|_| convert::bare_response(500))
+            }
+        }
+    }
+
+    async fn pass(&self, mut passage: Passage, body: Body) -> Response {
+        let gone = || self.client.aborted();
+        let (config, repeatable) = (&self.config, passage.repeatable);
+        let effort = Effort { config, budget: config.timeout, repeatable, gone: &gone, client: Some(&self.client) };
+        let asked = upstream::ask(&passage.outbound, body, &effort).await;
+        let measures = Measures { upstream_ms: Some(asked.ms), retries: asked.retries, ..self.measures() };
+        match asked.answer {
+            Ok(answer) => {
+                let edits = passage.answered(answer.status);
+                let bytes = length(fields::content_length(&answer.headers));
+                write(&passage.facts, Measures { bytes, ..measures }, Ok(()));
+                let polisher = passage.polisher(answer.status, &answer.headers);
+                let body = relay::watched(&answer, self.config.idle_timeout, &self.client);
+                polish::passing(&answer.response, body.as_ref(), &edits, polisher)
+            }
+            Err(failure) => reply(passage.failed(failure), measures),
+        }
+    }
+
+    fn reply(&self, own: Reply) -> Response {
+        reply(own, self.measures())
+    }
+
+    /// What can be measured now, without the upstream.
+    fn measures(&self) -> Measures {
+        Measures { ms: now().saturating_sub(self.started), ..Measures::default() }
+    }
+}
+
+/// An answer of our own.
+fn reply(reply: Reply, measures: Measures) -> Response {
+    if let Some(facts) = &reply.facts {
+        write(facts, Measures { bytes: length(Some(reply.body.len())), ..measures }, Ok(()));
+    }
+    let bytes = Uint8Array::from(reply.body.as_slice());
+    convert::response(reply.status, &reply.headers, Some(&bytes))
+}
+
+/// An answer out of the store, whose body is `stored` unless it goes out in another form.
+fn replayed(replay: &Replay, stored: Option<&Uint8Array>) -> (Response, Option<u64>) {
+    let rendered = replay.body.as_deref().map(Uint8Array::from);
+    let body = rendered.as_ref().or(stored);
+    let bytes = body.map(|body| u64::from(body.length()));
+    (convert::response(replay.status, &replay.headers, body), bytes)
+}
+
+fn length(bytes: Option<usize>) -> Option<u64> {
+    bytes.and_then(|bytes| u64::try_from(bytes).ok())
+}
+
+fn bytes(handle: Option<&Uint8Array>) -> Vec<u8> {
+    handle.map(Uint8Array::to_vec).unwrap_or_default()
+}
+
+/// The one line of a request.
+fn write(facts: &Facts, measures: Measures, kept: Result<(), Reason>) {
+    METRICS.with_borrow_mut(|metrics| metrics.count(facts, &measures, kept));
+    console_log(&exchange_log::line(facts, measures, kept));
+}

@@ -1,0 +1,60 @@
+//! Runs an answer's bytes through a [`Polisher`] on their way to the client: the only bytes of an answer that pass through
+//! wasm before the client has them, and only where the operator wants them changed.
+
+use super::coalesce::durable_object::DISPOSITION;
+use crate::http::fields::OF_OTHER_BYTES;
+use crate::proxy::reply::Edits;
+use crate::transform::response::Polisher;
+use crate::worker::platform::interop as convert;
+use js_sys::{Object, Reflect, Uint8Array};
+use std::cell::RefCell;
+use wasm_bindgen::prelude::*;
+use web_sys::{ReadableStream, ReadableWritablePair, Response, TransformStream, TransformStreamDefaultController};
+
+/// The upstream's answer for the client, its head with `edits`, and `body`: as it is, or polished.
+pub fn passing(
+    response: &Response,
+    body: Option<&ReadableStream>,
+    edits: &Edits,
+    polisher: Option<Polisher>,
+) -> Response {
+    let (Some(body), Some(polisher)) = (body, polisher) else {
+        return convert::passing(response, body, edits, &[DISPOSITION]);
+    };
+    let Ok(body) = piped(body, polisher) else { return convert::bare_response(502) };
+    convert::passing(response, Some(&body), edits, &[&OF_OTHER_BYTES[..], &[DISPOSITION]].concat())
+}
+
+/// The platform moves the pieces and calls us for each: nothing here waits, and a client that leaves or an upstream that
+/// breaks off is passed on as ever.
+fn piped(body: &ReadableStream, polisher: Polisher) -> Result<ReadableStream, JsValue> {
+    let polisher = std::rc::Rc::new(RefCell::new(Some(polisher)));
+    let at_end = std::rc::Rc::clone(&polisher);
+    let transform = Closure::<dyn FnMut(JsValue, TransformStreamDefaultController) -> Result<(), JsValue>>::new(
+        move |piece: JsValue, controller: TransformStreamDefaultController| {
+            let piece = Uint8Array::new(&piece).to_vec();
+            let out = polisher.try_borrow_mut().ok().and_then(|mut polisher| Some(polisher.as_mut()?.push(&piece)));
+            enqueue(&controller, &out.unwrap_or_default())
+        },
+    );
+    let flush = Closure::<dyn FnMut(TransformStreamDefaultController) -> Result<(), JsValue>>::new(
+        move |controller: TransformStreamDefaultController| {
+            let polisher = at_end.try_borrow_mut().ok().and_then(|mut polisher| polisher.take());
+            enqueue(&controller, &polisher.map(Polisher::finish).unwrap_or_default())
+        },
+    );
+    let transformer = Object::new();
+    // The platform's garbage collector ends their lives with the stream's.
+    Reflect::set(&transformer, &"transform".into(), &transform.into_js_value())?;
+    Reflect::set(&transformer, &"flush".into(), &flush.into_js_value())?;
+    let through = TransformStream::new_with_transformer(&transformer)?;
+    let pair = ReadableWritablePair::new(&through.readable(), &through.writable());
+    Ok(body.pipe_through(&pair))
+}
+
+fn enqueue(controller: &TransformStreamDefaultController, bytes: &[u8]) -> Result<(), JsValue> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    controller.enqueue_with_chunk(&Uint8Array::from(bytes))
+}
