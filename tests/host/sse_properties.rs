@@ -1,8 +1,5 @@
 //! Event streams and JSON lines: the decoder sees the same events however the bytes arrive, and as the standard says.
 
-// A test fails by panicking.
-#![allow(missing_docs, clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
-
 use proptest::prelude::*;
 use reprise::sse::{Broken, Decoder, Event, Framing, decode};
 

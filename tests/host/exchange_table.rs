@@ -1,9 +1,6 @@
 //! The exchange table on the host: every case of `tests/exchanges/` through the deciding floor, with a clock, a store
 //! and an upstream that are plain values. The format is described beside the cases.
 
-// A test fails by panicking.
-#![allow(missing_docs, clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
-
 use base64::prelude::{BASE64_STANDARD, Engine};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use reprise::config::Config;

@@ -1,8 +1,5 @@
 //! Any answer of OpenAI responses and of Anthropic messages: streamed, and the stream put together again.
 
-// A test fails by panicking.
-#![allow(missing_docs, clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
-
 use proptest::prelude::*;
 use proptest::sample::select;
 use reprise::dialect::{Carriage, Dialect};

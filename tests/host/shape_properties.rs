@@ -1,8 +1,5 @@
 //! The grammar of `LLM_PARAMS` and the changes to bodies, on anything.
 
-// A test fails by panicking.
-#![allow(missing_docs, clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
-
 use proptest::prelude::*;
 use reprise::canonical::Document;
 use reprise::config::{Config, ConfigError};

@@ -1,8 +1,5 @@
 //! The short way for repeated requests gives what the long way gives, and leaves nothing out of the comparison that counts.
 
-// A test fails by panicking.
-#![allow(missing_docs, clippy::arithmetic_side_effects, clippy::panic, clippy::unwrap_used)]
-
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use proptest::prelude::*;
 use reprise::config::Config;

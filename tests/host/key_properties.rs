@@ -1,8 +1,5 @@
 //! What must never change a key, and what always must.
 
-// A test fails by panicking.
-#![allow(missing_docs, clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
-
 use http::{HeaderMap, HeaderValue};
 use proptest::prelude::*;
 use reprise::canonical::{Document, Select};

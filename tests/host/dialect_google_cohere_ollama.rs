@@ -1,9 +1,6 @@
 //! Streams and objects of Google, Cohere and Ollama: whatever way an answer is cut into events, it adds up to the
 //! answer, and the stream that we make of an answer does too.
 
-// A test fails by panicking.
-#![allow(missing_docs, clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
-
 use proptest::prelude::*;
 use reprise::dialect::{Carriage, Dialect};
 use reprise::sse::Event;

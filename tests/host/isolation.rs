@@ -1,8 +1,5 @@
 //! A hundred thousand pairs of requests that differ in who asks, through the flow to their keys: no two of them meet.
 
-// A test fails by panicking.
-#![allow(missing_docs, clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
-
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use reprise::config::Config;
 use reprise::flow::{self, Arrival, Planned, RequestHead};

@@ -1,7 +1,5 @@
 //! Thoughts and embeddings on any text, in any pieces, against a plain reading of what they mean.
 
-// A test fails by panicking.
-#![allow(missing_docs, clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 #![allow(clippy::string_slice)]
 
 use base64::prelude::{BASE64_STANDARD, Engine};
