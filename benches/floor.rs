@@ -9,10 +9,10 @@ use criterion::{
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use reprise::canonical::{Document, Select};
-use reprise::dialect::{Carriage, Dialect};
+use reprise::protocol::{ResponseMode, Protocol};
 use reprise::endpoint::Endpoint;
-use reprise::key::{MatchMode, Party, Question};
-use reprise::polish::{Polish, Tags};
+use reprise::key::{MatchMode, Tenant, KeyInput};
+use reprise::response_transform::{ResponseTransform, ThinkTags};
 use reprise::sse::{Framing, decode};
 use serde_json::{Value, json};
 use std::hint::black_box;
@@ -36,45 +36,45 @@ fn question(size: usize) -> Vec<u8> {
 }
 
 /// An answer in a dialect, of about `size` bytes.
-fn object(dialect: Dialect, size: usize) -> Value {
+fn object(protocol: Protocol, size: usize) -> Value {
     let said = text(size);
-    match dialect {
-        Dialect::Chat => json!({"id": "c", "object": "chat.completion", "created": 1, "model": "m",
+    match protocol {
+        Protocol::Chat => json!({"id": "c", "object": "chat.completion", "created": 1, "model": "m",
             "choices": [{"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}]}),
-        Dialect::Completions => json!({"id": "c", "object": "text_completion", "created": 1, "model": "m",
+        Protocol::Completions => json!({"id": "c", "object": "text_completion", "created": 1, "model": "m",
             "choices": [{"index": 0, "text": said, "logprobs": null, "finish_reason": "stop"}]}),
-        Dialect::Responses => {
+        Protocol::Responses => {
             json!({"id": "r", "object": "response", "created_at": 1, "status": "completed", "model": "m",
             "error": null, "output": [{"type": "message", "id": "m", "status": "completed", "role": "assistant",
                 "content": [{"type": "output_text", "text": said, "annotations": []}]}],
             "usage": {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2}})
         }
-        Dialect::Anthropic => json!({"id": "m", "type": "message", "role": "assistant", "model": "m",
+        Protocol::Anthropic => json!({"id": "m", "type": "message", "role": "assistant", "model": "m",
             "content": [{"type": "text", "text": said}], "stop_reason": "end_turn", "stop_sequence": null,
             "usage": {"input_tokens": 1, "output_tokens": 1}}),
-        Dialect::Google => json!({"candidates": [{"content": {"role": "model", "parts": [{"text": said}]},
+        Protocol::Google => json!({"candidates": [{"content": {"role": "model", "parts": [{"text": said}]},
             "finishReason": "STOP", "index": 0}], "usageMetadata": {"totalTokenCount": 2}, "modelVersion": "m"}),
-        Dialect::Cohere => json!({"id": "c", "finish_reason": "COMPLETE",
+        Protocol::Cohere => json!({"id": "c", "finish_reason": "COMPLETE",
             "message": {"role": "assistant", "content": [{"type": "text", "text": said}]},
             "usage": {"tokens": {"input_tokens": 1, "output_tokens": 1}}}),
-        Dialect::Ollama => json!({"model": "m", "created_at": "2026-11-21T00:00:00Z",
+        Protocol::Ollama => json!({"model": "m", "created_at": "2026-11-21T00:00:00Z",
             "message": {"role": "assistant", "content": said}, "done": true, "done_reason": "stop"}),
     }
 }
 
-const STREAM: Carriage = Carriage { stream: true, include_usage: false };
-const PLAIN: Carriage = Carriage { stream: false, include_usage: false };
+const STREAM: ResponseMode = ResponseMode { stream: true, include_usage: false };
+const PLAIN: ResponseMode = ResponseMode { stream: false, include_usage: false };
 
 /// An answer as a provider streams it: pieces of some words each. What we make of an object has one piece; it is cut here.
-fn stream(dialect: Dialect, size: usize) -> Vec<u8> {
-    let (_, whole) = dialect.convert(object(dialect, 0).to_string().as_bytes(), STREAM).unwrap();
+fn stream(protocol: Protocol, size: usize) -> Vec<u8> {
+    let (_, whole) = protocol.convert(object(protocol, 0).to_string().as_bytes(), STREAM).unwrap();
     let whole = String::from_utf8(whole).unwrap();
     let piece = serde_json::to_string(&text(0)).unwrap();
     let piece = piece.trim_matches('"');
-    let separator = if dialect == Dialect::Ollama { "\n" } else { "\n\n" };
+    let separator = if protocol == Protocol::Ollama { "\n" } else { "\n\n" };
     let is_piece = |event: &&str| event.contains(piece) && !ends(event);
     let Some(delta) = whole.split_inclusive(separator).find(is_piece) else {
-        panic!("{dialect:?} streams no text:\n{whole}");
+        panic!("{protocol:?} streams no text:\n{whole}");
     };
     let copies = size / delta.len();
     whole.replacen(delta, &delta.repeat(copies.max(1)), 1).into_bytes()
@@ -106,15 +106,15 @@ fn questions(c: &mut Criterion) {
         let document = Document::parse(body).unwrap();
         black_box(document.to_canonical(Select::Except(&["stream"])).unwrap());
     });
-    let party = Party::Credentials(vec![("authorization".to_owned(), b"Bearer sk-bench".to_vec())]);
+    let tenant = Tenant::Credentials(vec![("authorization".to_owned(), b"Bearer sk-bench".to_vec())]);
     each(c, "canonical form and key", usize::MAX, question, |body| {
         let document = Document::parse(body).unwrap();
-        let question = Question {
+        let question = KeyInput {
             namespace: b"",
-            party: &party,
+            tenant: &tenant,
             method: "POST",
             url: "https://api.openai.com/v1/chat/completions",
-            variants: &[],
+            key_headers: &[],
             mode: MatchMode::Exact,
             ignored: &[],
             body,
@@ -129,45 +129,45 @@ fn answers(c: &mut Criterion) {
         c,
         "SSE decode",
         usize::MAX,
-        |size| stream(Dialect::Chat, size),
+        |size| stream(Protocol::Chat, size),
         |body| {
             black_box(decode(Framing::Events, body).unwrap());
         },
     );
-    for dialect in Dialect::ALL {
+    for protocol in Protocol::ALL {
         each(
             c,
-            &format!("{dialect:?}, stream to object"),
+            &format!("{protocol:?}, stream to object"),
             CONVERTED,
-            |size| stream(dialect, size),
+            |size| stream(protocol, size),
             |body| {
-                black_box(dialect.convert(body, PLAIN).unwrap());
+                black_box(protocol.convert(body, PLAIN).unwrap());
             },
         );
-        let plain = |size| object(dialect, size).to_string().into_bytes();
-        each(c, &format!("{dialect:?}, object to stream"), CONVERTED, plain, |body| {
-            black_box(dialect.convert(body, STREAM).unwrap());
+        let plain = |size| object(protocol, size).to_string().into_bytes();
+        each(c, &format!("{protocol:?}, object to stream"), CONVERTED, plain, |body| {
+            black_box(protocol.convert(body, STREAM).unwrap());
         });
     }
 }
 
 fn polishes(c: &mut Criterion) {
-    let polish = Polish::think(Endpoint::ChatCompletions, Some(Tags::new(None, None)));
+    let response_transform = ResponseTransform::think(Endpoint::ChatCompletions, Some(ThinkTags::new(None, None)));
     let head = |kind| HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(kind))]);
     let polished = |kind: &'static str| {
-        let (polish, head) = (polish.clone(), head(kind));
+        let (response_transform, head) = (response_transform.clone(), head(kind));
         move |body: &[u8]| {
-            let mut polisher = polish.open(StatusCode::OK, &head, usize::MAX).unwrap();
+            let mut body_transform = response_transform.open(StatusCode::OK, &head, usize::MAX).unwrap();
             // As the network brings it.
             for piece in body.chunks(4_096) {
-                black_box(polisher.push(piece));
+                black_box(body_transform.push(piece));
             }
-            black_box(polisher.finish());
+            black_box(body_transform.finish());
         }
     };
-    let plain = |size| object(Dialect::Chat, size).to_string().into_bytes();
+    let plain = |size| object(Protocol::Chat, size).to_string().into_bytes();
     each(c, "think tags, object", usize::MAX, plain, polished("application/json"));
-    each(c, "think tags, stream", usize::MAX, |size| stream(Dialect::Chat, size), polished("text/event-stream"));
+    each(c, "think tags, stream", usize::MAX, |size| stream(Protocol::Chat, size), polished("text/event-stream"));
 }
 
 criterion_group!(floor, questions, answers, polishes);

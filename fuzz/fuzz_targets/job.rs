@@ -2,14 +2,14 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use reprise::flight::{Job, Phase, join};
+use reprise::flight::{CoalesceRequest, InFlightState, join};
 
 fuzz_target!(|bytes: &[u8]| {
-    if let Ok(job) = serde_json::from_slice::<Job>(bytes) {
-        let _ = job.outbound();
-        let _ = join(Phase::Idle, &job, 0, 0);
+    if let Ok(job) = serde_json::from_slice::<CoalesceRequest>(bytes) {
+        let _ = job.upstream_request();
+        let _ = join(InFlightState::Idle, &job, 0, 0);
         let text = serde_json::to_vec(&job).expect("a job that was read is written");
-        let again: Job = serde_json::from_slice(&text).expect("and read again");
+        let again: CoalesceRequest = serde_json::from_slice(&text).expect("and read again");
         assert_eq!(serde_json::to_vec(&again).ok(), Some(text));
     }
 });

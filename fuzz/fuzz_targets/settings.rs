@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use reprise::config::Config;
-use reprise::flow::{self, Arrival, RequestHead};
+use reprise::flow::{self, OnRequest, RequestHead};
 
 const VARIABLES: [&str; 16] = [
     "OPENAI_BASE_URL",
@@ -56,9 +56,9 @@ fuzz_target!(|input: Input| {
     }
     for method in [Method::POST, Method::GET, Method::DELETE] {
         let path = format!("/{path}");
-        let request = RequestHead { method, path, query: query.clone(), headers: map.clone(), unreadable: None };
+        let request = RequestHead { method, path, query: query.clone(), headers: map.clone(), invalid_header: None };
         let _ = flow::turned_away(&config, &request);
-        if let Arrival::Read(pending) = flow::arrive(&config, request, true) {
+        if let OnRequest::Read(pending) = flow::arrive(&config, request, true) {
             let _ = pending.with_body(&config, &body, true);
         }
     }

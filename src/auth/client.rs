@@ -8,7 +8,7 @@ use crate::config::secret::SecretDigests;
 use crate::http::fields;
 use crate::http::fields::{credential, is_empty};
 use crate::http::message::RequestHead;
-use crate::key::Party;
+use crate::key::Tenant;
 use crate::key::headers as key_headers;
 use crate::status::error::{ErrorKind, ProxyError};
 use http::{HeaderMap, HeaderValue, Method};
@@ -16,27 +16,27 @@ use percent_encoding::percent_decode_str;
 use sha2::{Digest, Sha256};
 
 /// Where clients put an API key, besides `?key=`.
-const HOLDERS: [&str; 4] = ["authorization", "x-api-key", "api-key", "x-goog-api-key"];
+const CREDENTIAL_HEADERS: [&str; 4] = ["authorization", "x-api-key", "api-key", "x-goog-api-key"];
 
 /// A caller who may come in.
 #[derive(Debug, Clone)]
-pub struct Caller {
+pub struct Client {
     /// Whose answers it shares.
-    pub party: Party,
+    pub tenant: Tenant,
     /// It brings no credential for the upstream, so that an operator's may be sent.
     pub lacks_credential: bool,
     /// A browser's question whether it may ask: without credentials by its nature, and it must get none.
     pub is_preflight: bool,
     /// Under which name its requests are counted: a digest.
-    pub counted_as: String,
+    pub rate_limit_key: String,
 }
 
-impl Caller {
+impl Client {
     /// The caller of a request, out of which its token is taken. `None`: it may not come in.
-    pub fn admit(config: &Config, request: &mut RequestHead) -> Option<Caller> {
-        let token = config.tokens.as_ref().and_then(|tokens| take(tokens, request));
+    pub fn authenticate(config: &Config, request: &mut RequestHead) -> Option<Client> {
+        let token = config.tokens.as_ref().and_then(|tokens| strip_tokens(tokens, request));
         let is_preflight = config.tokens.is_some() && token.is_none();
-        if is_preflight && !asks_for_permission(request) {
+        if is_preflight && !is_cors_preflight(request) {
             return None;
         }
         if is_preflight {
@@ -45,41 +45,41 @@ impl Caller {
                 request.headers.remove(name);
             }
             request.headers.remove(http::header::SEC_WEBSOCKET_PROTOCOL);
-            drop_keys(request, |_| true);
+            strip_query_keys(request, |_| true);
         }
         let in_query = query_keys(request).any(|key| !key.is_empty());
-        let shown =
-            HOLDERS.iter().flat_map(|name| request.headers.get_all(*name).iter().map(move |value| (*name, value)));
-        let own = in_query || shown.into_iter().any(|(name, value)| !is_empty(name, value.as_bytes()));
+        let presented =
+            CREDENTIAL_HEADERS.iter().flat_map(|name| request.headers.get_all(*name).iter().map(move |value| (*name, value)));
+        let own = in_query || presented.into_iter().any(|(name, value)| !is_empty(name, value.as_bytes()));
         let credentials = fields::collect(&request.headers, &key_headers::is_credential);
-        let counted_as = count_as(token, &credentials, request);
+        let rate_limit_key = rate_limit_key(token, &credentials, request);
         // What stands in the place of a credential and is none tells nobody apart.
         let credentials: Vec<_> =
             credentials.into_iter().filter(|(name, value)| own || !is_empty(name, value)).collect();
-        let party = match token {
-            _ if config.shared_scope => Party::Shared,
-            Some(token) if !own => Party::Token(token, credentials),
+        let tenant = match token {
+            _ if config.shared_scope => Tenant::Shared,
+            Some(token) if !own => Tenant::Token(token, credentials),
             // One in the query is part of the URL.
-            _ => Party::Credentials(credentials),
+            _ => Tenant::Credentials(credentials),
         };
-        Some(Caller { party, lacks_credential: !own && !is_preflight, is_preflight, counted_as })
+        Some(Client { tenant, lacks_credential: !own && !is_preflight, is_preflight, rate_limit_key })
     }
 }
 
 /// The error for a caller without a token.
-pub fn refused() -> ProxyError {
+pub fn unauthorized() -> ProxyError {
     let message = "This proxy asks for a token, and the request has none that it knows. Send one of PROXY_TOKENS as the \
                    API key: as Authorization: Bearer, x-api-key, api-key, x-goog-api-key or ?key=.";
     ProxyError::new(ErrorKind::InvalidToken, message)
 }
 
 /// Takes all tokens out of a request. Gives the first.
-fn take(tokens: &SecretDigests, request: &mut RequestHead) -> Option<[u8; 32]> {
+fn strip_tokens(tokens: &SecretDigests, request: &mut RequestHead) -> Option<[u8; 32]> {
     let mut first = None;
     // A token is accepted in few places, but leaves from none.
     let mut kept = HeaderMap::with_capacity(request.headers.len());
     for (name, value) in &request.headers {
-        let is_holder = HOLDERS.contains(&name.as_str());
+        let is_holder = CREDENTIAL_HEADERS.contains(&name.as_str());
         if !key_headers::is_credential(name.as_str()) && name != http::header::SEC_WEBSOCKET_PROTOCOL {
             kept.append(name, value.clone());
             continue;
@@ -96,7 +96,7 @@ fn take(tokens: &SecretDigests, request: &mut RequestHead) -> Option<[u8; 32]> {
     let in_query = query_keys(request).find_map(|key| tokens.find(&key));
     if let Some(token) = in_query {
         first = first.or(Some(token));
-        drop_keys(request, |key| tokens.find(key).is_some());
+        strip_query_keys(request, |key| tokens.find(key).is_some());
     }
     first
 }
@@ -121,7 +121,7 @@ fn without_tokens(tokens: &SecretDigests, value: &HeaderValue) -> Option<HeaderV
 }
 
 /// Takes keys out of a request's query.
-fn drop_keys(request: &mut RequestHead, is_dropped: impl Fn(&[u8]) -> bool) {
+fn strip_query_keys(request: &mut RequestHead, is_dropped: impl Fn(&[u8]) -> bool) {
     let Some(query) = request.query.take() else { return };
     let kept: Vec<&str> = query.split('&').filter(|pair| !key_of(pair).is_some_and(|key| is_dropped(&key))).collect();
     request.query = (!kept.is_empty()).then(|| kept.join("&"));
@@ -138,14 +138,14 @@ fn key_of(pair: &str) -> Option<Vec<u8>> {
 }
 
 /// The Fetch standard, "CORS-preflight fetch".
-fn asks_for_permission(request: &RequestHead) -> bool {
+fn is_cors_preflight(request: &RequestHead) -> bool {
     request.method == Method::OPTIONS
         && request.headers.contains_key(http::header::ORIGIN)
         && request.headers.contains_key(http::header::ACCESS_CONTROL_REQUEST_METHOD)
 }
 
 /// A token is counted whatever else its holder sends; without one the credentials are, and without those the address.
-fn count_as(token: Option<[u8; 32]>, credentials: &[(String, Vec<u8>)], request: &RequestHead) -> String {
+fn rate_limit_key(token: Option<[u8; 32]>, credentials: &[(String, Vec<u8>)], request: &RequestHead) -> String {
     let mut hasher = Sha256::new();
     let mut push = |item: &[u8]| {
         hasher.update((item.len() as u64).to_be_bytes());
@@ -190,7 +190,7 @@ mod tests {
             path: "/v1/x".to_owned(),
             query: query.map(str::to_owned),
             headers: map,
-            unreadable: None,
+            invalid_header: None,
         }
     }
 
@@ -210,10 +210,10 @@ mod tests {
             (vec![("x-api-key", "one"), ("authorization", "Bearer one"), ("x-auth-token", "two")], Some("key=two")),
         ] {
             let mut request = request(&headers, query);
-            let caller = Caller::admit(&config, &mut request).unwrap();
+            let client = Client::authenticate(&config, &mut request).unwrap();
             assert!(request.headers.is_empty(), "{headers:?}");
             assert!(!request.query.unwrap_or_default().contains("key"), "{query:?}");
-            assert!(caller.lacks_credential && matches!(caller.party, Party::Token(..)));
+            assert!(client.lacks_credential && matches!(client.tenant, Tenant::Token(..)));
         }
     }
 
@@ -236,7 +236,7 @@ mod tests {
             (vec![], Some("key=")),
             (vec![], Some("key=one%00")),
         ] {
-            assert!(Caller::admit(&config, &mut request(&headers, query)).is_none(), "{headers:?} {query:?}");
+            assert!(Client::authenticate(&config, &mut request(&headers, query)).is_none(), "{headers:?} {query:?}");
         }
     }
 
@@ -245,12 +245,12 @@ mod tests {
         let config = config(&[TOKENS]);
         let mut one = request(&[("x-api-key", "one"), ("authorization", "Bearer sk")], None);
         let mut two = request(&[("api-key", "two"), ("authorization", "Bearer sk")], None);
-        let callers = [&mut one, &mut two].map(|request| Caller::admit(&config, request).unwrap());
-        assert!(callers.iter().all(|caller| !caller.lacks_credential));
-        assert!(callers[0].party == callers[1].party && callers[0].counted_as != callers[1].counted_as);
+        let callers = [&mut one, &mut two].map(|request| Client::authenticate(&config, request).unwrap());
+        assert!(callers.iter().all(|client| !client.lacks_credential));
+        assert!(callers[0].tenant == callers[1].tenant && callers[0].rate_limit_key != callers[1].rate_limit_key);
         assert_eq!(one.headers.len(), 1);
         let mut in_query = request(&[("x-goog-api-key", "one")], Some("key=AI&a=b"));
-        assert!(!Caller::admit(&config, &mut in_query).unwrap().lacks_credential);
+        assert!(!Client::authenticate(&config, &mut in_query).unwrap().lacks_credential);
         assert_eq!(in_query.query.as_deref(), Some("key=AI&a=b"));
         for (name, joined, left) in [
             ("authorization", "Bearer sk, Bearer one", "Bearer sk"),
@@ -260,27 +260,27 @@ mod tests {
             ("sec-websocket-protocol", "realtime, openai-insecure-api-key.two", "realtime"),
         ] {
             let mut joined = request(&[("api-key", "one"), (name, joined)], None);
-            Caller::admit(&config, &mut joined).unwrap();
+            Client::authenticate(&config, &mut joined).unwrap();
             let value = joined.headers.get(name).map_or("", |value| value.to_str().unwrap());
             assert_eq!((value, joined.headers.contains_key("api-key")), (left, false), "{name}");
         }
         let mut repeated = request(&[("authorization", "Bearer sk"), ("authorization", "Bearer one")], None);
-        Caller::admit(&config, &mut repeated).unwrap();
+        Client::authenticate(&config, &mut repeated).unwrap();
         assert_eq!(repeated.headers.get_all("authorization").iter().collect::<Vec<_>>(), ["Bearer sk"]);
     }
 
     #[test]
     fn each_token_is_a_party_unless_the_scope_is_shared() {
-        let party = |config: &Config, token: &str, more: &[(&'static str, &str)]| {
+        let tenant = |config: &Config, token: &str, more: &[(&'static str, &str)]| {
             let headers = [&[("x-api-key", token)], more].concat();
-            Caller::admit(config, &mut request(&headers, None)).unwrap().party
+            Client::authenticate(config, &mut request(&headers, None)).unwrap().tenant
         };
         let own = config(&[TOKENS]);
-        assert!(party(&own, "one", &[]) == party(&own, "one", &[]));
-        assert!(party(&own, "one", &[]) != party(&own, "two", &[]));
-        assert!(party(&own, "one", &[]) != party(&own, "one", &[("cookie", "c")]));
+        assert!(tenant(&own, "one", &[]) == tenant(&own, "one", &[]));
+        assert!(tenant(&own, "one", &[]) != tenant(&own, "two", &[]));
+        assert!(tenant(&own, "one", &[]) != tenant(&own, "one", &[("cookie", "c")]));
         let shared = config(&[TOKENS, ("CACHE_SCOPE", "shared")]);
-        assert!(party(&shared, "one", &[]) == party(&shared, "two", &[]));
+        assert!(tenant(&shared, "one", &[]) == tenant(&shared, "two", &[]));
     }
 
     #[test]
@@ -290,16 +290,16 @@ mod tests {
             [("origin", "https://a"), ("access-control-request-method", "POST"), ("authorization", "Bearer x")];
         let preflight = || RequestHead { method: Method::OPTIONS, ..request(&headers, Some("a=b&key=c")) };
         let mut asked = preflight();
-        let caller = Caller::admit(&config, &mut asked).unwrap();
-        assert!(caller.is_preflight && !caller.lacks_credential);
+        let client = Client::authenticate(&config, &mut asked).unwrap();
+        assert!(client.is_preflight && !client.lacks_credential);
         assert!(!asked.headers.contains_key("authorization"));
         assert_eq!(asked.query.as_deref(), Some("a=b"));
         for name in ["origin", "access-control-request-method"] {
             let mut other = preflight();
             other.headers.remove(name);
-            assert!(Caller::admit(&config, &mut other).is_none(), "{name}");
+            assert!(Client::authenticate(&config, &mut other).is_none(), "{name}");
         }
-        assert!(Caller::admit(&config, &mut request(&headers, None)).is_none());
+        assert!(Client::authenticate(&config, &mut request(&headers, None)).is_none());
     }
 
     #[test]
@@ -307,7 +307,7 @@ mod tests {
         let open = config(&[]);
         let closed = config(&[TOKENS]);
         let counted = |config: &Config, headers: &[(&'static str, &str)], query| {
-            Caller::admit(config, &mut request(headers, query)).unwrap().counted_as
+            Client::authenticate(config, &mut request(headers, query)).unwrap().rate_limit_key
         };
         let a = counted(&closed, &[("x-api-key", "one"), ("authorization", "Bearer a")], None);
         assert_eq!(a, counted(&closed, &[("x-api-key", "one"), ("authorization", "Bearer b")], None));

@@ -10,7 +10,7 @@ use http::{HeaderName, HeaderValue};
 
 /// The header with the operator's key, if this request is to carry it. What stood in the place of a credential and is
 /// none is then taken off the request, so that all who bring nothing are one party.
-pub fn operators(target: &Target, request: &mut RequestHead) -> Option<(HeaderName, HeaderValue)> {
+pub fn inject_operator_key(target: &Target, request: &mut RequestHead) -> Option<(HeaderName, HeaderValue)> {
     let key = target.upstream.key.as_ref()?;
     let in_query = |pair: &str| pair.strip_prefix("key=").is_some_and(|key| !key.is_empty());
     let in_url = request.query.as_deref().is_some_and(|query| query.split('&').any(in_query));
@@ -23,7 +23,7 @@ pub fn operators(target: &Target, request: &mut RequestHead) -> Option<(HeaderNa
     for name in empty {
         request.headers.remove(name);
     }
-    target.upstream.style.header(key, &target.url)
+    target.upstream.auth_style.header(key, &target.url)
 }
 
 /// Whether a provider might take it. (A cookie tells callers apart, but it is the browser's, not the provider's key; and a
@@ -58,9 +58,9 @@ mod tests {
             path: "/anthropic/v1/messages".to_owned(),
             query: query.map(str::to_owned),
             headers: pairs.iter().map(pair).collect::<HeaderMap>(),
-            unreadable: None,
+            invalid_header: None,
         };
-        let header = operators(&target, &mut request);
+        let header = inject_operator_key(&target, &mut request);
         (header.map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())), request.headers.len())
     }
 

@@ -1,12 +1,12 @@
 //! Is this answer whole, valid, and worth keeping?
 
-use crate::cache::entry::{Entry, Head};
+use crate::cache::entry::{Entry, EntryHead};
 use crate::cache::stored_headers;
 use crate::http::fields;
 use crate::http::media_type;
 use crate::json::canonical::Document;
-use crate::protocol::finish_reason::fault;
-use crate::protocol::{Carriage, Dialect};
+use crate::protocol::finish_reason::reject_finish_reason;
+use crate::protocol::{ResponseMode, Protocol};
 use crate::routing::endpoint::Endpoint;
 use crate::status::Reason;
 use http::{HeaderMap, StatusCode};
@@ -21,8 +21,8 @@ pub struct Capture {
     headers: Vec<(String, String)>,
     essence: String,
     /// The grammar of a stream; `None`: the answer is plain.
-    stream: Option<Dialect>,
-    asked: Carriage,
+    stream: Option<Protocol>,
+    requested_mode: ResponseMode,
     /// What `Content-Length` promises of the bytes that we see.
     expected_len: Option<usize>,
     max_bytes: usize,
@@ -32,11 +32,11 @@ pub struct Capture {
 
 /// What a capture needs to know besides the answer.
 #[derive(Debug, Clone, Copy)]
-pub struct Terms {
+pub struct CaptureOptions {
     /// What was asked.
     pub endpoint: Endpoint,
     /// How the answer was wanted.
-    pub carriage: Carriage,
+    pub response_mode: ResponseMode,
     /// The largest body kept, in bytes.
     pub max_bytes: usize,
     /// Milliseconds to expiry; `None`: never.
@@ -50,30 +50,30 @@ impl Capture {
     ///
     /// # Errors
     /// Why the answer is not kept, where its head tells already.
-    pub fn open(terms: Terms, status: StatusCode, response: &HeaderMap) -> Result<Capture, Reason> {
+    pub fn open(capture_options: CaptureOptions, status: StatusCode, response: &HeaderMap) -> Result<Capture, Reason> {
         // 202: the answer is still to come; 204, 205: there is none; 206: it is a part.
         if !status.is_success() || matches!(status.as_u16(), 202 | 204..=206) {
             return Err(Reason::Status);
         }
         let essence = media_type::essence(response);
-        let stream = Dialect::of(terms.endpoint).filter(|dialect| dialect.is_stream(&essence, terms.carriage.stream));
+        let stream = Protocol::of(capture_options.endpoint).filter(|protocol| protocol.is_stream(&essence, capture_options.response_mode.stream));
         // A stream in no grammar that we know has no end that we could recognise.
         if stream.is_none() && media_type::is_event_stream(&essence) {
             return Err(Reason::Stream);
         }
         let length = fields::content_length(response);
-        if length.is_some_and(|length| length > terms.max_bytes) {
+        if length.is_some_and(|length| length > capture_options.max_bytes) {
             return Err(Reason::TooLarge);
         }
-        let coding = fields::text(response, http::header::CONTENT_ENCODING);
+        let coding = fields::joined_lowercase(response, http::header::CONTENT_ENCODING);
         let coded = !matches!(coding.as_str(), "" | "identity");
         // The platform decodes these two alone; of others we would store the coded bytes.
         if coded && !matches!(coding.as_str(), "gzip" | "br") {
             return Err(Reason::ContentEncoding);
         }
-        let kept = fields::collect(response, &|name| stored_headers::is_stored(name, terms.shared));
+        let kept = fields::collect(response, &|name| stored_headers::is_stored(name, capture_options.shared));
         Ok(Capture {
-            endpoint: terms.endpoint,
+            endpoint: capture_options.endpoint,
             status: status.as_u16(),
             headers: kept
                 .into_iter()
@@ -81,10 +81,10 @@ impl Capture {
                 .collect(),
             essence,
             stream,
-            asked: terms.carriage,
+            requested_mode: capture_options.response_mode,
             expected_len: length.filter(|_| !coded),
-            max_bytes: terms.max_bytes,
-            lifetime_ms: terms.lifetime_ms,
+            max_bytes: capture_options.max_bytes,
+            lifetime_ms: capture_options.lifetime_ms,
             body: Vec::new(),
         })
     }
@@ -110,10 +110,10 @@ impl Capture {
             return Err(Reason::Truncated);
         }
         let has_usage = match self.stream {
-            Some(dialect) => {
-                let events = dialect.events(&self.body)?;
-                dialect.check(&events)?;
-                dialect.has_usage(&events)
+            Some(protocol) => {
+                let events = protocol.events(&self.body)?;
+                protocol.check(&events)?;
+                protocol.has_usage(&events)
             }
             None => {
                 self.check_body()?;
@@ -121,13 +121,13 @@ impl Capture {
             }
         };
         Ok(Entry {
-            head: Head {
+            head: EntryHead {
                 status: self.status,
                 headers: self.headers,
                 stored_at: now,
                 expires_at: self.lifetime_ms.map(|ms| now.saturating_add(ms)),
                 stream: self.stream.is_some(),
-                asked: self.asked,
+                requested_mode: self.requested_mode,
                 has_usage,
             },
             body: self.body,
@@ -136,14 +136,14 @@ impl Capture {
 
     fn check_body(&self) -> Result<(), Reason> {
         if self.body.is_empty() {
-            return Err(Reason::AnswerEmpty);
+            return Err(Reason::ResponseEmpty);
         }
-        if self.endpoint.answers_json() || media_type::is_json(&self.essence) {
+        if self.endpoint.responds_with_json() || media_type::is_json(&self.essence) {
             return check_json(self.endpoint, &self.body);
         }
         // A page where sound was asked for is somebody's error, whatever its status.
         let page = self.endpoint == Endpoint::Speech && self.essence.starts_with("text/");
-        if page { Err(Reason::AnswerType) } else { Ok(()) }
+        if page { Err(Reason::ResponseType) } else { Ok(()) }
     }
 }
 
@@ -157,9 +157,9 @@ struct Choice {
 
 /// Whether a JSON body is an answer.
 fn check_json(endpoint: Endpoint, body: &[u8]) -> Result<(), Reason> {
-    let document = Document::parse(body).map_err(|_| Reason::AnswerNotJson)?;
+    let document = Document::parse(body).map_err(|_| Reason::ResponseNotJson)?;
     if !document.is_object() && body.trim_ascii_start().first() != Some(&b'[') {
-        return Err(Reason::AnswerNotJson);
+        return Err(Reason::ResponseNotJson);
     }
     let says = |field: &str, value: &str| document.fields(field).all(|found| found == value);
     if !says("error", "null") {
@@ -184,7 +184,7 @@ fn check_json(endpoint: Endpoint, body: &[u8]) -> Result<(), Reason> {
             if !choice.error.is_null() {
                 return Err(Reason::ErrorBody);
             }
-            if let Some(reason) = choice.finish_reason.as_str().and_then(fault) {
+            if let Some(reason) = choice.finish_reason.as_str().and_then(reject_finish_reason) {
                 return Err(reason);
             }
         }
@@ -194,7 +194,7 @@ fn check_json(endpoint: Endpoint, body: &[u8]) -> Result<(), Reason> {
         feedback.is_ok_and(|feedback| feedback.get("blockReason").is_some())
     };
     let ends = ["stop_reason", "finish_reason", "done_reason"].iter().flat_map(|name| document.fields(name));
-    if let Some(reason) = ends.filter_map(|end| fault(end.trim_matches('"'))).next() {
+    if let Some(reason) = ends.filter_map(|end| reject_finish_reason(end.trim_matches('"'))).next() {
         return Err(reason);
     }
     if document.fields("promptFeedback").any(blocked) {
@@ -215,13 +215,13 @@ mod tests {
             .collect()
     }
 
-    fn terms(endpoint: Endpoint) -> Terms {
-        Terms { endpoint, carriage: Carriage::default(), max_bytes: 1000, lifetime_ms: Some(5), shared: false }
+    fn capture_options(endpoint: Endpoint) -> CaptureOptions {
+        CaptureOptions { endpoint, response_mode: ResponseMode::default(), max_bytes: 1000, lifetime_ms: Some(5), shared: false }
     }
 
     fn capture(endpoint: Endpoint, kind: &'static str, body: &[u8]) -> Result<Entry, Reason> {
         let head = headers(&[("content-type", kind), ("x-request-id", "r"), ("set-cookie", "s")]);
-        let mut capture = Capture::open(terms(endpoint), StatusCode::OK, &head)?;
+        let mut capture = Capture::open(capture_options(endpoint), StatusCode::OK, &head)?;
         for piece in body.chunks(3) {
             capture.push(piece)?;
         }
@@ -243,10 +243,10 @@ mod tests {
     fn what_is_no_answer_is_not_kept() {
         use Endpoint::*;
         for (endpoint, body, reason) in [
-            (ChatCompletions, "", Reason::AnswerEmpty),
-            (ChatCompletions, "{\"a\":", Reason::AnswerNotJson),
-            (ChatCompletions, "<html>", Reason::AnswerNotJson),
-            (ChatCompletions, "\"x\"", Reason::AnswerNotJson),
+            (ChatCompletions, "", Reason::ResponseEmpty),
+            (ChatCompletions, "{\"a\":", Reason::ResponseNotJson),
+            (ChatCompletions, "<html>", Reason::ResponseNotJson),
+            (ChatCompletions, "\"x\"", Reason::ResponseNotJson),
             (ChatCompletions, r#"{"error":{"message":"m"}}"#, Reason::ErrorBody),
             (ChatCompletions, r#"{"error":"m"}"#, Reason::ErrorBody),
             (ChatCompletions, r#"{"error":null,"error":1}"#, Reason::ErrorBody),
@@ -281,15 +281,15 @@ mod tests {
         }
         assert!(capture(Speech, "audio/mpeg", &[0, 1, 2]).is_ok());
         assert!(capture(Custom, "text/plain", b"x").is_ok());
-        assert_eq!(capture(Speech, "text/html", b"x"), Err(Reason::AnswerType));
-        assert_eq!(capture(Custom, "application/json", b"{"), Err(Reason::AnswerNotJson));
+        assert_eq!(capture(Speech, "text/html", b"x"), Err(Reason::ResponseType));
+        assert_eq!(capture(Custom, "application/json", b"{"), Err(Reason::ResponseNotJson));
     }
 
     #[test]
     fn the_head_decides_early() {
         let open = |status: u16, pairs: &[(&'static str, &'static str)]| {
             let status = StatusCode::from_u16(status).unwrap();
-            Capture::open(terms(Endpoint::Compute), status, &headers(pairs)).err()
+            Capture::open(capture_options(Endpoint::Compute), status, &headers(pairs)).err()
         };
         for status in [202, 204, 206, 301, 304, 400, 401, 429, 500, 529] {
             assert_eq!(open(status, &[]), Some(Reason::Status), "{status}");
@@ -302,7 +302,7 @@ mod tests {
     #[test]
     fn a_body_shorter_than_promised_is_truncated() {
         let finish = |pairs: &[(&'static str, &'static str)]| {
-            let mut capture = Capture::open(terms(Endpoint::Speech), StatusCode::OK, &headers(pairs)).unwrap();
+            let mut capture = Capture::open(capture_options(Endpoint::Speech), StatusCode::OK, &headers(pairs)).unwrap();
             capture.push(b"1234").unwrap();
             capture.finish(0).err()
         };
@@ -313,7 +313,7 @@ mod tests {
 
     #[test]
     fn the_limit_holds_without_a_content_length() {
-        let mut capture = Capture::open(terms(Endpoint::Speech), StatusCode::OK, &headers(&[])).unwrap();
+        let mut capture = Capture::open(capture_options(Endpoint::Speech), StatusCode::OK, &headers(&[])).unwrap();
         assert_eq!(capture.push(&[0; 1000]), Ok(()));
         assert_eq!(capture.push(&[0; 1]), Err(Reason::TooLarge));
     }

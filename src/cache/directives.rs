@@ -43,10 +43,10 @@ impl Directives {
             match_mode: header(headers, "x-proxy-match", "exact or chat", MatchMode::from_word)?,
             ..Directives::default()
         };
-        if let Some(namespace) = header(headers, "x-proxy-namespace", "ASCII or UTF-8, given once", legible)? {
+        if let Some(namespace) = header(headers, "x-proxy-namespace", "ASCII or UTF-8, given once", valid_utf8)? {
             directives.namespace = namespace.into_bytes();
         }
-        if let Some(ignore) = header(headers, "x-proxy-ignore", "ASCII or UTF-8, given once", legible)? {
+        if let Some(ignore) = header(headers, "x-proxy-ignore", "ASCII or UTF-8, given once", valid_utf8)? {
             directives.ignore = list(&ignore).collect();
         }
         for value in headers.get_all(http::header::CACHE_CONTROL) {
@@ -66,8 +66,8 @@ impl Directives {
                 "no-store" => self.no_store = true,
                 "no-cache" => self.no_cache = true,
                 "only-if-cached" => self.only_if_cached = true,
-                "max-age" => strictest(&mut self.max_age, argument),
-                "stale-if-error" => strictest(&mut self.stale_if_error, argument),
+                "max-age" => min_seconds(&mut self.max_age, argument),
+                "stale-if-error" => min_seconds(&mut self.stale_if_error, argument),
                 _ => {}
             }
         }
@@ -75,7 +75,7 @@ impl Directives {
 }
 
 /// What cannot be read allows no age at all; of several, the strictest counts.
-fn strictest(limit: &mut Option<u64>, argument: &str) {
+fn min_seconds(limit: &mut Option<u64>, argument: &str) {
     let age = seconds(argument).unwrap_or(0);
     *limit = Some(limit.map_or(age, |other| other.min(age)));
 }
@@ -102,7 +102,7 @@ fn header<T>(
 }
 
 /// Text as it was sent: where the platform could not read it as UTF-8, different values look alike.
-fn legible(text: &str) -> Option<String> {
+fn valid_utf8(text: &str) -> Option<String> {
     (!text.contains(char::REPLACEMENT_CHARACTER)).then(|| text.to_owned())
 }
 

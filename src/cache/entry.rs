@@ -16,10 +16,10 @@
 //! | 5..17 | the nonce |
 //! | 17.. | AES-256-GCM of an entry as above, with its tag |
 //!
-//! A store keeps it as an opaque value. On a hit the [`Prefix`] and the [`Head`] are read; the body is handed on unread.
+//! A store keeps it as an opaque value. On a hit the [`Prefix`] and the [`EntryHead`] are read; the body is handed on unread.
 
 use crate::json;
-use crate::protocol::Carriage;
+use crate::protocol::ResponseMode;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -32,7 +32,7 @@ pub const PREFIX_LEN: usize = 41;
 
 /// What is known about a stored answer besides its body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Head {
+pub struct EntryHead {
     /// HTTP status.
     pub status: u16,
     /// The headers that belong to the answer, in order.
@@ -44,12 +44,12 @@ pub struct Head {
     /// Whether the body is an event stream.
     pub stream: bool,
     /// How its asker wanted it carried, which the upstream need not have done.
-    pub asked: Carriage,
+    pub requested_mode: ResponseMode,
     /// Whether it has one.
     pub has_usage: bool,
 }
 
-impl Head {
+impl EntryHead {
     /// Whole seconds since it was stored.
     pub fn age(&self, now: u64) -> u64 {
         now.saturating_sub(self.stored_at) / 1000
@@ -64,7 +64,7 @@ impl Head {
 
     /// Whole seconds for which a store has to keep it if it may be of use until `beyond_ms` after it has expired;
     /// `None`: for ever.
-    pub fn keep_for(&self, now: u64, beyond_ms: u64) -> Option<u64> {
+    pub fn retention_secs(&self, now: u64, beyond_ms: u64) -> Option<u64> {
         let until = self.expires_at?.saturating_add(beyond_ms);
         Some(until.saturating_sub(now).div_ceil(1000))
     }
@@ -97,8 +97,8 @@ impl Prefix {
 }
 
 /// Reads the JSON of a head whose digest has been checked. `None`: not a head of this version.
-pub fn decode_head(json: &[u8]) -> Option<Head> {
-    let head: Head = json::read(json)?;
+pub fn decode_head(json: &[u8]) -> Option<EntryHead> {
+    let head: EntryHead = json::from_slice(json)?;
     (200..300).contains(&head.status).then_some(head)
 }
 
@@ -106,7 +106,7 @@ pub fn decode_head(json: &[u8]) -> Option<Head> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// All but the body.
-    pub head: Head,
+    pub head: EntryHead,
     /// The body, decoded from any content coding.
     pub body: Vec<u8>,
 }
@@ -138,13 +138,13 @@ mod tests {
 
     fn entry() -> Entry {
         Entry {
-            head: Head {
+            head: EntryHead {
                 status: 200,
                 headers: vec![("content-type".into(), "audio/mpeg".into())],
                 stored_at: 1_000,
                 expires_at: Some(61_500),
                 stream: false,
-                asked: Carriage::default(),
+                requested_mode: ResponseMode::default(),
                 has_usage: false,
             },
             body: vec![0, 255, 10],
@@ -180,9 +180,9 @@ mod tests {
         assert_eq!(head.ttl(1_000), Some(61));
         assert_eq!((head.ttl(61_499), head.ttl(61_500), head.ttl(61_501)), (Some(1), Some(-1), Some(-1)));
         assert_eq!(head.ttl(63_000), Some(-2));
-        assert_eq!((head.keep_for(1_000, 0), head.keep_for(1_000, 10_000)), (Some(61), Some(71)));
-        assert_eq!(head.keep_for(90_000, 0), Some(0));
-        let lasting = Head { expires_at: None, ..head };
-        assert_eq!((lasting.ttl(5), lasting.keep_for(5, 9)), (None, None));
+        assert_eq!((head.retention_secs(1_000, 0), head.retention_secs(1_000, 10_000)), (Some(61), Some(71)));
+        assert_eq!(head.retention_secs(90_000, 0), Some(0));
+        let lasting = EntryHead { expires_at: None, ..head };
+        assert_eq!((lasting.ttl(5), lasting.retention_secs(5, 9)), (None, None));
     }
 }

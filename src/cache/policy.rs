@@ -3,13 +3,13 @@
 use crate::cache::directives::Directives;
 use crate::cache::entry;
 use crate::config::Config;
-use crate::status::{Fwd, Outcome, Reason, Report};
+use crate::status::{Fwd, CacheOutcome, Reason, CacheStatus};
 
 /// What is allowed for one cacheable question.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rules {
+pub struct CachePolicy {
     /// Whether the store is read; if not, what is reported.
-    pub read: Result<(), Report>,
+    pub read: Result<(), CacheStatus>,
     /// How long the answer is kept, in milliseconds (`None`: for ever), or why it is not.
     pub store: Result<Option<u64>, Reason>,
     /// The oldest entry that the caller accepts, in seconds.
@@ -25,23 +25,23 @@ pub struct Rules {
 
 /// Whether an entry answers the question, and what is reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Judgement {
+pub enum Freshness {
     /// It does.
-    Fresh(Report),
+    Fresh(CacheStatus),
     /// It does, and the upstream is asked for the next callers, or not at all.
-    Stale(Report),
-    /// The upstream is asked. Until `stands_in_until` (milliseconds since 1970) the entry may stand in if that fails.
+    Stale(CacheStatus),
+    /// The upstream is asked. Until `stale_if_error_until` (milliseconds since 1970) the entry may stand in if that fails.
     Unusable {
         /// What is reported.
-        report: Report,
+        cache_status: CacheStatus,
         /// 0: it may not.
-        stands_in_until: u64,
+        stale_if_error_until: u64,
     },
 }
 
-impl Rules {
+impl CachePolicy {
     /// The rules that the operator and the caller set together. `bound`: there is a store.
-    pub fn new(config: &Config, directives: &Directives, bound: bool) -> Rules {
+    pub fn new(config: &Config, directives: &Directives, bound: bool) -> CachePolicy {
         let wanted = match directives.ttl {
             Some(seconds) => Some(seconds.saturating_mul(1000)),
             None => config.ttl_ms,
@@ -62,13 +62,13 @@ impl Rules {
             None
         };
         let (read, store) = match neither {
-            Some((fwd, reason)) => (Err(Report::bypass(fwd, reason)), Err(reason)),
+            Some((fwd, reason)) => (Err(CacheStatus::bypass(fwd, reason)), Err(reason)),
             None => {
                 let store = if config.store { Ok(lifetime) } else { Err(Reason::StoreDisabled) };
                 (may_read(config, directives), store)
             }
         };
-        Rules {
+        CachePolicy {
             read,
             store,
             max_age: directives.max_age,
@@ -82,29 +82,29 @@ impl Rules {
     }
 
     /// Whether an entry answers the question at `now` (milliseconds since 1970).
-    pub fn judge(&self, head: &entry::Head, now: u64) -> Judgement {
+    pub fn evaluate(&self, head: &entry::EntryHead, now: u64) -> Freshness {
         let expired = head.expires_at.is_some_and(|at| at <= now);
         let age_ms = now.saturating_sub(head.stored_at);
         // Nothing that is stored is new enough for 0, however short ago it was.
         let too_old = self.max_age.is_some_and(|most| most == 0 || age_ms > most.saturating_mul(1000));
-        let served = |outcome| Report { ttl: head.ttl(now), ..Report::new(outcome) };
+        let served = |outcome| CacheStatus { ttl: head.ttl(now), ..CacheStatus::new(outcome) };
         if !expired && !too_old {
-            return Judgement::Fresh(served(Outcome::Hit));
+            return Freshness::Fresh(served(CacheOutcome::Hit));
         }
         let revalidates = head.expires_at.is_some_and(|at| now < at.saturating_add(self.stale_while_revalidate));
         if revalidates && !too_old && (self.only_if_cached || self.store.is_ok()) {
-            let outcome = if self.only_if_cached { Outcome::Stale } else { Outcome::Updating };
-            return Judgement::Stale(Report { reason: Some(Reason::StaleWhileRevalidate), ..served(outcome) });
+            let outcome = if self.only_if_cached { CacheOutcome::Stale } else { CacheOutcome::Updating };
+            return Freshness::Stale(CacheStatus { reason: Some(Reason::StaleWhileRevalidate), ..served(outcome) });
         }
         let (fwd, reason) = if expired { (Fwd::Stale, Reason::Expired) } else { (Fwd::Request, Reason::MaxAge) };
-        Judgement::Unusable {
-            report: Report { fwd: Some(fwd), reason: Some(reason), ..Report::new(Outcome::Expired) },
-            stands_in_until: self.stands_in_until(head),
+        Freshness::Unusable {
+            cache_status: CacheStatus { fwd: Some(fwd), reason: Some(reason), ..CacheStatus::new(CacheOutcome::Expired) },
+            stale_if_error_until: self.stale_if_error_until(head),
         }
     }
 
     /// When, after `now`, an entry that is fresh tells another age, has another time to live or is fresh no longer.
-    pub fn next_change(&self, head: &entry::Head, now: u64) -> u64 {
+    pub fn head_valid_until(&self, head: &entry::EntryHead, now: u64) -> u64 {
         let older = head.stored_at.saturating_add(head.age(now).saturating_add(1).saturating_mul(1000));
         let left = head.ttl(now).and_then(|ttl| u64::try_from(ttl).ok()).unwrap_or(0);
         let shorter = head.expires_at.map(|at| at.saturating_sub(left.saturating_sub(1).saturating_mul(1000)));
@@ -117,7 +117,7 @@ impl Rules {
 
     /// The operator limits how long after its expiry an entry may stand in, and the caller may limit it further. A caller
     /// who limits an entry's age has to say how much older it may be than that.
-    fn stands_in_until(&self, head: &entry::Head) -> u64 {
+    fn stale_if_error_until(&self, head: &entry::EntryHead) -> u64 {
         let (operators, callers) = self.stale_if_error;
         let limit = callers.map_or(operators, |callers| callers.min(operators));
         let by_expiry = head.expires_at.map_or(u64::MAX, |at| at.saturating_add(limit));
@@ -130,19 +130,19 @@ impl Rules {
     }
 
     /// What is reported when there is no entry, or (`failed`) none that could be read.
-    pub fn miss(&self, failed: Option<Reason>) -> Report {
-        Report { fwd: Some(Fwd::UriMiss), reason: failed.or(self.store.err()), ..Report::new(Outcome::Miss) }
+    pub fn miss(&self, failed: Option<Reason>) -> CacheStatus {
+        CacheStatus { fwd: Some(Fwd::UriMiss), reason: failed.or(self.store.err()), ..CacheStatus::new(CacheOutcome::Miss) }
     }
 }
 
-fn may_read(config: &Config, directives: &Directives) -> Result<(), Report> {
-    let refresh = |reason| Report { fwd: Some(Fwd::Request), reason: Some(reason), ..Report::new(Outcome::Refresh) };
+fn may_read(config: &Config, directives: &Directives) -> Result<(), CacheStatus> {
+    let refresh = |reason| CacheStatus { fwd: Some(Fwd::Request), reason: Some(reason), ..CacheStatus::new(CacheOutcome::Refresh) };
     if directives.refresh {
         Err(refresh(Reason::Refresh))
     } else if directives.no_cache {
         Err(refresh(Reason::NoCache))
     } else if !config.read {
-        Err(Report::bypass(Fwd::Bypass, Reason::ReadDisabled))
+        Err(CacheStatus::bypass(Fwd::Bypass, Reason::ReadDisabled))
     } else {
         Ok(())
     }

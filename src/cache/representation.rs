@@ -1,34 +1,34 @@
 //! In what form does a stored answer go to a caller: as it is, without its usage chunk, or converted to the other mode?
 
-use crate::cache::entry::Head;
-use crate::protocol::{Carriage, Dialect};
+use crate::cache::entry::EntryHead;
+use crate::protocol::{ResponseMode, Protocol};
 use crate::routing::endpoint::Endpoint;
 
 /// What has to be done to a stored body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
+pub enum Representation {
     /// Nothing: its bytes go out verbatim.
     Verbatim,
     /// The final usage chunk is left out: its asker wanted it, this caller does not.
-    WithoutUsage(Dialect),
+    WithoutUsage(Protocol),
     /// It is given in the other mode.
-    Converted(Dialect),
+    Converted(Protocol),
 }
 
 /// The form in which an entry answers a caller who wants it carried like this. `None`: in none.
-pub fn form(endpoint: Endpoint, head: &Head, wanted: Carriage) -> Option<Form> {
+pub fn representation(endpoint: Endpoint, head: &EntryHead, wanted: ResponseMode) -> Option<Representation> {
     // Whoever asks just as the first did gets what the first got, however the upstream carried it.
-    if head.asked == wanted {
-        return Some(Form::Verbatim);
+    if head.requested_mode == wanted {
+        return Some(Representation::Verbatim);
     }
-    let dialect = Dialect::of(endpoint);
+    let protocol = Protocol::of(endpoint);
     if head.stream != wanted.stream {
-        return dialect.map(Form::Converted);
+        return protocol.map(Representation::Converted);
     }
-    match dialect.filter(|dialect| head.stream && dialect.separates_usage()) {
+    match protocol.filter(|protocol| head.stream && protocol.separates_usage()) {
         Some(_) if wanted.include_usage && !head.has_usage => None,
-        Some(dialect) if !wanted.include_usage && head.has_usage => Some(Form::WithoutUsage(dialect)),
-        _ => Some(Form::Verbatim),
+        Some(protocol) if !wanted.include_usage && head.has_usage => Some(Representation::WithoutUsage(protocol)),
+        _ => Some(Representation::Verbatim),
     }
 }
 
@@ -37,11 +37,11 @@ pub fn form(endpoint: Endpoint, head: &Head, wanted: Carriage) -> Option<Form> {
 const MAX_CONVERTED: usize = 2 << 20;
 
 /// A body in another form: its bytes, and its content type where that changes. `None`: it cannot be given faithfully.
-pub fn render(form: Form, body: &[u8], wanted: Carriage) -> Option<(Option<&'static str>, Vec<u8>)> {
-    match form {
-        Form::Verbatim => Some((None, body.to_vec())),
+pub fn render(representation: Representation, body: &[u8], wanted: ResponseMode) -> Option<(Option<&'static str>, Vec<u8>)> {
+    match representation {
+        Representation::Verbatim => Some((None, body.to_vec())),
         _ if body.len() > MAX_CONVERTED => None,
-        Form::WithoutUsage(dialect) => dialect.without_usage(body).map(|bytes| (None, bytes)),
-        Form::Converted(dialect) => dialect.convert(body, wanted).map(|(kind, bytes)| (Some(kind), bytes)),
+        Representation::WithoutUsage(protocol) => protocol.without_usage(body).map(|bytes| (None, bytes)),
+        Representation::Converted(protocol) => protocol.convert(body, wanted).map(|(kind, bytes)| (Some(kind), bytes)),
     }
 }

@@ -38,7 +38,7 @@ const NOT_STORED: [&str; 30] = [
 ];
 
 /// Families of the same: CDNs and caches on the way.
-const NOT_STORED_FAMILIES: [&str; 13] = [
+const NOT_STORED_PREFIXES: [&str; 13] = [
     "cf-",
     "cdn-",
     "x-cache",
@@ -59,7 +59,7 @@ pub fn is_stored(name: &str, shared: bool) -> bool {
     let personal = shared && (name.ends_with("-organization") || name.ends_with("-organization-id"));
     !HOP_BY_HOP.contains(&name)
         && !NOT_STORED.contains(&name)
-        && !starts_with_any(name, &NOT_STORED_FAMILIES)
+        && !starts_with_any(name, &NOT_STORED_PREFIXES)
         && !name.contains("ratelimit")
         && !name.contains("rate-limit")
         && !personal

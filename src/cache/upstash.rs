@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 pub const MAX_REQUEST: usize = 10_000_000;
 
 /// The longest answer that can be one to a command of ours, in bytes: whatever was set in one request, and its frame.
-pub const MAX_ANSWER: usize = MAX_REQUEST + 1_000;
+pub const MAX_RESPONSE: usize = MAX_REQUEST + 1_000;
 
 /// The server's answer is no answer to the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refused;
+pub struct CommandError;
 
 /// The command that reads a key.
 pub fn get(key: &str) -> String {
@@ -32,18 +32,18 @@ pub fn set(key: &str, value: &[u8], ttl: Option<u64>) -> Option<String> {
     Some(command.to_string()).filter(|command| command.len() <= MAX_REQUEST)
 }
 
-/// The command that forgets keys, which are named as [`scanned`] names them.
+/// The command that forgets keys, which are named as [`parse_scan`] names them.
 pub fn delete(names: &[String]) -> String {
     let command: Vec<&str> = std::iter::once("DEL").chain(names.iter().map(String::as_str)).collect();
     json!(command).to_string()
 }
 
 /// The command that forgets one key.
-pub fn forget(key: &str) -> String {
+pub fn del(key: &str) -> String {
     delete(&[name(key)])
 }
 
-/// The command that looks for keys with a prefix among the next `count` of all. `cursor`: as [`scanned`] gave it.
+/// The command that looks for keys with a prefix among the next `count` of all. `cursor`: as [`parse_scan`] gave it.
 pub fn scan(prefix: &str, cursor: Option<&str>, count: usize) -> String {
     json!(["SCAN", cursor.unwrap_or("0"), "MATCH", format!("{}*", name(prefix)), "COUNT", count]).to_string()
 }
@@ -51,22 +51,22 @@ pub fn scan(prefix: &str, cursor: Option<&str>, count: usize) -> String {
 /// What a scan found: where it goes on, if it is not over, and the names.
 ///
 /// # Errors
-/// [`Refused`] as there.
-pub fn scanned(answer: &[u8]) -> Result<(Option<String>, Vec<String>), Refused> {
-    let result = result(answer)?;
-    let text = |value: &Value| value.as_str().map(str::to_owned).ok_or(Refused);
-    let cursor = text(result.get(0).ok_or(Refused)?)?;
-    let names = result.get(1).and_then(Value::as_array).ok_or(Refused)?.iter().map(text).collect::<Result<_, _>>()?;
+/// [`CommandError`] as there.
+pub fn parse_scan(response: &[u8]) -> Result<(Option<String>, Vec<String>), CommandError> {
+    let result = result(response)?;
+    let text = |value: &Value| value.as_str().map(str::to_owned).ok_or(CommandError);
+    let cursor = text(result.get(0).ok_or(CommandError)?)?;
+    let names = result.get(1).and_then(Value::as_array).ok_or(CommandError)?.iter().map(text).collect::<Result<_, _>>()?;
     Ok((Some(cursor).filter(|cursor| cursor != "0"), names))
 }
 
 /// How many keys are forgotten.
 ///
 /// # Errors
-/// [`Refused`] as there.
-pub fn deleted(answer: &[u8]) -> Result<usize, Refused> {
-    let n = result(answer)?.as_u64().ok_or(Refused)?;
-    usize::try_from(n).map_err(|_| Refused)
+/// [`CommandError`] as there.
+pub fn parse_deleted(response: &[u8]) -> Result<usize, CommandError> {
+    let n = result(response)?.as_u64().ok_or(CommandError)?;
+    usize::try_from(n).map_err(|_| CommandError)
 }
 
 /// Keys are set apart from whatever else lives in the database.
@@ -77,15 +77,15 @@ fn name(key: &str) -> String {
 /// Whether a write was done.
 ///
 /// # Errors
-/// [`Refused`] as there.
-pub fn stored(answer: &[u8]) -> Result<(), Refused> {
-    if result(answer)? == "OK" { Ok(()) } else { Err(Refused) }
+/// [`CommandError`] as there.
+pub fn parse_set(response: &[u8]) -> Result<(), CommandError> {
+    if result(response)? == "OK" { Ok(()) } else { Err(CommandError) }
 }
 
-fn result(answer: &[u8]) -> Result<Value, Refused> {
-    let mut answer: Value = json::read(answer).ok_or(Refused)?;
-    let failed = answer.get("error").is_some_and(|error| !error.is_null());
-    answer.get_mut("result").filter(|_| !failed).map(Value::take).ok_or(Refused)
+fn result(response: &[u8]) -> Result<Value, CommandError> {
+    let mut response: Value = json::from_slice(response).ok_or(CommandError)?;
+    let failed = response.get("error").is_some_and(|error| !error.is_null());
+    response.get_mut("result").filter(|_| !failed).map(Value::take).ok_or(CommandError)
 }
 
 #[cfg(test)]
@@ -98,7 +98,7 @@ mod tests {
         assert_eq!(set("k", &[0, 255], None).unwrap(), r#"["SET","reprise:k","AP8="]"#);
         assert_eq!(set("k", b"", Some(0)).unwrap(), r#"["SET","reprise:k","","EX",1]"#);
         assert_eq!(set("k", &vec![0; 8_000_000], None), None);
-        assert_eq!(forget("k"), r#"["DEL","reprise:k"]"#);
+        assert_eq!(del("k"), r#"["DEL","reprise:k"]"#);
         assert_eq!(scan("t:", None, 9), r#"["SCAN","0","MATCH","reprise:t:*","COUNT",9]"#);
         assert_eq!(scan("t:", Some("17"), 9), r#"["SCAN","17","MATCH","reprise:t:*","COUNT",9]"#);
     }
@@ -106,12 +106,12 @@ mod tests {
     #[test]
     fn answers_are_read_or_refused() {
         for bad in [&b"{\"error\":\"WRONGPASS\"}"[..], b"", b"<html>", b"{\"result\":7}", b"[]"] {
-            assert_eq!(stored(bad), Err(Refused));
+            assert_eq!(parse_set(bad), Err(CommandError));
         }
-        assert_eq!(stored(br#"{"result":"OK"}"#), Ok(()));
-        assert_eq!(scanned(br#"{"result":["0",[]]}"#), Ok((None, vec![])));
-        assert_eq!(scanned(br#"{"result":["17",["a"]]}"#), Ok((Some("17".to_owned()), vec!["a".to_owned()])));
-        assert_eq!((deleted(br#"{"result":2}"#), deleted(br#"{"error":"x"}"#)), (Ok(2), Err(Refused)));
-        assert_eq!(stored(br#"{"result":null}"#), Err(Refused));
+        assert_eq!(parse_set(br#"{"result":"OK"}"#), Ok(()));
+        assert_eq!(parse_scan(br#"{"result":["0",[]]}"#), Ok((None, vec![])));
+        assert_eq!(parse_scan(br#"{"result":["17",["a"]]}"#), Ok((Some("17".to_owned()), vec!["a".to_owned()])));
+        assert_eq!((parse_deleted(br#"{"result":2}"#), parse_deleted(br#"{"error":"x"}"#)), (Ok(2), Err(CommandError)));
+        assert_eq!(parse_set(br#"{"result":null}"#), Err(CommandError));
     }
 }

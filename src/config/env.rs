@@ -14,7 +14,7 @@ impl<F: Fn(&str) -> Option<String>> Vars<'_, F> {
     }
 
     /// A variable's text with the blanks around it.
-    pub fn verbatim(&self, name: &str) -> Option<String> {
+    pub fn untrimmed(&self, name: &str) -> Option<String> {
         (self.0)(name).filter(|text| !text.trim().is_empty())
     }
 
@@ -32,13 +32,13 @@ impl<F: Fn(&str) -> Option<String>> Vars<'_, F> {
             .ok_or_else(|| ConfigError::new(variable, format!("must be {expected}. Correct or unset it.")))
     }
 
-    pub fn switch(&self, variable: &'static str, default: bool) -> Result<bool, ConfigError> {
+    pub fn flag(&self, variable: &'static str, default: bool) -> Result<bool, ConfigError> {
         let value = self.parse(variable, "true or false", boolean)?;
         Ok(value.unwrap_or(default))
     }
 
     /// The first of two names that is set.
-    pub fn either(&self, name: &'static str, other: &'static str) -> &'static str {
+    pub fn alias(&self, name: &'static str, other: &'static str) -> &'static str {
         let set = self.text(name).is_some() || self.text(other).is_none();
         if set { name } else { other }
     }

@@ -11,7 +11,7 @@
 
 use super::ConfigError;
 use crate::json::canonical::Document;
-use crate::json::{self, Json};
+use crate::json::{self, JsonCursor};
 
 /// Everything that is said about models.
 #[derive(Debug, Clone, Default)]
@@ -69,7 +69,7 @@ impl LlmParams {
             }
             let params = group_of(group, at)?;
             if all.iter().any(|other| other.model == params.model) {
-                return Err(wrong(start(group, at), "a model that has no group yet"));
+                return Err(error_at(start(group, at), "a model that has no group yet"));
             }
             all.push(params);
         }
@@ -77,7 +77,7 @@ impl LlmParams {
     }
 }
 
-fn wrong(at: usize, expected: &str) -> ConfigError {
+fn error_at(at: usize, expected: &str) -> ConfigError {
     ConfigError::new("LLM_PARAMS", format!("has a mistake at byte {at}: expected {expected}. Correct it there."))
 }
 
@@ -111,18 +111,18 @@ fn group_of(group: &str, at: usize) -> Result<ModelParams, ConfigError> {
             continue;
         }
         let key_at = start(pair, at);
-        let (key, value) = pair.split_once('=').ok_or_else(|| wrong(key_at, "key=value"))?;
+        let (key, value) = pair.split_once('=').ok_or_else(|| error_at(key_at, "key=value"))?;
         let value_at = start(value, at.saturating_add(key.len()).saturating_add(1));
         let (key, value) = (key.trim(), value.trim());
         if key.is_empty() || key.contains('\\') {
-            return Err(wrong(key_at, "a key before the '='"));
+            return Err(error_at(key_at, "a key before the '='"));
         }
         if seen.contains(&key) {
-            return Err(wrong(key_at, "a key that does not stand in this group yet"));
+            return Err(error_at(key_at, "a key that does not stand in this group yet"));
         }
         seen.push(key);
         let text = || Ok(Some(unescape(value, value_at)?).filter(|text| !text.is_empty()));
-        let some = || text()?.ok_or_else(|| wrong(value_at, "a text that is not empty"));
+        let some = || text()?.ok_or_else(|| error_at(value_at, "a text that is not empty"));
         match key {
             "model" => {
                 params.model = some()?;
@@ -134,12 +134,12 @@ fn group_of(group: &str, at: usize) -> Result<ModelParams, ConfigError> {
             "think_tag_end" => params.think_end = Some(some()?),
             "enable_think_tag_filtering" => {
                 let read = crate::http::fields::boolean(value);
-                params.filter_think = Some(read.ok_or_else(|| wrong(value_at, "true or false"))?);
+                params.filter_think = Some(read.ok_or_else(|| error_at(value_at, "true or false"))?);
             }
             _ => params.fields.push((key.to_owned(), typed(value, value_at)?)),
         }
     }
-    if named { Ok(params) } else { Err(wrong(start(group, at), "model=NAME in this group")) }
+    if named { Ok(params) } else { Err(error_at(start(group, at), "model=NAME in this group")) }
 }
 
 /// A value as JSON.
@@ -158,10 +158,10 @@ fn typed(value: &str, at: usize) -> Result<String, ConfigError> {
     // `.5`, `5.` and `+5` are meant as numbers, and JSON cannot say them.
     let numeric = value.starts_with(|first: char| first.is_ascii_digit() || matches!(first, '+' | '-' | '.'));
     if numeric && value.parse::<f64>().is_ok() && value.contains(|c: char| c.is_ascii_digit()) {
-        return Err(wrong(at, "a number as JSON has it, such as 0.5"));
+        return Err(error_at(at, "a number as JSON has it, such as 0.5"));
     }
-    let quoted = json::quoted(unescape(value, at)?.as_bytes());
-    String::from_utf8(quoted).map_err(|_| wrong(at, "UTF-8"))
+    let to_json_string = json::to_json_string(unescape(value, at)?.as_bytes());
+    String::from_utf8(to_json_string).map_err(|_| error_at(at, "UTF-8"))
 }
 
 /// Whether it is a number by JSON's grammar.
@@ -182,7 +182,7 @@ fn unescape(value: &str, at: usize) -> Result<String, ConfigError> {
             Some('t') => Some('\t'),
             Some(same @ ('\\' | ',' | ';')) => Some(same),
             Some('u') => None,
-            _ => return Err(wrong(here, r"one of the escapes \n, \r, \t, \\, \,, \; and \uXXXX")),
+            _ => return Err(error_at(here, r"one of the escapes \n, \r, \t, \\, \,, \; and \uXXXX")),
         };
         let length = match single {
             Some(character) => {
@@ -191,7 +191,7 @@ fn unescape(value: &str, at: usize) -> Result<String, ConfigError> {
             }
             None => {
                 let (text, length) =
-                    unit(escape).ok_or_else(|| wrong(here, r"four hexadecimal digits after \u, or a whole pair"))?;
+                    unit(escape).ok_or_else(|| error_at(here, r"four hexadecimal digits after \u, or a whole pair"))?;
                 out.push_str(&text);
                 length
             }
@@ -210,7 +210,7 @@ fn unit(escape: &str) -> Option<(String, usize)> {
             let digits = part.strip_prefix('u').unwrap_or(part);
             digits.len() == 4 && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
         });
-        let text = hexadecimal.then(|| Json::root(&format!("\"\\{spelled}\"")).unicode())??;
+        let text = hexadecimal.then(|| JsonCursor::root(&format!("\"\\{spelled}\"")).as_string())??;
         Some((text, length))
     };
     read(5).or_else(|| read(11))

@@ -19,7 +19,7 @@ use secret::{Secret, SecretDigests};
 use std::borrow::Cow;
 use std::rc::Rc;
 use std::time::Duration;
-use think_tags::Tags;
+use think_tags::ThinkTags;
 use url::Url;
 
 /// The operator's settings, complete and valid.
@@ -68,7 +68,7 @@ pub struct Config {
     /// `STRIP_THINK`: thoughts are left out unless `LLM_PARAMS` says otherwise for the model.
     pub strip_think: bool,
     /// `THINK_TAG` and `THINK_END_TAG`.
-    pub think_tags: Tags,
+    pub think_tags: ThinkTags,
     /// `IDLE_TIMEOUT`: the longest pause in an answer.
     pub idle_timeout: Duration,
     /// `MAX_RETRIES`, `BASE_RETRY_DELAY` and `RATE_LIMIT_WAIT`.
@@ -151,14 +151,14 @@ impl Config {
                 .parse("CACHE_MAX_BYTES", "a whole number of bytes", |text| text.parse().ok())?
                 .unwrap_or(DEFAULT_MAX_BYTES),
             upstash: upstash(&vars)?,
-            read: vars.switch("RESPOND_WITH_CACHE", true)?,
-            store: vars.switch("STORE_CACHE", true)?,
+            read: vars.flag("RESPOND_WITH_CACHE", true)?,
+            store: vars.flag("STORE_CACHE", true)?,
             store_timeout: vars
                 .parse("STORE_TIMEOUT_MS", "a number of milliseconds, 0 or more", |text| {
                     milliseconds(text).map(Duration::from_micros)
                 })?
                 .unwrap_or(Duration::from_millis(500)),
-            timeout: timeout(&vars, vars.either("TIMEOUT", "API_REQUEST_TIMEOUT"))?,
+            timeout: timeout(&vars, vars.alias("TIMEOUT", "API_REQUEST_TIMEOUT"))?,
             idle_timeout: timeout(&vars, "IDLE_TIMEOUT")?,
             retry: retry::Policy {
                 max_retries: vars
@@ -173,23 +173,23 @@ impl Config {
                 .parse("MEMORY_CACHE_BYTES", "a whole number of bytes", |text| text.parse().ok())?
                 .unwrap_or(16 << 20),
             memory_ttl_ms: vars.parse("MEMORY_CACHE_TTL", SECONDS, milliseconds)?.unwrap_or(60_000),
-            coalesce: vars.switch("COALESCE", true)?,
+            coalesce: vars.flag("COALESCE", true)?,
             coalesce_ttl_ms: vars.parse("COALESCE_TTL", SECONDS, milliseconds)?.unwrap_or(60_000),
             override_model: vars.text("OVERRIDE_MODEL"),
             llm_params: vars.text("LLM_PARAMS").map_or_else(|| Ok(LlmParams::default()), |t| LlmParams::read(&t))?,
-            strip_think: vars.switch("STRIP_THINK", false)?,
-            think_tags: Tags::new(vars.verbatim("THINK_TAG").as_deref(), vars.verbatim("THINK_END_TAG").as_deref()),
-            debug: vars.switch("DEBUG", false)?,
+            strip_think: vars.flag("STRIP_THINK", false)?,
+            think_tags: ThinkTags::new(vars.untrimmed("THINK_TAG").as_deref(), vars.untrimmed("THINK_END_TAG").as_deref()),
+            debug: vars.flag("DEBUG", false)?,
         };
-        let anonymous = vars.switch("ALLOW_ANONYMOUS", false)?;
+        let anonymous = vars.flag("ALLOW_ANONYMOUS", false)?;
         if !anonymous && config.tokens.is_none() {
-            config.must_know_its_callers()?;
+            config.require_authentication()?;
         }
         Ok(config)
     }
 
     /// What nobody may be let in for whom nothing tells apart.
-    fn must_know_its_callers(&self) -> Result<(), ConfigError> {
+    fn require_authentication(&self) -> Result<(), ConfigError> {
         if self.shared_scope {
             let message = "shares every answer with whoever can reach this proxy. Set PROXY_TOKENS, or ALLOW_ANONYMOUS=true \
                            if that is what you want, or CACHE_SCOPE=credential.";
@@ -213,7 +213,7 @@ const SECONDS: &str = "a number of seconds, 0 or more";
 
 /// The upstream of `OPENAI_BASE_URL`, with the operator's key.
 fn default_upstream<F: Fn(&str) -> Option<String>>(vars: &Vars<'_, F>) -> Result<Upstream, ConfigError> {
-    let variable = vars.either("OPENAI_BASE_URL", "TARGET_BASE_URL");
+    let variable = vars.alias("OPENAI_BASE_URL", "TARGET_BASE_URL");
     let text = vars.text(variable);
     let base =
         web_base(text.as_deref().unwrap_or(DEFAULT_BASE_URL)).map_err(|message| ConfigError::new(variable, message))?;

@@ -6,7 +6,7 @@ use url::Url;
 
 /// In which header a provider takes a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KeyStyle {
+pub enum AuthStyle {
     /// `Authorization: Bearer …`.
     Bearer,
     /// `x-api-key`, but a bearer at Anthropic's OpenAI-compatible endpoint.
@@ -15,13 +15,13 @@ pub enum KeyStyle {
     Google,
 }
 
-impl KeyStyle {
+impl AuthStyle {
     /// The header that carries `key` to this URL. `None`: the key is no header value, which its reading has ruled out.
     pub fn header(self, key: &HeaderSecret, url: &str) -> Option<(HeaderName, HeaderValue)> {
         let path = url.split('?').next().unwrap_or_default();
         let name = match self {
-            KeyStyle::Anthropic if !path.ends_with("/chat/completions") => Some("x-api-key"),
-            KeyStyle::Google if !path.contains("/openai/") => Some("x-goog-api-key"),
+            AuthStyle::Anthropic if !path.ends_with("/chat/completions") => Some("x-api-key"),
+            AuthStyle::Google if !path.contains("/openai/") => Some("x-goog-api-key"),
             _ => None,
         };
         let (name, text) = match name {
@@ -36,31 +36,31 @@ impl KeyStyle {
 struct BuiltIn {
     name: &'static str,
     base: &'static str,
-    style: KeyStyle,
+    auth_style: AuthStyle,
     /// Parameters that it rejects.
-    drops: &'static [&'static str],
+    unsupported_params: &'static [&'static str],
     /// Its embeddings come as numbers only.
-    floats_only: bool,
+    float_embeddings_only: bool,
 }
 
 const fn plain(name: &'static str, base: &'static str) -> BuiltIn {
-    BuiltIn { name, base, style: KeyStyle::Bearer, drops: &[], floats_only: false }
+    BuiltIn { name, base, auth_style: AuthStyle::Bearer, unsupported_params: &[], float_embeddings_only: false }
 }
 
 const BUILT_IN: [BuiltIn; 14] = [
     plain("openai", "https://api.openai.com"),
     plain("openrouter", "https://openrouter.ai/api"),
-    BuiltIn { style: KeyStyle::Anthropic, ..plain("anthropic", "https://api.anthropic.com") },
+    BuiltIn { auth_style: AuthStyle::Anthropic, ..plain("anthropic", "https://api.anthropic.com") },
     plain("groq", "https://api.groq.com"),
-    BuiltIn { drops: &["stream_options"], ..plain("mistral", "https://api.mistral.ai") },
+    BuiltIn { unsupported_params: &["stream_options"], ..plain("mistral", "https://api.mistral.ai") },
     plain("cohere", "https://api.cohere.com"),
     plain("ai21", "https://api.ai21.com/studio"),
-    BuiltIn { style: KeyStyle::Google, ..plain("google", "https://generativelanguage.googleapis.com") },
+    BuiltIn { auth_style: AuthStyle::Google, ..plain("google", "https://generativelanguage.googleapis.com") },
     plain("together", "https://api.together.xyz"),
     plain("huggingface", "https://router.huggingface.co"),
     BuiltIn {
-        drops: &["prompt_cache_key", "logprobs", "top_logprobs"],
-        floats_only: true,
+        unsupported_params: &["prompt_cache_key", "logprobs", "top_logprobs"],
+        float_embeddings_only: true,
         ..plain("venice", "https://api.venice.ai/api")
     },
     plain("deepseek", "https://api.deepseek.com"),
@@ -76,11 +76,11 @@ pub struct Upstream {
     /// Its base URL: `http` or `https`, without credentials, query or fragment.
     pub base: Url,
     /// Top-level fields that it rejects, left out of every JSON body.
-    pub drop_params: Vec<String>,
+    pub unsupported_params: Vec<String>,
     /// Whether its embeddings come as numbers only.
-    pub floats_only: bool,
+    pub float_embeddings_only: bool,
     /// How it takes a key.
-    pub style: KeyStyle,
+    pub auth_style: AuthStyle,
     /// The operator's key for callers who bring none.
     pub key: Option<HeaderSecret>,
 }
@@ -89,13 +89,13 @@ impl Upstream {
     /// An upstream at this base, with what is known of the provider that lives there.
     pub fn new(name: &str, base: Url) -> Upstream {
         let known = BUILT_IN.iter().find(|known| known.name == name);
-        let known = known.or_else(|| BUILT_IN.iter().find(|known| lives_at(known, &base)));
+        let known = known.or_else(|| BUILT_IN.iter().find(|known| matches_origin(known, &base)));
         Upstream {
             name: name.to_owned(),
             base,
-            drop_params: known.into_iter().flat_map(|known| known.drops).map(ToString::to_string).collect(),
-            floats_only: known.is_some_and(|known| known.floats_only),
-            style: known.map_or(KeyStyle::Bearer, |known| known.style),
+            unsupported_params: known.into_iter().flat_map(|known| known.unsupported_params).map(ToString::to_string).collect(),
+            float_embeddings_only: known.is_some_and(|known| known.float_embeddings_only),
+            auth_style: known.map_or(AuthStyle::Bearer, |known| known.auth_style),
             key: None,
         }
     }
@@ -113,7 +113,7 @@ impl Upstream {
 /// The name of the upstream that `OPENAI_BASE_URL` sets.
 pub const DEFAULT: &str = "default";
 
-fn lives_at(known: &BuiltIn, base: &Url) -> bool {
+fn matches_origin(known: &BuiltIn, base: &Url) -> bool {
     // Whatever runs on this machine need not be Ollama.
     known.name != "ollama" && Url::parse(known.base).is_ok_and(|at| at.origin() == base.origin())
 }
@@ -141,24 +141,24 @@ mod tests {
     #[test]
     fn who_lives_at_a_known_address_is_known() {
         let at = |name: &str, base: &str| Upstream::new(name, Url::parse(base).unwrap());
-        assert_eq!(at("default", "https://api.venice.ai/api/v1").drop_params.len(), 3);
-        assert_eq!(at("claude", "https://api.anthropic.com/v1").style, KeyStyle::Anthropic);
-        assert_eq!(at("mistral", "http://localhost:1").drop_params, ["stream_options"]);
-        assert!(at("default", "http://localhost:1").drop_params.is_empty());
+        assert_eq!(at("default", "https://api.venice.ai/api/v1").unsupported_params.len(), 3);
+        assert_eq!(at("claude", "https://api.anthropic.com/v1").auth_style, AuthStyle::Anthropic);
+        assert_eq!(at("mistral", "http://localhost:1").unsupported_params, ["stream_options"]);
+        assert!(at("default", "http://localhost:1").unsupported_params.is_empty());
     }
 
     #[test]
     fn each_takes_a_key_in_its_own_way() {
         let key = HeaderSecret::new("k").unwrap();
-        let header = |style: KeyStyle, url: &str| {
-            let (name, value) = style.header(&key, url).unwrap();
+        let header = |auth_style: AuthStyle, url: &str| {
+            let (name, value) = auth_style.header(&key, url).unwrap();
             format!("{name}: {}", value.to_str().unwrap())
         };
-        assert_eq!(header(KeyStyle::Bearer, "https://h/v1/x"), "authorization: Bearer k");
-        assert_eq!(header(KeyStyle::Anthropic, "https://h/v1/messages?a=/chat/completions"), "x-api-key: k");
-        assert_eq!(header(KeyStyle::Anthropic, "https://h/v1/chat/completions"), "authorization: Bearer k");
-        assert_eq!(header(KeyStyle::Google, "https://h/v1beta/models"), "x-goog-api-key: k");
-        assert_eq!(header(KeyStyle::Google, "https://h/v1beta/openai/models"), "authorization: Bearer k");
+        assert_eq!(header(AuthStyle::Bearer, "https://h/v1/x"), "authorization: Bearer k");
+        assert_eq!(header(AuthStyle::Anthropic, "https://h/v1/messages?a=/chat/completions"), "x-api-key: k");
+        assert_eq!(header(AuthStyle::Anthropic, "https://h/v1/chat/completions"), "authorization: Bearer k");
+        assert_eq!(header(AuthStyle::Google, "https://h/v1beta/models"), "x-goog-api-key: k");
+        assert_eq!(header(AuthStyle::Google, "https://h/v1beta/openai/models"), "authorization: Bearer k");
         assert_eq!(format!("{key:?}"), "HeaderSecret(…)");
         assert_eq!(HeaderSecret::new("a b"), None);
     }

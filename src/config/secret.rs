@@ -55,7 +55,7 @@ impl SecretDigests {
     }
 
     /// Whether the `Authorization` of a request bears one of these.
-    pub fn borne_by(&self, request: &HeaderMap) -> bool {
+    pub fn authorizes(&self, request: &HeaderMap) -> bool {
         request.get(http::header::AUTHORIZATION).is_some_and(|value| self.find(credential(value)).is_some())
     }
 }

@@ -2,28 +2,28 @@
 
 /// The tags around a model's thoughts. Neither is empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tags {
+pub struct ThinkTags {
     pub(crate) start: Vec<u8>,
     pub(crate) end: Vec<u8>,
 }
 
-impl Default for Tags {
-    fn default() -> Tags {
-        Tags { start: b"<think>".to_vec(), end: b"</think>".to_vec() }
+impl Default for ThinkTags {
+    fn default() -> ThinkTags {
+        ThinkTags { start: b"<think>".to_vec(), end: b"</think>".to_vec() }
     }
 }
 
-impl Tags {
+impl ThinkTags {
     /// These tags, or the usual ones.
-    pub fn new(start: Option<&str>, end: Option<&str>) -> Tags {
-        Tags::default().or(start, end)
+    pub fn new(start: Option<&str>, end: Option<&str>) -> ThinkTags {
+        ThinkTags::default().or(start, end)
     }
 
     /// These tags, or else the ones that are.
-    pub fn or(&self, start: Option<&str>, end: Option<&str>) -> Tags {
+    pub fn or(&self, start: Option<&str>, end: Option<&str>) -> ThinkTags {
         let choose = |new: Option<&str>, old: &[u8]| {
             new.filter(|tag| !tag.is_empty()).map_or_else(|| old.to_vec(), |tag| tag.as_bytes().to_vec())
         };
-        Tags { start: choose(start, &self.start), end: choose(end, &self.end) }
+        ThinkTags { start: choose(start, &self.start), end: choose(end, &self.end) }
     }
 }

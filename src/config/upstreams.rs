@@ -5,7 +5,7 @@ use super::secret::HeaderSecret;
 use super::{ConfigError, web_base};
 use crate::config::providers::{DEFAULT, Upstream, built_in};
 use crate::json::canonical::Document;
-use crate::json::{Json, Member};
+use crate::json::{JsonCursor, Member};
 use std::rc::Rc;
 use url::Url;
 
@@ -52,7 +52,7 @@ pub(super) fn key<F: Fn(&str) -> Option<String>>(
     }
 }
 
-fn wrong(at: usize, expected: &str) -> ConfigError {
+fn error_at(at: usize, expected: &str) -> ConfigError {
     ConfigError::new(VARIABLE, format!("has a mistake at byte {at}: expected {expected}. Correct it there."))
 }
 
@@ -60,26 +60,26 @@ fn read(text: &str, all: &mut Vec<Upstream>) -> Result<(), ConfigError> {
     let document = Document::parse(text.as_bytes())
         .map_err(|error| ConfigError::new(VARIABLE, format!("is not JSON: {error}. Correct it there.")))?;
     if !document.is_object() {
-        return Err(wrong(0, "an object of names and base URLs"));
+        return Err(error_at(0, "an object of names and base URLs"));
     }
     let mut seen: Vec<String> = Vec::new();
-    for Member { key, value } in Json::root(text).members() {
+    for Member { key, value } in JsonCursor::root(text).members() {
         let at = key.range().start;
-        let name = key.unicode().filter(|name| is_name(name));
+        let name = key.as_string().filter(|name| is_name(name));
         let name =
-            name.ok_or_else(|| wrong(at, "a name of lower-case letters, digits, '-', '_' and '.', one path segment"))?;
+            name.ok_or_else(|| error_at(at, "a name of lower-case letters, digits, '-', '_' and '.', one path segment"))?;
         if TAKEN.contains(&name.as_str()) {
-            return Err(wrong(at, "another name: this one has a route of its own"));
+            return Err(error_at(at, "another name: this one has a route of its own"));
         }
         let known = all.iter().position(|upstream| upstream.name == name);
         let upstream = entry(&name, value, known.and_then(|at| all.get(at)))?;
         if seen.contains(&upstream.key_variable()) {
-            return Err(wrong(at, "a name that does not stand here already"));
+            return Err(error_at(at, "a name that does not stand here already"));
         }
         seen.push(upstream.key_variable());
         let same_variable = |other: &Upstream| other.name != name && other.key_variable() == upstream.key_variable();
         if all.iter().any(same_variable) {
-            return Err(wrong(at, "a name that differs from the built-in ones by more than a sign"));
+            return Err(error_at(at, "a name that differs from the built-in ones by more than a sign"));
         }
         match known.and_then(|at| all.get_mut(at)) {
             Some(slot) => *slot = upstream,
@@ -96,58 +96,58 @@ fn is_name(name: &str) -> bool {
 }
 
 /// One entry. `known`: the built-in upstream of this name, which keeps what is not said anew.
-fn entry(name: &str, value: Json<'_>, known: Option<&Upstream>) -> Result<Upstream, ConfigError> {
+fn entry(name: &str, value: JsonCursor<'_>, known: Option<&Upstream>) -> Result<Upstream, ConfigError> {
     if value.is_string() {
         return Ok(Upstream::new(name, base(value)?));
     }
     if !value.is_object() {
-        return Err(wrong(value.range().start, "a base URL, or an object with base_url"));
+        return Err(error_at(value.range().start, "a base URL, or an object with base_url"));
     }
     let mut at_base = known.map(|known| known.base.clone());
-    let mut drops = None;
-    let mut floats_only = None;
+    let mut unsupported_params = None;
+    let mut float_embeddings_only = None;
     let mut seen: Vec<String> = Vec::new();
     for Member { key, value } in value.members() {
-        let member = key.unicode().unwrap_or_default();
+        let member = key.as_string().unwrap_or_default();
         if seen.contains(&member) {
-            return Err(wrong(key.range().start, "a key that does not stand here already"));
+            return Err(error_at(key.range().start, "a key that does not stand here already"));
         }
         match member.as_str() {
             "base_url" => at_base = Some(base(value)?),
-            "drop_params" => drops = Some(names(value)?),
-            "embeddings" => floats_only = Some(embeddings(value)?),
-            _ => return Err(wrong(key.range().start, "base_url, drop_params or embeddings")),
+            "drop_params" => unsupported_params = Some(names(value)?),
+            "embeddings" => float_embeddings_only = Some(embeddings(value)?),
+            _ => return Err(error_at(key.range().start, "base_url, drop_params or embeddings")),
         }
         seen.push(member);
     }
     let Some(at_base) = at_base else {
-        return Err(wrong(value.range().start, "a base_url in this object"));
+        return Err(error_at(value.range().start, "a base_url in this object"));
     };
     let mut upstream = Upstream::new(name, at_base);
-    upstream.drop_params = drops.unwrap_or(upstream.drop_params);
-    upstream.floats_only = floats_only.unwrap_or(upstream.floats_only);
+    upstream.unsupported_params = unsupported_params.unwrap_or(upstream.unsupported_params);
+    upstream.float_embeddings_only = float_embeddings_only.unwrap_or(upstream.float_embeddings_only);
     Ok(upstream)
 }
 
-fn base(value: Json<'_>) -> Result<Url, ConfigError> {
+fn base(value: JsonCursor<'_>) -> Result<Url, ConfigError> {
     let at = value.range().start;
-    let text = value.unicode().ok_or_else(|| wrong(at, "a base URL"))?;
+    let text = value.as_string().ok_or_else(|| error_at(at, "a base URL"))?;
     web_base(&text).map_err(|message| ConfigError::new(VARIABLE, format!("has a base URL at byte {at} that {message}")))
 }
 
-fn names(value: Json<'_>) -> Result<Vec<String>, ConfigError> {
+fn names(value: JsonCursor<'_>) -> Result<Vec<String>, ConfigError> {
     if !value.is_array() {
-        return Err(wrong(value.range().start, "a list of parameters' names"));
+        return Err(error_at(value.range().start, "a list of parameters' names"));
     }
-    let name = |item: Json<'_>| item.unicode().ok_or_else(|| wrong(item.range().start, "a parameter's name"));
+    let name = |item: JsonCursor<'_>| item.as_string().ok_or_else(|| error_at(item.range().start, "a parameter's name"));
     value.items().map(name).collect()
 }
 
-fn embeddings(value: Json<'_>) -> Result<bool, ConfigError> {
+fn embeddings(value: JsonCursor<'_>) -> Result<bool, ConfigError> {
     match value {
-        value if value.is("float") => Ok(true),
-        value if value.is("base64") => Ok(false),
-        value => Err(wrong(value.range().start, "\"float\" (numbers only) or \"base64\" (both encodings)")),
+        value if value.eq_str("float") => Ok(true),
+        value if value.eq_str("base64") => Ok(false),
+        value => Err(error_at(value.range().start, "\"float\" (numbers only) or \"base64\" (both encodings)")),
     }
 }
 
@@ -168,12 +168,12 @@ mod tests {
     fn more_upstreams_and_other_bases() {
         assert_eq!(one(r#"{"my-llm.2":"http://h:1/v1"}"#, "my-llm.2").base.as_str(), "http://h:1/v1");
         let venice = one(r#"{"venice":{"base_url":"http://h"}}"#, "venice");
-        assert_eq!((venice.drop_params.len(), venice.floats_only), (3, true));
+        assert_eq!((venice.unsupported_params.len(), venice.float_embeddings_only), (3, true));
         let venice = one(r#"{"venice":{"drop_params":[],"embeddings":"base64"}}"#, "venice");
-        assert_eq!((venice.base.host_str(), venice.drop_params.len()), (Some("api.venice.ai"), 0));
-        assert!(!venice.floats_only);
+        assert_eq!((venice.base.host_str(), venice.unsupported_params.len()), (Some("api.venice.ai"), 0));
+        assert!(!venice.float_embeddings_only);
         let mine = one(r#"{"a":{"embeddings":"float","drop_params":["x","y"],"base_url":"http://h"}}"#, "a");
-        assert_eq!((mine.drop_params, mine.floats_only), (vec!["x".to_owned(), "y".to_owned()], true));
+        assert_eq!((mine.unsupported_params, mine.float_embeddings_only), (vec!["x".to_owned(), "y".to_owned()], true));
         assert_eq!(parsed("{}").unwrap().len(), built_in().len());
     }
 

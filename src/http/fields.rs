@@ -15,7 +15,7 @@ pub fn collect(headers: &HeaderMap, passes: &dyn Fn(&str) -> bool) -> Vec<(Strin
 }
 
 /// A header's value, trimmed and in lower case; empty where there is none, and several values joined by commas.
-pub fn text(headers: &HeaderMap, name: HeaderName) -> String {
+pub fn joined_lowercase(headers: &HeaderMap, name: HeaderName) -> String {
     let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     values.map(|value| value.trim().to_ascii_lowercase()).collect::<Vec<_>>().join(",")
 }
@@ -28,12 +28,12 @@ pub fn content_length(headers: &HeaderMap) -> Option<usize> {
 }
 
 /// Whether a header describes the bytes of a body, which a conversion changes.
-pub fn describes_bytes(name: &str) -> bool {
+pub fn is_digest_header(name: &str) -> bool {
     matches!(name, "content-md5" | "content-digest" | "repr-digest" | "digest")
 }
 
 /// Response headers that are true of other bytes only: those of an answer that is changed on its way.
-pub const OF_OTHER_BYTES: [&str; 8] = [
+pub const REPRESENTATION_HEADERS: [&str; 8] = [
     "content-length",
     "content-encoding",
     "etag",
@@ -45,13 +45,13 @@ pub const OF_OTHER_BYTES: [&str; 8] = [
 ];
 
 /// Whether a field name begins with one of these prefixes.
-pub fn starts_with_any(name: &str, families: &[&str]) -> bool {
-    families.iter().any(|family| name.starts_with(family))
+pub fn starts_with_any(name: &str, prefixes: &[&str]) -> bool {
+    prefixes.iter().any(|family| name.starts_with(family))
 }
 
 /// `true` or `false`, `1` or `0`, in any case.
-pub fn boolean(text: &str) -> Option<bool> {
-    match text.to_ascii_lowercase().as_str() {
+pub fn boolean(joined_lowercase: &str) -> Option<bool> {
+    match joined_lowercase.to_ascii_lowercase().as_str() {
         "true" | "1" => Some(true),
         "false" | "0" => Some(false),
         _ => None,
@@ -59,8 +59,8 @@ pub fn boolean(text: &str) -> Option<bool> {
 }
 
 /// The items of a comma-separated list, trimmed, without empty ones.
-pub fn list(text: &str) -> impl Iterator<Item = String> + '_ {
-    text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned)
+pub fn list(joined_lowercase: &str) -> impl Iterator<Item = String> + '_ {
+    joined_lowercase.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned)
 }
 
 /// A credential as it is shown: without the name of its scheme.
@@ -76,6 +76,6 @@ pub fn credential(value: &HeaderValue) -> &[u8] {
 
 /// A scheme without a credential, or nothing at all: what a client sends that has no key.
 pub fn is_empty(name: &str, value: &[u8]) -> bool {
-    let text = value.trim_ascii();
-    text.is_empty() || (name == http::header::AUTHORIZATION.as_str() && text.eq_ignore_ascii_case(b"bearer"))
+    let joined_lowercase = value.trim_ascii();
+    joined_lowercase.is_empty() || (name == http::header::AUTHORIZATION.as_str() && joined_lowercase.eq_ignore_ascii_case(b"bearer"))
 }

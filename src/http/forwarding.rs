@@ -39,12 +39,12 @@ const NOT_FORWARDED: [&str; 17] = [
 ];
 
 /// Families of the same.
-const NOT_FORWARDED_FAMILIES: [&str; 7] =
+const NOT_FORWARDED_PREFIXES: [&str; 7] =
     ["x-proxy-", "x-forwarded-", "x-original-forwarded-", "x-vercel-", "x-appengine-", "x-envoy-", "cf-"];
 
 /// Whether a request header reaches the upstream.
 pub fn is_forwarded(name: &str) -> bool {
-    !HOP_BY_HOP.contains(&name) && !NOT_FORWARDED.contains(&name) && !starts_with_any(name, &NOT_FORWARDED_FAMILIES)
+    !HOP_BY_HOP.contains(&name) && !NOT_FORWARDED.contains(&name) && !starts_with_any(name, &NOT_FORWARDED_PREFIXES)
 }
 
 /// The headers of a request as the upstream gets them. `upgrade`: the protocol switch itself is passed on (WebSocket).

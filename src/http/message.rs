@@ -14,12 +14,12 @@ pub struct RequestHead {
     /// The headers.
     pub headers: HeaderMap,
     /// A header whose value could not be taken over, if there is one.
-    pub unreadable: Option<String>,
+    pub invalid_header: Option<String>,
 }
 
 /// What is sent to the upstream.
 #[derive(Debug, Clone)]
-pub struct Outbound {
+pub struct UpstreamRequest {
     /// The method.
     pub method: Method,
     /// The whole URL.

@@ -21,20 +21,20 @@ pub struct Policy {
 
 /// What may be done again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Repeatable {
+pub enum RetrySafety {
     /// Asking twice does no harm: it computes an answer, or its method is idempotent.
     Always,
     /// It may change something: only after a failure which proves that the upstream did not take it.
-    IfNotTaken,
+    OnlyIfUnprocessed,
 }
 
 /// How an attempt ended.
 #[derive(Debug, Clone, Copy)]
-pub enum Outcome<'a> {
+pub enum AttemptResult<'a> {
     /// No answer came: no connection, or it broke.
-    NoAnswer,
+    NoResponse,
     /// An answer came.
-    Answer {
+    Response {
         /// Its HTTP status.
         status: u16,
         /// Its headers.
@@ -44,7 +44,7 @@ pub enum Outcome<'a> {
 
 /// Where in time an attempt ended.
 #[derive(Debug, Clone, Copy)]
-pub struct Moment {
+pub struct Attempt {
     /// How many attempts have been made, this one included.
     pub attempts: u32,
     /// Milliseconds since 1970.
@@ -58,52 +58,52 @@ pub struct Moment {
 impl Policy {
     /// The milliseconds to wait before the next attempt; `None`: what came is what the client gets. A wait that would
     /// outlast the time left is not begun.
-    pub fn wait(&self, repeatable: Repeatable, outcome: Outcome<'_>, at: Moment) -> Option<u64> {
-        if at.attempts > self.max_retries || !may_repeat(repeatable, outcome) {
+    pub fn wait(&self, retry_safety: RetrySafety, outcome: AttemptResult<'_>, at: Attempt) -> Option<u64> {
+        if at.attempts > self.max_retries || !may_retry(retry_safety, outcome) {
             return None;
         }
         let asked_for = match outcome {
-            Outcome::NoAnswer => None,
-            Outcome::Answer { status, headers } => {
+            AttemptResult::NoResponse => None,
+            AttemptResult::Response { status, headers } => {
                 retry_after(headers, at.now).or_else(|| (status == 429).then_some(self.rate_limit_wait_ms))
             }
         };
-        let wait = asked_for.unwrap_or_else(|| scaled(self.ceiling(at.attempts), at.random));
+        let wait = asked_for.unwrap_or_else(|| full_jitter(self.backoff_cap(at.attempts), at.random));
         (wait < at.left_ms).then_some(wait)
     }
 
     /// The milliseconds to wait before a store is written to again; `None`: not any more. Never less than the base:
     /// KV takes one write a second for each key.
-    pub fn wait_to_write(&self, attempts: u32, left_ms: u64, random: f64) -> Option<u64> {
+    pub fn write_retry_delay(&self, attempts: u32, left_ms: u64, random: f64) -> Option<u64> {
         let base = self.base_delay_ms;
-        let wait = base.saturating_add(scaled(self.ceiling(attempts), random));
+        let wait = base.saturating_add(full_jitter(self.backoff_cap(attempts), random));
         (attempts <= self.max_retries && wait < left_ms).then_some(wait)
     }
 
-    fn ceiling(&self, attempts: u32) -> u64 {
+    fn backoff_cap(&self, attempts: u32) -> u64 {
         let doublings = attempts.saturating_sub(1);
         self.base_delay_ms.saturating_mul(2u64.saturating_pow(doublings))
     }
 }
 
 /// A random share of a wait.
-fn scaled(ceiling: u64, random: f64) -> u64 {
+fn full_jitter(backoff_cap: u64, random: f64) -> u64 {
     // `as` saturates and cannot fail.
-    (ceiling as f64 * random) as u64
+    (backoff_cap as f64 * random) as u64
 }
 
-fn may_repeat(repeatable: Repeatable, outcome: Outcome<'_>) -> bool {
-    let Outcome::Answer { status, headers } = outcome else {
+fn may_retry(retry_safety: RetrySafety, outcome: AttemptResult<'_>) -> bool {
+    let AttemptResult::Response { status, headers } = outcome else {
         // The platform does not tell a refused connection from a broken one, so this proves nothing.
-        return repeatable == Repeatable::Always;
+        return retry_safety == RetrySafety::Always;
     };
     let word = headers.get("x-should-retry").map(|value| value.as_bytes().to_ascii_lowercase());
-    match (repeatable, word.as_deref()) {
+    match (retry_safety, word.as_deref()) {
         (_, Some(b"false")) => false,
-        (Repeatable::Always, Some(b"true")) if status >= 400 => true,
-        (Repeatable::Always, _) => is_passing(status),
+        (RetrySafety::Always, Some(b"true")) if status >= 400 => true,
+        (RetrySafety::Always, _) => is_transient(status),
         // 521 and 523: Cloudflare's edge could not connect to the upstream.
-        (Repeatable::IfNotTaken, _) => {
+        (RetrySafety::OnlyIfUnprocessed, _) => {
             matches!(status, 429 | 521 | 523) || (status == 503 && headers.contains_key(http::header::RETRY_AFTER))
         }
     }
@@ -111,7 +111,7 @@ fn may_repeat(repeatable: Repeatable, outcome: Outcome<'_>) -> bool {
 
 /// Whether the same request may get a better answer a little later: the statuses that official clients repeat, and those
 /// by which Cloudflare's edge says that it had no answer from the upstream.
-fn is_passing(status: u16) -> bool {
+fn is_transient(status: u16) -> bool {
     matches!(status, 408 | 409 | 429 | 500 | 502 | 503 | 504 | 529 | 520..=526 | 530)
 }
 
@@ -132,8 +132,8 @@ fn retry_after(headers: &HeaderMap, now: u64) -> Option<u64> {
 }
 
 /// Whether the body of a 429 says that there is nothing left to wait for: OpenAI's `insufficient_quota`.
-pub fn is_out_of_quota(body: &[u8]) -> bool {
-    let Some(body) = json::read::<Value>(body) else { return false };
+pub fn is_quota_exhausted(body: &[u8]) -> bool {
+    let Some(body) = json::from_slice::<Value>(body) else { return false };
     ["/error/code", "/error/type"].iter().any(|at| body.pointer(at).is_some_and(|word| word == "insufficient_quota"))
 }
 
@@ -149,20 +149,20 @@ mod tests {
         pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
     }
 
-    fn at(attempts: u32, random: f64) -> Moment {
-        Moment { attempts, now: NOW, left_ms: 300_000, random }
+    fn at(attempts: u32, random: f64) -> Attempt {
+        Attempt { attempts, now: NOW, left_ms: 300_000, random }
     }
 
-    fn after(repeatable: Repeatable, status: u16, pairs: &[(&'static str, &str)]) -> Option<u64> {
-        POLICY.wait(repeatable, Outcome::Answer { status, headers: &headers(pairs) }, at(1, 0.5))
+    fn after(retry_safety: RetrySafety, status: u16, pairs: &[(&'static str, &str)]) -> Option<u64> {
+        POLICY.wait(retry_safety, AttemptResult::Response { status, headers: &headers(pairs) }, at(1, 0.5))
     }
 
     fn always(status: u16, pairs: &[(&'static str, &str)]) -> Option<u64> {
-        after(Repeatable::Always, status, pairs)
+        after(RetrySafety::Always, status, pairs)
     }
 
     fn if_not_taken(status: u16, pairs: &[(&'static str, &str)]) -> Option<u64> {
-        after(Repeatable::IfNotTaken, status, pairs)
+        after(RetrySafety::OnlyIfUnprocessed, status, pairs)
     }
 
     #[test]
@@ -182,13 +182,13 @@ mod tests {
         assert_eq!(if_not_taken(500, &[("retry-after", "2")]), None);
         assert_eq!(if_not_taken(500, &[("x-should-retry", "true")]), None);
         assert_eq!(if_not_taken(429, &[("x-should-retry", "false")]), None);
-        let none = POLICY.wait(Repeatable::IfNotTaken, Outcome::NoAnswer, at(1, 0.5));
+        let none = POLICY.wait(RetrySafety::OnlyIfUnprocessed, AttemptResult::NoResponse, at(1, 0.5));
         assert_eq!(none, None);
     }
 
     #[test]
     fn backs_off_exponentially_with_full_jitter() {
-        let wait = |attempts, random| POLICY.wait(Repeatable::Always, Outcome::NoAnswer, at(attempts, random));
+        let wait = |attempts, random| POLICY.wait(RetrySafety::Always, AttemptResult::NoResponse, at(attempts, random));
         assert_eq!((1..=6).map(|n| wait(n, 1.0)).collect::<Vec<_>>(), {
             [Some(1_000), Some(2_000), Some(4_000), Some(8_000), Some(16_000), None]
         });
@@ -198,9 +198,9 @@ mod tests {
     #[test]
     fn no_setting_overflows() {
         let policy = Policy { max_retries: u32::MAX, base_delay_ms: u64::MAX, rate_limit_wait_ms: u64::MAX };
-        let at = Moment { attempts: u32::MAX, now: u64::MAX, left_ms: u64::MAX, random: 0.5 };
-        assert!(policy.wait(Repeatable::Always, Outcome::NoAnswer, at).is_some());
-        assert_eq!(policy.wait_to_write(u32::MAX, 10_000, 1.0), None);
+        let at = Attempt { attempts: u32::MAX, now: u64::MAX, left_ms: u64::MAX, random: 0.5 };
+        assert!(policy.wait(RetrySafety::Always, AttemptResult::NoResponse, at).is_some());
+        assert_eq!(policy.write_retry_delay(u32::MAX, 10_000, 1.0), None);
     }
 
     #[test]
@@ -211,8 +211,8 @@ mod tests {
         assert_eq!(always(503, &[("retry-after", "Wed, 21 Oct 2015 07:28:09 GMT")]), Some(9_000));
         assert_eq!(always(503, &[("retry-after", "Wed, 21 Oct 2015 07:27:00 GMT")]), Some(0));
         assert_eq!(always(503, &[("retry-after", "9"), ("retry-after-ms", "12.5")]), Some(13));
-        for unreadable in ["soon", "-1", "NaN", "inf", ""] {
-            assert_eq!(always(503, &[("retry-after", unreadable)]), Some(500), "{unreadable}");
+        for invalid_header in ["soon", "-1", "NaN", "inf", ""] {
+            assert_eq!(always(503, &[("retry-after", invalid_header)]), Some(500), "{invalid_header}");
         }
         assert_eq!(always(429, &[]), Some(30_000));
         assert_eq!(always(429, &[("retry-after", "1")]), Some(1_000));
@@ -230,29 +230,29 @@ mod tests {
     fn a_wait_beyond_the_time_left_is_not_begun() {
         let wait = |left_ms, value| {
             let headers = headers(&[("retry-after", value)]);
-            let outcome = Outcome::Answer { status: 503, headers: &headers };
-            POLICY.wait(Repeatable::Always, outcome, Moment { left_ms, ..at(1, 0.5) })
+            let outcome = AttemptResult::Response { status: 503, headers: &headers };
+            POLICY.wait(RetrySafety::Always, outcome, Attempt { left_ms, ..at(1, 0.5) })
         };
         assert_eq!((wait(5_001, "5"), wait(5_000, "5"), wait(300_000, "1e300")), (Some(5_000), None, None));
     }
 
     #[test]
     fn a_write_waits_longer_than_a_second_of_kv() {
-        assert_eq!(POLICY.wait_to_write(1, 60_000, 0.0), Some(1_000));
-        assert_eq!(POLICY.wait_to_write(3, 60_000, 1.0), Some(5_000));
-        assert_eq!(POLICY.wait_to_write(6, 60_000, 0.0), None);
-        assert_eq!(POLICY.wait_to_write(1, 900, 0.0), None);
+        assert_eq!(POLICY.write_retry_delay(1, 60_000, 0.0), Some(1_000));
+        assert_eq!(POLICY.write_retry_delay(3, 60_000, 1.0), Some(5_000));
+        assert_eq!(POLICY.write_retry_delay(6, 60_000, 0.0), None);
+        assert_eq!(POLICY.write_retry_delay(1, 900, 0.0), None);
     }
 
     #[test]
     fn an_empty_account_is_told_from_haste() {
-        assert!(is_out_of_quota(
+        assert!(is_quota_exhausted(
             br#"{"error":{"message":"m","type":"insufficient_quota","code":"insufficient_quota"}}"#
         ));
-        assert!(is_out_of_quota(br#"{"error":{"code":"insufficient_quota"}}"#));
-        assert!(is_out_of_quota(br#"{"error":{"type":"insufficient_quota","code":null}}"#));
+        assert!(is_quota_exhausted(br#"{"error":{"code":"insufficient_quota"}}"#));
+        assert!(is_quota_exhausted(br#"{"error":{"type":"insufficient_quota","code":null}}"#));
         for other in [&br#"{"error":{"code":"rate_limit_exceeded"}}"#[..], b"", b"insufficient_quota", b"[]", b"{}"] {
-            assert!(!is_out_of_quota(other));
+            assert!(!is_quota_exhausted(other));
         }
     }
 }

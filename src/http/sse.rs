@@ -56,7 +56,7 @@ pub enum Framing {
 
 /// Why a stream is not whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Broken {
+pub enum DecodeError {
     /// It ended inside a line.
     MidLine,
     /// It is not UTF-8.
@@ -121,18 +121,18 @@ impl Decoder {
     /// The stream has ended. An event whose lines are complete counts even if the blank line after it is missing.
     ///
     /// # Errors
-    /// [`Broken`] where the end is none.
-    pub fn finish(mut self, emit: &mut impl FnMut(Event)) -> Result<(), Broken> {
+    /// [`DecodeError`] where the end is none.
+    pub fn finish(mut self, emit: &mut impl FnMut(Event)) -> Result<(), DecodeError> {
         if self.not_utf8 {
-            return Err(Broken::NotUtf8);
+            return Err(DecodeError::NotUtf8);
         }
         match self.framing {
-            Framing::Events if !self.line.is_empty() => return Err(Broken::MidLine),
+            Framing::Events if !self.line.is_empty() => return Err(DecodeError::MidLine),
             Framing::Events => self.dispatch(emit),
             // Whether the last line is whole shows when it is parsed.
             Framing::Lines => self.end_line(emit),
         }
-        if self.not_utf8 { Err(Broken::NotUtf8) } else { Ok(()) }
+        if self.not_utf8 { Err(DecodeError::NotUtf8) } else { Ok(()) }
     }
 
     fn end_line(&mut self, emit: &mut impl FnMut(Event)) {
@@ -177,8 +177,8 @@ impl Decoder {
 /// All events of a whole stream.
 ///
 /// # Errors
-/// [`Broken`] where it is none.
-pub fn decode(framing: Framing, bytes: &[u8]) -> Result<Vec<Event>, Broken> {
+/// [`DecodeError`] where it is none.
+pub fn decode(framing: Framing, bytes: &[u8]) -> Result<Vec<Event>, DecodeError> {
     let mut events = Vec::new();
     let mut decoder = Decoder::new(framing);
     decoder.push(bytes, &mut |event| events.push(event));
@@ -209,8 +209,8 @@ mod tests {
     #[test]
     fn a_complete_line_at_the_end_counts_and_half_a_line_does_not() {
         assert_eq!(sse("data: [DONE]\n"), [Event::data("[DONE]")]);
-        assert_eq!(decode(Framing::Events, b"data: a\n\ndata: [DONE]"), Err(Broken::MidLine));
-        assert_eq!(decode(Framing::Events, b"data: \xff\n\n"), Err(Broken::NotUtf8));
+        assert_eq!(decode(Framing::Events, b"data: a\n\ndata: [DONE]"), Err(DecodeError::MidLine));
+        assert_eq!(decode(Framing::Events, b"data: \xff\n\n"), Err(DecodeError::NotUtf8));
     }
 
     #[test]

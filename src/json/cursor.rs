@@ -11,13 +11,13 @@ use std::ops::Range;
 
 /// Reads JSON from bytes by way of text: each of `serde_json`'s two readers is as large as the other. `None`: it is not
 /// what is wanted.
-pub fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
+pub fn from_slice<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
     serde_json::from_str(std::str::from_utf8(bytes).ok()?).ok()
 }
 
 /// A value in a text: its bytes, and where they begin.
 #[derive(Debug, Clone, Copy)]
-pub struct Json<'a> {
+pub struct JsonCursor<'a> {
     text: &'a str,
     at: usize,
 }
@@ -26,17 +26,17 @@ pub struct Json<'a> {
 #[derive(Debug, Clone, Copy)]
 pub struct Member<'a> {
     /// The key, a string.
-    pub key: Json<'a>,
+    pub key: JsonCursor<'a>,
     /// The value.
-    pub value: Json<'a>,
+    pub value: JsonCursor<'a>,
 }
 
-impl<'a> Json<'a> {
+impl<'a> JsonCursor<'a> {
     /// The value that a whole text is.
-    pub fn root(text: &'a str) -> Json<'a> {
+    pub fn root(text: &'a str) -> JsonCursor<'a> {
         let start = skip_blank(text.as_bytes(), 0);
         let text = text.get(start..).unwrap_or_default().trim_end();
-        Json { text, at: start }
+        JsonCursor { text, at: start }
     }
 
     /// Its text.
@@ -61,23 +61,23 @@ impl<'a> Json<'a> {
 
     /// The value of an object's member. Of several with this name the last counts, as it does for most readers.
     #[inline(never)]
-    pub fn get(self, name: &str) -> Option<Json<'a>> {
-        self.members().filter(|member| member.key.is(name)).last().map(|member| member.value)
+    pub fn get(self, name: &str) -> Option<JsonCursor<'a>> {
+        self.members().filter(|member| member.key.eq_str(name)).last().map(|member| member.value)
     }
 
     /// The value at the end of a path of names.
-    pub fn at(self, path: &[&str]) -> Option<Json<'a>> {
+    pub fn at(self, path: &[&str]) -> Option<JsonCursor<'a>> {
         path.iter().try_fold(self, |value, name| value.get(name))
     }
 
     /// Whether an object's member is this string.
-    pub fn says(self, name: &str, text: &str) -> bool {
-        self.get(name).is_some_and(|value| value.is(text))
+    pub fn member_eq(self, name: &str, text: &str) -> bool {
+        self.get(name).is_some_and(|value| value.eq_str(text))
     }
 
     /// Whether it is this string, however it is spelled.
     #[inline(never)]
-    pub fn is(self, text: &str) -> bool {
+    pub fn eq_str(self, text: &str) -> bool {
         match self.inner() {
             Some(inner) if !inner.contains('\\') => inner == text,
             Some(_) => self.string().is_some_and(|string| string == text.as_bytes()),
@@ -91,7 +91,7 @@ impl<'a> Json<'a> {
     }
 
     /// A string's value, if it is Unicode.
-    pub fn unicode(self) -> Option<String> {
+    pub fn as_string(self) -> Option<String> {
         String::from_utf8(self.string()?).ok()
     }
 
@@ -116,7 +116,7 @@ impl<'a> Json<'a> {
     }
 
     /// Where the closing bracket or quote stands in the root's text.
-    pub fn closing(self) -> usize {
+    pub fn end_bracket(self) -> usize {
         self.range().end.saturating_sub(1)
     }
 
@@ -125,16 +125,16 @@ impl<'a> Json<'a> {
         self.text.strip_prefix('"')?.strip_suffix('"')
     }
 
-    fn part(self, range: Range<usize>) -> Option<Json<'a>> {
+    fn part(self, range: Range<usize>) -> Option<JsonCursor<'a>> {
         let at = self.at.saturating_add(range.start);
-        Some(Json { text: self.text.get(range)?, at })
+        Some(JsonCursor { text: self.text.get(range)?, at })
     }
 }
 
 /// The members of an object.
 #[derive(Debug)]
 pub struct Members<'a> {
-    of: Json<'a>,
+    of: JsonCursor<'a>,
     next: Option<usize>,
 }
 
@@ -158,15 +158,15 @@ impl<'a> Iterator for Members<'a> {
 /// The items of an array.
 #[derive(Debug)]
 pub struct Items<'a> {
-    of: Json<'a>,
+    of: JsonCursor<'a>,
     next: Option<usize>,
 }
 
 impl<'a> Iterator for Items<'a> {
-    type Item = Json<'a>;
+    type Item = JsonCursor<'a>;
 
     #[inline(never)]
-    fn next(&mut self) -> Option<Json<'a>> {
+    fn next(&mut self) -> Option<JsonCursor<'a>> {
         let item = next_value(self.of.text.as_bytes(), self.next.take()?)?;
         self.next = Some(item.end);
         self.of.part(item)
@@ -291,7 +291,7 @@ fn push_code_point(code: u32, out: &mut Vec<u8>) {
 
 /// A string's value as JSON, with quotes.
 #[inline(never)]
-pub fn quoted(text: &[u8]) -> Vec<u8> {
+pub fn to_json_string(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len().saturating_add(2));
     out.push(b'"');
     push_escaped(text, &mut out);
@@ -327,9 +327,9 @@ pub fn push_escaped(text: &[u8], out: &mut Vec<u8>) {
 
 /// Replacements in a text, made all at once; in the order of their places.
 #[derive(Debug, Default)]
-pub struct Edits(Vec<(Range<usize>, Vec<u8>)>);
+pub struct TextEdits(Vec<(Range<usize>, Vec<u8>)>);
 
-impl Edits {
+impl TextEdits {
     /// Puts `bytes` in the place of these.
     pub fn replace(&mut self, range: Range<usize>, bytes: Vec<u8>) {
         let before = self.0.iter().rposition(|(other, _)| other.start <= range.start);
@@ -367,24 +367,24 @@ mod tests {
     #[test]
     fn finds_values_where_they_lie() {
         let text = " { \"a\" : [ 1.50 , {\"b\":\"]},\\\"\"} , [] ] ,\"c\":-0e1, \"\\u0061\":true } ";
-        let root = Json::root(text);
+        let root = JsonCursor::root(text);
         assert_eq!(root.get("a").unwrap().text(), "true");
         assert_eq!(root.get("c").unwrap().text(), "-0e1");
-        let items: Vec<&str> = root.members().next().unwrap().value.items().map(Json::text).collect();
+        let items: Vec<&str> = root.members().next().unwrap().value.items().map(JsonCursor::text).collect();
         assert_eq!(items, ["1.50", "{\"b\":\"]},\\\"\"}", "[]"]);
         for member in root.members() {
             assert_eq!(text.get(member.value.range()).unwrap(), member.value.text());
         }
-        assert_eq!(Json::root("{}").members().count(), 0);
-        assert_eq!(Json::root("[ ]").items().count(), 0);
-        assert_eq!(Json::root("[1,2]").members().count(), 0);
-        assert_eq!(Json::root(r#"{"a":{"b":{"c":7}}}"#).at(&["a", "b", "c"]).unwrap().index(), Some(7));
+        assert_eq!(JsonCursor::root("{}").members().count(), 0);
+        assert_eq!(JsonCursor::root("[ ]").items().count(), 0);
+        assert_eq!(JsonCursor::root("[1,2]").members().count(), 0);
+        assert_eq!(JsonCursor::root(r#"{"a":{"b":{"c":7}}}"#).at(&["a", "b", "c"]).unwrap().index(), Some(7));
     }
 
     #[test]
     fn what_is_no_json_ends_quietly() {
         for text in ["", "{", "{\"a", "{\"a\"", "{\"a\":", "{\"a\":}", "[1,", "{a:1}", "[", "\"\\", "{\"a\":[}"] {
-            let root = Json::root(text);
+            let root = JsonCursor::root(text);
             let _ = (root.members().count(), root.items().count(), root.string());
         }
     }
@@ -398,20 +398,20 @@ mod tests {
             (r#""\ud83d\ud83d\ude00""#, "\"\\ud83d😀\""),
             ("\"\u{d7ff}\u{e000}\"", "\"\u{d7ff}\u{e000}\""),
         ] {
-            let value = Json::root(spelled).string().unwrap();
-            assert_eq!(String::from_utf8(quoted(&value)).unwrap(), again);
+            let value = JsonCursor::root(spelled).string().unwrap();
+            assert_eq!(String::from_utf8(to_json_string(&value)).unwrap(), again);
         }
-        assert!(Json::root(r#""\u0061b""#).is("ab"));
-        assert_eq!(Json::root(r#""\ud800""#).unicode(), None);
+        assert!(JsonCursor::root(r#""\u0061b""#).eq_str("ab"));
+        assert_eq!(JsonCursor::root(r#""\ud800""#).as_string(), None);
     }
 
     #[test]
     fn edits_leave_the_rest_alone() {
         let text = r#"{"a": 1.0, "b":[2]}"#;
-        let root = Json::root(text);
-        let mut edits = Edits::default();
+        let root = JsonCursor::root(text);
+        let mut edits = TextEdits::default();
         edits.replace(root.get("b").unwrap().range(), b"3".to_vec());
-        edits.insert(root.closing(), b",\"c\":4".to_vec());
+        edits.insert(root.end_bracket(), b",\"c\":4".to_vec());
         edits.replace(root.get("a").unwrap().range(), b"null".to_vec());
         assert_eq!(edits.apply(text), br#"{"a": null, "b":3,"c":4}"#);
     }

@@ -20,7 +20,7 @@ pub fn is_credential(name: &str) -> bool {
 }
 
 /// Families of headers that choose a version, a model, a route or an account.
-const VARIANT_FAMILIES: [&str; 17] = [
+const KEYED_PREFIXES: [&str; 17] = [
     "openai-",
     "anthropic-",
     "x-goog-",
@@ -41,7 +41,7 @@ const VARIANT_FAMILIES: [&str; 17] = [
 ];
 
 /// Single names of the same kind; `origin` because a browser's answer carries its permission to be read.
-const VARIANTS: [&str; 9] = [
+const KEYED: [&str; 9] = [
     "api-version",
     "x-api-version",
     "origin",
@@ -60,46 +60,46 @@ const TELEMETRY: [&str; 4] = ["x-goog-api-client", "x-ms-client-request-id", "x-
 const ACCOUNT_ENDINGS: [&str; 4] = ["account-id", "org-id", "tenant-id", "organization-id"];
 
 /// Whether a request header changes answers by its name alone (`accept` and `content-type` do by their value).
-pub fn is_variant(name: &str) -> bool {
+pub fn is_keyed(name: &str) -> bool {
     let account = ACCOUNT_ENDINGS.iter().any(|ending| name.ends_with(ending));
-    let named = account || VARIANTS.contains(&name) || starts_with_any(name, &VARIANT_FAMILIES);
+    let named = account || KEYED.contains(&name) || starts_with_any(name, &KEYED_PREFIXES);
     named && !TELEMETRY.contains(&name) && !is_credential(name) && is_forwarded(name)
 }
 
 /// Whether a header that belongs in the key has lost bytes on its way: where the platform could not read them as UTF-8,
 /// different values look alike.
-pub fn is_blurred(request: &HeaderMap) -> bool {
-    const LOST: &[u8] = "\u{fffd}".as_bytes();
-    let keyed = |name: &str| is_credential(name) || is_variant(name) || name == "accept";
-    let lost = |value: &[u8]| value.windows(LOST.len()).any(|window| window == LOST);
+pub fn has_lossy_utf8(request: &HeaderMap) -> bool {
+    const REPLACEMENT: &[u8] = "\u{fffd}".as_bytes();
+    let keyed = |name: &str| is_credential(name) || is_keyed(name) || name == "accept";
+    let lost = |value: &[u8]| value.windows(REPLACEMENT.len()).any(|window| window == REPLACEMENT);
     request.iter().any(|(name, value)| keyed(name.as_str()) && lost(value.as_bytes()))
 }
 
 /// The request headers that change answers, for the key: (name, value), in order of name.
-pub fn variants(request: &HeaderMap) -> Vec<(String, Vec<u8>)> {
+pub fn key_headers(request: &HeaderMap) -> Vec<(String, Vec<u8>)> {
     let special = |name: &str| match name {
-        "accept" => !accepts_the_usual(request),
+        "accept" => !accepts_default_types(request),
         "content-type" => essence(request) != "application/json",
         _ => false,
     };
-    collect(request, &|name| is_variant(name) || special(name))
+    collect(request, &|name| is_keyed(name) || special(name))
 }
 
 /// Whether the caller would take what every endpoint gives by itself. Clients differ in how they say that.
-fn accepts_the_usual(request: &HeaderMap) -> bool {
-    const USUAL: [&str; 4] = ["*/*", "application/json", "text/event-stream", "application/octet-stream"];
+fn accepts_default_types(request: &HeaderMap) -> bool {
+    const DEFAULT_TYPES: [&str; 4] = ["*/*", "application/json", "text/event-stream", "application/octet-stream"];
     request
         .get_all(http::header::ACCEPT)
         .iter()
         .flat_map(|value| value.as_bytes().split(|b| *b == b','))
         .filter_map(|range| std::str::from_utf8(range).ok())
         .map(|range| range.split(';').next().unwrap_or_default().trim())
-        .any(|range| USUAL.iter().any(|usual| range.eq_ignore_ascii_case(usual)))
+        .any(|range| DEFAULT_TYPES.iter().any(|usual| range.eq_ignore_ascii_case(usual)))
 }
 
 /// Request headers that are new with every request, and that no step before the upstream looks at: a name, or the
 /// beginning of one where it ends in `*`.
-pub const TELL_NOTHING: [&str; 16] = [
+pub const FAST_PATH_IGNORED_HEADERS: [&str; 16] = [
     "cf-*",
     "x-forwarded-*",
     "x-real-ip",
@@ -118,9 +118,9 @@ pub const TELL_NOTHING: [&str; 16] = [
     "x-stainless-retry-count",
 ];
 
-/// Whether a request header is one of [`TELL_NOTHING`].
+/// Whether a request header is one of [`FAST_PATH_IGNORED_HEADERS`].
 pub fn tells_nothing(name: &str) -> bool {
-    TELL_NOTHING.iter().any(|known| match known.strip_suffix('*') {
+    FAST_PATH_IGNORED_HEADERS.iter().any(|known| match known.strip_suffix('*') {
         Some(family) => name.starts_with(family),
         None => name == *known,
     })
@@ -160,10 +160,10 @@ mod tests {
     #[test]
     fn accept_counts_only_where_it_is_particular() {
         for usual in ["*/*", "application/json", "application/json, text/plain, */*", "text/event-stream;q=1"] {
-            assert!(variants(&map(&[("accept", usual)])).is_empty(), "{usual}");
+            assert!(key_headers(&map(&[("accept", usual)])).is_empty(), "{usual}");
         }
-        assert_eq!(variants(&map(&[("accept", "audio/mpeg")])).len(), 1);
-        assert!(variants(&map(&[("content-type", "application/json; charset=utf-8")])).is_empty());
-        assert_eq!(variants(&map(&[("content-type", "application/foo+json")])).len(), 1);
+        assert_eq!(key_headers(&map(&[("accept", "audio/mpeg")])).len(), 1);
+        assert!(key_headers(&map(&[("content-type", "application/json; charset=utf-8")])).is_empty());
+        assert_eq!(key_headers(&map(&[("content-type", "application/foo+json")])).len(), 1);
     }
 }

@@ -9,8 +9,8 @@ use std::fmt;
 
 /// Changes whenever the same question would get another name, so that old entries are never read wrongly.
 const VERSION: &str = "reprise-key-2";
-/// The same for what entries are sealed with. A name of its own: who knows a key knows nothing about its [`Sealing`].
-const SEALING_VERSION: &str = "reprise-sealing-1";
+/// The same for what entries are sealed with. A name of its own: who knows a key knows nothing about its [`EncryptionSalt`].
+const SALT_VERSION: &str = "reprise-sealing-1";
 /// The same for the tags of namespaces.
 const NAMESPACE_VERSION: &str = "reprise-namespace-1";
 /// Length of a namespace's tag, in bytes: two of a million namespaces share one with a chance of 1 to 37 million.
@@ -19,7 +19,7 @@ const TAG_LEN: usize = 8;
 const HASH_LEN: usize = 32 - TAG_LEN;
 
 /// Top-level fields that only choose how the answer is carried.
-const CARRIAGE: [&str; 2] = ["stream", "stream_options"];
+const RESPONSE_MODE_FIELDS: [&str; 2] = ["stream", "stream_options"];
 
 /// Where the endpoints that hold a conversation keep it: OpenAI, Anthropic, Google, Cohere, Ollama.
 const CONVERSATION: [&str; 18] = [
@@ -46,12 +46,12 @@ const CONVERSATION: [&str; 18] = [
 /// The name of a question: 32 bytes, printed as 64 hexadecimal digits.
 ///
 /// The first 24 are a hash of the whole question, the last 8 one of its namespace. So a key alone tells where its entry
-/// is, and the entries of one namespace can be listed: stores sort by [`Key::name`], which begins with the namespace's.
+/// is, and the entries of one namespace can be listed: stores sort by [`CacheKey::storage_key`], which begins with the namespace's.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Key([u8; 32]);
+pub struct CacheKey([u8; 32]);
 
 /// What the stored names of all entries of a namespace begin with.
-pub fn name_prefix(namespace: &[u8]) -> String {
+pub fn storage_prefix(namespace: &[u8]) -> String {
     format!("{}:", hex::encode(namespace_tag(namespace)))
 }
 
@@ -72,71 +72,71 @@ fn first<const N: usize>(digest: &[u8; 32]) -> [u8; N] {
 /// What an entry is sealed with besides the operator's secret: a hash of the whole question, its party included, that
 /// cannot be had from the key. It never leaves the process, but to the question's flight.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Sealing([u8; 32]);
+pub struct EncryptionSalt([u8; 32]);
 
-impl Sealing {
+impl EncryptionSalt {
     /// Its bytes.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 }
 
-impl fmt::Debug for Sealing {
+impl fmt::Debug for EncryptionSalt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Sealing(…)")
     }
 }
 
-impl Serialize for Sealing {
+impl Serialize for EncryptionSalt {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&hex::encode(self.0))
     }
 }
 
-impl<'de> Deserialize<'de> for Sealing {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Sealing, D::Error> {
+impl<'de> Deserialize<'de> for EncryptionSalt {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<EncryptionSalt, D::Error> {
         let mut bytes = [0; 32];
         let text = String::deserialize(deserializer)?;
         hex::decode_to_slice(&text, &mut bytes).map_err(|_| serde::de::Error::custom("not a sealing"))?;
-        Ok(Sealing(bytes))
+        Ok(EncryptionSalt(bytes))
     }
 }
 
-impl Key {
+impl CacheKey {
     /// Reads a printed key. `None`: it is not one.
-    pub fn from_hex(text: &str) -> Option<Key> {
+    pub fn from_hex(text: &str) -> Option<CacheKey> {
         let mut bytes = [0; 32];
         hex::decode_to_slice(text, &mut bytes).ok()?;
-        Some(Key(bytes))
+        Some(CacheKey(bytes))
     }
 
     /// Its entry's name in a store: the namespace's tag, a colon, and the rest of the key.
-    pub fn name(&self) -> String {
+    pub fn storage_key(&self) -> String {
         let (hash, tag) = self.0.split_at(HASH_LEN);
         format!("{}:{}", hex::encode(tag), hex::encode(hash))
     }
 }
 
-impl Serialize for Key {
+impl Serialize for CacheKey {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
-impl<'de> Deserialize<'de> for Key {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Key, D::Error> {
+impl<'de> Deserialize<'de> for CacheKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<CacheKey, D::Error> {
         let text = String::deserialize(deserializer)?;
-        Key::from_hex(&text).ok_or_else(|| serde::de::Error::custom("not a key"))
+        CacheKey::from_hex(&text).ok_or_else(|| serde::de::Error::custom("not a key"))
     }
 }
 
-impl fmt::Display for Key {
+impl fmt::Display for CacheKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&hex::encode(self.0))
     }
 }
 
-impl fmt::Debug for Key {
+impl fmt::Debug for CacheKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
@@ -144,7 +144,7 @@ impl fmt::Debug for Key {
 
 /// Who asks. Two parties never share an entry.
 #[derive(Clone, PartialEq, Eq)]
-pub enum Party {
+pub enum Tenant {
     /// Everyone is one party: `CACHE_SCOPE=shared`.
     Shared,
     /// Whoever holds these credentials: (header name, value), in order of name. None at all is a party too.
@@ -153,7 +153,7 @@ pub enum Party {
     Token([u8; 32], Vec<(String, Vec<u8>)>),
 }
 
-impl fmt::Debug for Party {
+impl fmt::Debug for Tenant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Party(…)")
     }
@@ -186,17 +186,17 @@ impl MatchMode {
 
 /// Everything that a key is made of.
 #[derive(Debug)]
-pub struct Question<'a> {
+pub struct KeyInput<'a> {
     /// The caller's `X-Proxy-Namespace`, or nothing.
     pub namespace: &'a [u8],
     /// Who asks.
-    pub party: &'a Party,
+    pub tenant: &'a Tenant,
     /// The method, upper case.
     pub method: &'a str,
     /// The URL that is asked, with its query, but for what only chooses how the answer is carried.
     pub url: &'a str,
     /// Request headers that change answers: (name, value), in order of name.
-    pub variants: &'a [(String, Vec<u8>)],
+    pub key_headers: &'a [(String, Vec<u8>)],
     /// How much of the body counts.
     pub mode: MatchMode,
     /// Top-level fields that the operator or the caller leaves out, sorted. They are part of the key: a caller who
@@ -208,33 +208,33 @@ pub struct Question<'a> {
     pub document: &'a Document,
 }
 
-impl Question<'_> {
+impl KeyInput<'_> {
     /// The question's name.
-    pub fn key(&self) -> Key {
-        self.key_and_sealing().0
+    pub fn key(&self) -> CacheKey {
+        self.key_and_salt().0
     }
 
     /// The question's name, and what its entry is sealed with.
-    pub fn key_and_sealing(&self) -> (Key, Sealing) {
+    pub fn key_and_salt(&self) -> (CacheKey, EncryptionSalt) {
         let body = self.body_digest();
         let hash = first::<HASH_LEN>(&self.hash(VERSION, body));
         let mut key = [0; 32];
         let tag = namespace_tag(self.namespace);
         key.iter_mut().zip(hash.iter().chain(&tag)).for_each(|(to, from)| *to = *from);
-        (Key(key), Sealing(self.hash(SEALING_VERSION, body)))
+        (CacheKey(key), EncryptionSalt(self.hash(SALT_VERSION, body)))
     }
 
     fn hash(&self, version: &str, (form, body): (&[u8], [u8; 32])) -> [u8; 32] {
         let mut list = List::new();
         list.push(version.as_bytes());
         list.push(self.namespace);
-        match self.party {
-            Party::Shared => list.push(b"shared"),
-            Party::Credentials(credentials) => {
+        match self.tenant {
+            Tenant::Shared => list.push(b"shared"),
+            Tenant::Credentials(credentials) => {
                 list.push(b"credentials");
                 list.push_pairs(credentials);
             }
-            Party::Token(token, credentials) => {
+            Tenant::Token(token, credentials) => {
                 list.push(b"token");
                 list.push(token);
                 list.push_pairs(credentials);
@@ -242,11 +242,11 @@ impl Question<'_> {
         }
         list.push(self.method.as_bytes());
         list.push(self.url.as_bytes());
-        list.push_pairs(self.variants);
+        list.push_pairs(self.key_headers);
         list.push(self.mode.as_str().as_bytes());
         list.push(&count(self.ignored.len()));
-        for name in self.ignored {
-            list.push(name.as_bytes());
+        for storage_key in self.ignored {
+            list.push(storage_key.as_bytes());
         }
         list.push(form);
         list.push(&body);
@@ -261,10 +261,10 @@ impl Question<'_> {
         let ignored = self.ignored.iter().map(String::as_str);
         let select = if self.mode == MatchMode::Chat && self.has_conversation() {
             kept =
-                CONVERSATION.into_iter().filter(|name| !self.ignored.iter().any(|ignored| ignored == name)).collect();
+                CONVERSATION.into_iter().filter(|storage_key| !self.ignored.iter().any(|ignored| ignored == storage_key)).collect();
             Select::Only(&kept)
         } else {
-            left_out = CARRIAGE.into_iter().chain(ignored).collect();
+            left_out = RESPONSE_MODE_FIELDS.into_iter().chain(ignored).collect();
             Select::Except(&left_out)
         };
         let mut hasher = Sha256::new();
@@ -276,7 +276,7 @@ impl Question<'_> {
     }
 
     fn has_conversation(&self) -> bool {
-        CONVERSATION.iter().any(|name| self.document.fields(name).next().is_some())
+        CONVERSATION.iter().any(|storage_key| self.document.fields(storage_key).next().is_some())
     }
 }
 
@@ -295,8 +295,8 @@ impl List {
 
     fn push_pairs(&mut self, pairs: &[(String, Vec<u8>)]) {
         self.push(&count(pairs.len()));
-        for (name, value) in pairs {
-            self.push(name.as_bytes());
+        for (storage_key, value) in pairs {
+            self.push(storage_key.as_bytes());
             self.push(value);
         }
     }

@@ -1,21 +1,21 @@
 //! Anthropic messages (API reference, "Streaming Messages").
 
-use super::finish_reason::fault;
-use super::{Mark, object, text};
+use super::finish_reason::reject_finish_reason;
+use super::{EventKind, object, text};
 use crate::http::sse::Event;
 use serde_json::{Map, Value, json};
 
 type Object = Map<String, Value>;
 
 /// What an event says about its stream.
-pub(super) fn mark(value: &Value) -> Mark {
+pub(super) fn event_kind(value: &Value) -> EventKind {
     match text(value, "type") {
-        "message_stop" => Mark::Terminal,
+        "message_stop" => EventKind::Terminal,
         "message_delta" => {
             let end = value.get("delta").map_or("", |delta| text(delta, "stop_reason"));
-            fault(end).map_or(Mark::Progress, Mark::Fault)
+            reject_finish_reason(end).map_or(EventKind::Delta, EventKind::Error)
         }
-        _ => Mark::Progress,
+        _ => EventKind::Delta,
     }
 }
 

@@ -1,7 +1,7 @@
 //! OpenAI chat completions (API reference, "Chat completion chunk object") and everyone who speaks like them.
 
-use super::finish_reason::fault;
-use super::{Carriage, Mark, is_set, items, object, text};
+use super::finish_reason::reject_finish_reason;
+use super::{ResponseMode, EventKind, is_set, items, object, text};
 use crate::http::sse::Event;
 use crate::status::Reason;
 use serde::de::IgnoredAny;
@@ -12,16 +12,16 @@ use std::collections::{BTreeMap, BTreeSet};
 type Object = Map<String, Value>;
 
 /// What a chunk says about its stream; `[DONE]` ends it.
-pub(super) fn mark(value: &Value) -> Mark {
+pub(super) fn event_kind(value: &Value) -> EventKind {
     for choice in items(value, "choices") {
         if is_set(choice, "error") {
-            return Mark::Fault(Reason::ErrorBody);
+            return EventKind::Error(Reason::ErrorBody);
         }
-        if let Some(reason) = fault(text(choice, "finish_reason")) {
-            return Mark::Fault(reason);
+        if let Some(reason) = reject_finish_reason(text(choice, "finish_reason")) {
+            return EventKind::Error(reason);
         }
     }
-    Mark::Progress
+    EventKind::Delta
 }
 
 /// Whether a chunk carries usage and nothing else.
@@ -284,13 +284,13 @@ pub(super) struct Chunks {
     /// Said once, in the first chunk.
     first: Object,
     usage: Value,
-    carriage: Carriage,
+    response_mode: ResponseMode,
     events: Vec<Event>,
 }
 
 impl Chunks {
     /// Takes the object apart: its choices, and the maker of chunks around them. `None`: usage is asked for and missing.
-    pub(super) fn new(mut whole: Object, kind: &str, carriage: Carriage) -> Option<(Vec<Value>, Chunks)> {
+    pub(super) fn new(mut whole: Object, kind: &str, response_mode: ResponseMode) -> Option<(Vec<Value>, Chunks)> {
         let Value::Array(choices) = whole.remove("choices")? else {
             return None;
         };
@@ -303,7 +303,7 @@ impl Chunks {
             return None;
         }
         let usage = whole.remove("usage").unwrap_or_default();
-        if carriage.include_usage && usage.is_null() {
+        if response_mode.include_usage && usage.is_null() {
             return None;
         }
         let mut shared = Object::new();
@@ -313,18 +313,18 @@ impl Chunks {
             }
         }
         shared.insert("object".to_owned(), kind.into());
-        Some((choices, Chunks { shared, first: whole, usage, carriage, events: Vec::new() }))
+        Some((choices, Chunks { shared, first: whole, usage, response_mode, events: Vec::new() }))
     }
 
     /// Adds a chunk with one choice.
     pub(super) fn push(&mut self, choice: Value) {
-        let usage = self.carriage.include_usage.then_some(Value::Null);
+        let usage = self.response_mode.include_usage.then_some(Value::Null);
         self.chunk(Value::Array(vec![choice]), usage);
     }
 
     /// Adds the usage chunk, if it is wanted, and the end.
     pub(super) fn finish(mut self) -> Vec<Event> {
-        if self.carriage.include_usage {
+        if self.response_mode.include_usage {
             let usage = self.usage.take();
             self.chunk(Value::Array(Vec::new()), Some(usage));
         }
@@ -342,8 +342,8 @@ impl Chunks {
 }
 
 /// Object to stream: for each choice its role, each part of its message, and its end.
-pub(super) fn to_events(whole: Object, carriage: Carriage) -> Option<Vec<Event>> {
-    let (choices, mut chunks) = Chunks::new(whole, "chat.completion.chunk", carriage)?;
+pub(super) fn to_events(whole: Object, response_mode: ResponseMode) -> Option<Vec<Event>> {
+    let (choices, mut chunks) = Chunks::new(whole, "chat.completion.chunk", response_mode)?;
     for choice in choices {
         let Value::Object(mut choice) = choice else {
             return None;

@@ -1,7 +1,7 @@
 //! Cohere chat, version 2 (API reference, "Chat with Streaming"). Version 1 is replayed but not converted.
 
-use super::finish_reason::fault;
-use super::{Mark, object, parse, text};
+use super::finish_reason::reject_finish_reason;
+use super::{EventKind, object, parse, text};
 use crate::http::sse::Event;
 use crate::status::Reason;
 use serde_json::map::Entry;
@@ -11,18 +11,18 @@ use std::collections::BTreeMap;
 type Object = Map<String, Value>;
 
 /// What an event says about its stream.
-pub(super) fn mark(value: &Value) -> Mark {
+pub(super) fn event_kind(value: &Value) -> EventKind {
     let (reason, error) = if text(value, "type") == "message-end" {
         (value.pointer("/delta/finish_reason"), value.pointer("/delta/error"))
     } else if text(value, "event_type") == "stream-end" {
         (value.get("finish_reason"), None)
     } else {
-        return Mark::Progress;
+        return EventKind::Delta;
     };
-    if let Some(reason) = reason.and_then(Value::as_str).and_then(fault) {
-        return Mark::Fault(reason);
+    if let Some(reason) = reason.and_then(Value::as_str).and_then(reject_finish_reason) {
+        return EventKind::Error(reason);
     }
-    if error.is_some_and(|error| !error.is_null()) { Mark::Fault(Reason::ErrorBody) } else { Mark::Terminal }
+    if error.is_some_and(|error| !error.is_null()) { EventKind::Error(Reason::ErrorBody) } else { EventKind::Terminal }
 }
 
 /// Lists and texts that a message announces, empty, before it has them.
@@ -332,7 +332,7 @@ fn cited(citations: Vec<Value>) -> impl Iterator<Item = Value> {
 #[cfg(test)]
 mod tests {
     use crate::http::sse::Event;
-    use crate::protocol::{Carriage, Dialect};
+    use crate::protocol::{ResponseMode, Protocol};
     use crate::status::Reason;
     use serde_json::{Value, json};
 
@@ -341,7 +341,7 @@ mod tests {
     }
 
     fn to_object(chunks: &Value) -> Option<Value> {
-        Dialect::Cohere.to_object(&events(chunks))
+        Protocol::Cohere.to_object(&events(chunks))
     }
 
     /// A stream with these events between its beginning and its end.
@@ -376,7 +376,7 @@ mod tests {
             (old("USER_CANCEL"), Err(Reason::NotCompleted)),
             (json!([{"type": "content-end", "index": 0}]), Err(Reason::Truncated)),
         ] {
-            assert_eq!(Dialect::Cohere.check(&events(&chunks)), outcome, "{chunks}");
+            assert_eq!(Protocol::Cohere.check(&events(&chunks)), outcome, "{chunks}");
         }
         assert_eq!(to_object(&old("COMPLETE")), None);
     }
@@ -438,7 +438,7 @@ mod tests {
         let object = |message: Value, more: Value| {
             let mut object = json!({"id": "i", "finish_reason": "COMPLETE", "message": message});
             object.as_object_mut().unwrap().append(more.as_object().cloned().as_mut().unwrap());
-            Dialect::Cohere.to_events(object, Carriage::default())
+            Protocol::Cohere.to_events(object, ResponseMode::default())
         };
         let text = json!({"content": [{"type": "text", "text": "ab"}]});
         assert!(object(text.clone(), json!({})).is_some());
@@ -451,6 +451,6 @@ mod tests {
         // Empty lists are announced anyhow.
         let made = object(json!({"role": "assistant", "citations": []}), json!({})).unwrap();
         let expected = json!({"id": "i", "finish_reason": "COMPLETE", "message": {"role": "assistant"}});
-        assert_eq!(Dialect::Cohere.to_object(&made), Some(expected));
+        assert_eq!(Protocol::Cohere.to_object(&made), Some(expected));
     }
 }

@@ -1,7 +1,7 @@
 //! OpenAI's legacy completions (API reference, "Completions"): a chunk is a small completion.
 
 use super::chat::{Chunks, add_logprobs, add_once, envelope};
-use super::{Carriage, object};
+use super::{ResponseMode, object};
 use crate::http::sse::Event;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -39,8 +39,8 @@ pub(super) fn to_object(mut chunks: Vec<Value>) -> Option<Value> {
 }
 
 /// Object to stream: for each choice its text, then its end.
-pub(super) fn to_events(whole: Map<String, Value>, carriage: Carriage) -> Option<Vec<Event>> {
-    let (choices, mut chunks) = Chunks::new(whole, KIND, carriage)?;
+pub(super) fn to_events(whole: Map<String, Value>, response_mode: ResponseMode) -> Option<Vec<Event>> {
+    let (choices, mut chunks) = Chunks::new(whole, KIND, response_mode)?;
     for choice in choices {
         let Value::Object(mut choice) = choice else {
             return None;

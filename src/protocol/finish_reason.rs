@@ -45,7 +45,7 @@ const FAILED: [&str; 19] = [
 ];
 
 /// Why an answer that ended for this reason is not kept; `None`: it ended well.
-pub(crate) fn fault(finish_reason: &str) -> Option<Reason> {
+pub(crate) fn reject_finish_reason(finish_reason: &str) -> Option<Reason> {
     if FILTERED.contains(&finish_reason) {
         Some(Reason::ContentFilter)
     } else if FAILED.contains(&finish_reason) {

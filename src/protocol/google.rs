@@ -1,7 +1,7 @@
 //! Google `streamGenerateContent` (Gemini API reference). Each chunk is a partial `GenerateContentResponse`.
 
-use super::finish_reason::fault;
-use super::{Mark, is_set, items, text};
+use super::finish_reason::reject_finish_reason;
+use super::{EventKind, is_set, items, text};
 use crate::http::sse::Event;
 use crate::status::Reason;
 use serde_json::{Map, Value};
@@ -10,21 +10,21 @@ use std::collections::BTreeMap;
 type Object = Map<String, Value>;
 
 /// What an event says about its stream.
-pub(super) fn mark(value: &Value) -> Mark {
+pub(super) fn event_kind(value: &Value) -> EventKind {
     if value.get("promptFeedback").is_some_and(|feedback| is_set(feedback, "blockReason")) {
-        return Mark::Fault(Reason::ContentFilter);
+        return EventKind::Error(Reason::ContentFilter);
     }
-    let mut mark = Mark::Progress;
+    let mut event_kind = EventKind::Delta;
     for candidate in items(value, "candidates") {
         let end = text(candidate, "finishReason");
-        if let Some(reason) = fault(end) {
-            return Mark::Fault(reason);
+        if let Some(reason) = reject_finish_reason(end) {
+            return EventKind::Error(reason);
         }
         if is_end(end) {
-            mark = Mark::Terminal;
+            event_kind = EventKind::Terminal;
         }
     }
-    mark
+    event_kind
 }
 
 fn is_end(reason: &str) -> bool {
@@ -248,7 +248,7 @@ pub(super) fn to_events(whole: Object) -> Option<Vec<Event>> {
 #[cfg(test)]
 mod tests {
     use crate::http::sse::Event;
-    use crate::protocol::{Carriage, Dialect};
+    use crate::protocol::{ResponseMode, Protocol};
     use crate::status::Reason;
     use serde_json::{Value, json};
 
@@ -257,11 +257,11 @@ mod tests {
     }
 
     fn check(chunks: &Value) -> Result<(), Reason> {
-        Dialect::Google.check(&events(chunks))
+        Protocol::Google.check(&events(chunks))
     }
 
     fn to_object(chunks: &Value) -> Option<Value> {
-        Dialect::Google.to_object(&events(chunks))
+        Protocol::Google.to_object(&events(chunks))
     }
 
     /// A chunk of candidate 0 with these parts and more.
@@ -365,6 +365,6 @@ mod tests {
         assert_eq!(to_object(&json!([{"candidates": [end], "responseId": "a"}, {"responseId": "b"}])), None);
         assert_eq!(to_object(&json!([{"candidates": [{"index": 0.5, "finishReason": "STOP"}]}])), None);
         assert_eq!(to_object(&json!([])), None);
-        assert_eq!(Dialect::Google.to_events(json!({"candidates": [{"content": {}}]}), Carriage::default()), None);
+        assert_eq!(Protocol::Google.to_events(json!({"candidates": [{"content": {}}]}), ResponseMode::default()), None);
     }
 }

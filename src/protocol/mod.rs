@@ -24,7 +24,7 @@ use serde_json::{Map, Value};
 
 /// A protocol's grammar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dialect {
+pub enum Protocol {
     /// OpenAI chat completions and everyone who speaks like them.
     Chat,
     /// OpenAI's legacy completions.
@@ -43,46 +43,46 @@ pub enum Dialect {
 
 /// What one event says about its stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mark {
+enum EventKind {
     /// There is more to come.
-    Progress,
+    Delta,
     /// The answer is complete.
     Terminal,
     /// The answer is none, for this reason.
-    Fault(Reason),
+    Error(Reason),
 }
 
 /// How a caller wants the answer carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Carriage {
+pub struct ResponseMode {
     /// As a stream of events.
     pub stream: bool,
     /// With a final usage chunk (`stream_options.include_usage`).
     pub include_usage: bool,
 }
 
-impl Dialect {
+impl Protocol {
     /// Every one.
-    pub const ALL: [Dialect; 7] = [
-        Dialect::Chat,
-        Dialect::Completions,
-        Dialect::Responses,
-        Dialect::Anthropic,
-        Dialect::Google,
-        Dialect::Cohere,
-        Dialect::Ollama,
+    pub const ALL: [Protocol; 7] = [
+        Protocol::Chat,
+        Protocol::Completions,
+        Protocol::Responses,
+        Protocol::Anthropic,
+        Protocol::Google,
+        Protocol::Cohere,
+        Protocol::Ollama,
     ];
 
     /// The grammar in which an endpoint streams; `None`: it does not, or not in one that is known.
-    pub fn of(endpoint: Endpoint) -> Option<Dialect> {
+    pub fn of(endpoint: Endpoint) -> Option<Protocol> {
         match endpoint {
-            Endpoint::ChatCompletions => Some(Dialect::Chat),
-            Endpoint::Completions => Some(Dialect::Completions),
-            Endpoint::Responses => Some(Dialect::Responses),
-            Endpoint::Messages => Some(Dialect::Anthropic),
-            Endpoint::GenerateContent | Endpoint::StreamGenerateContent => Some(Dialect::Google),
-            Endpoint::CohereChat => Some(Dialect::Cohere),
-            Endpoint::Ollama => Some(Dialect::Ollama),
+            Endpoint::ChatCompletions => Some(Protocol::Chat),
+            Endpoint::Completions => Some(Protocol::Completions),
+            Endpoint::Responses => Some(Protocol::Responses),
+            Endpoint::Messages => Some(Protocol::Anthropic),
+            Endpoint::GenerateContent | Endpoint::StreamGenerateContent => Some(Protocol::Google),
+            Endpoint::CohereChat => Some(Protocol::Cohere),
+            Endpoint::Ollama => Some(Protocol::Ollama),
             Endpoint::Speech | Endpoint::Compute | Endpoint::Custom => None,
         }
     }
@@ -90,9 +90,9 @@ impl Dialect {
     /// Whether a body of this media type (without parameters) is a stream in this grammar. `asked`: one was asked for.
     pub fn is_stream(self, essence: &str, asked: bool) -> bool {
         match self {
-            Dialect::Ollama => essence == "application/x-ndjson",
+            Protocol::Ollama => essence == "application/x-ndjson",
             // Without `alt=sse` Google streams one JSON array.
-            Dialect::Google => essence == "text/event-stream" || asked && media_type::is_json(essence),
+            Protocol::Google => essence == "text/event-stream" || asked && media_type::is_json(essence),
             _ => essence == "text/event-stream",
         }
     }
@@ -100,13 +100,13 @@ impl Dialect {
     /// The events of a whole body.
     ///
     /// # Errors
-    /// [`Reason::Truncated`] where it ends inside an event, [`Reason::AnswerNotJson`] where it is no stream.
+    /// [`Reason::Truncated`] where it ends inside an event, [`Reason::ResponseNotJson`] where it is no stream.
     pub fn events(self, body: &[u8]) -> Result<Vec<Event>, Reason> {
-        if self == Dialect::Google && body.trim_ascii_start().first() == Some(&b'[') {
-            let items: Vec<&RawValue> = json::read(body).ok_or(Reason::AnswerNotJson)?;
+        if self == Protocol::Google && body.trim_ascii_start().first() == Some(&b'[') {
+            let items: Vec<&RawValue> = json::from_slice(body).ok_or(Reason::ResponseNotJson)?;
             return Ok(items.into_iter().map(|item| Event::data(item.get())).collect());
         }
-        let framing = if self == Dialect::Ollama { Framing::Lines } else { Framing::Events };
+        let framing = if self == Protocol::Ollama { Framing::Lines } else { Framing::Events };
         sse::decode(framing, body).map_err(|_| Reason::Truncated)
     }
 
@@ -116,53 +116,53 @@ impl Dialect {
     /// Why it is not.
     pub fn check(self, events: &[Event]) -> Result<(), Reason> {
         if events.iter().all(is_done) {
-            return Err(Reason::AnswerEmpty);
+            return Err(Reason::ResponseEmpty);
         }
         let mut terminal = false;
         let mut empty = self.separates_usage();
         let mut ends = google::Ends::default();
         for event in events {
-            let mark = if is_done(event) {
-                self.mark_done()
+            let event_kind = if is_done(event) {
+                self.done_kind()
             } else {
-                let value = parse(&event.data).ok_or(Reason::AnswerNotJson)?;
-                if self == Dialect::Google {
+                let value = parse(&event.data).ok_or(Reason::ResponseNotJson)?;
+                if self == Protocol::Google {
                     ends.see(&value);
                 }
                 empty = empty && chat::is_empty(&value);
-                self.mark(event, &value)
+                self.event_kind(event, &value)
             };
-            match mark {
-                Mark::Progress => {}
-                Mark::Terminal => terminal = true,
-                Mark::Fault(reason) => return Err(reason),
+            match event_kind {
+                EventKind::Delta => {}
+                EventKind::Terminal => terminal = true,
+                EventKind::Error(reason) => return Err(reason),
             }
         }
         if empty {
-            return Err(Reason::AnswerEmpty);
+            return Err(Reason::ResponseEmpty);
         }
         if terminal && ends.all() { Ok(()) } else { Err(Reason::Truncated) }
     }
 
-    fn mark(self, event: &Event, value: &Value) -> Mark {
+    fn event_kind(self, event: &Event, value: &Value) -> EventKind {
         if event.name == "error" || is_set(value, "error") || text(value, "object") == "error" {
-            return Mark::Fault(Reason::ErrorBody);
+            return EventKind::Error(Reason::ErrorBody);
         }
         match self {
-            Dialect::Chat | Dialect::Completions => chat::mark(value),
-            Dialect::Responses => responses::mark(value),
-            Dialect::Anthropic => anthropic::mark(value),
-            Dialect::Google => google::mark(value),
-            Dialect::Cohere => cohere::mark(value),
-            Dialect::Ollama => ollama::mark(value),
+            Protocol::Chat | Protocol::Completions => chat::event_kind(value),
+            Protocol::Responses => responses::event_kind(value),
+            Protocol::Anthropic => anthropic::event_kind(value),
+            Protocol::Google => google::event_kind(value),
+            Protocol::Cohere => cohere::event_kind(value),
+            Protocol::Ollama => ollama::event_kind(value),
         }
     }
 
     /// What `data: [DONE]` says: it ends OpenAI's older grammars, and some send it in others too.
-    fn mark_done(self) -> Mark {
+    fn done_kind(self) -> EventKind {
         match self {
-            Dialect::Chat | Dialect::Completions => Mark::Terminal,
-            _ => Mark::Progress,
+            Protocol::Chat | Protocol::Completions => EventKind::Terminal,
+            _ => EventKind::Delta,
         }
     }
 
@@ -180,7 +180,7 @@ impl Dialect {
 
     /// Whether callers choose if the stream ends in a usage chunk.
     pub fn separates_usage(self) -> bool {
-        matches!(self, Dialect::Chat | Dialect::Completions)
+        matches!(self, Protocol::Chat | Protocol::Completions)
     }
 
     /// A stream's bytes without the final usage chunk; every other byte is kept. `None`: it cannot be told apart.
@@ -204,43 +204,43 @@ impl Dialect {
             events.map(|event| parse(&event.data)).collect()
         };
         match self {
-            Dialect::Chat => chat::to_object(chunks()?),
-            Dialect::Completions => completions::to_object(chunks()?),
-            Dialect::Responses => responses::to_object(chunks()?),
-            Dialect::Anthropic => anthropic::to_object(chunks()?),
-            Dialect::Google => google::to_object(chunks()?),
-            Dialect::Cohere => cohere::to_object(chunks()?),
-            Dialect::Ollama => ollama::to_object(chunks()?),
+            Protocol::Chat => chat::to_object(chunks()?),
+            Protocol::Completions => completions::to_object(chunks()?),
+            Protocol::Responses => responses::to_object(chunks()?),
+            Protocol::Anthropic => anthropic::to_object(chunks()?),
+            Protocol::Google => google::to_object(chunks()?),
+            Protocol::Cohere => cohere::to_object(chunks()?),
+            Protocol::Ollama => ollama::to_object(chunks()?),
         }
     }
 
     /// A stream that amounts to an object, ending in its terminal event.
-    pub fn to_events(self, object: Value, carriage: Carriage) -> Option<Vec<Event>> {
+    pub fn to_events(self, object: Value, response_mode: ResponseMode) -> Option<Vec<Event>> {
         let Value::Object(object) = object else {
             return None;
         };
         match self {
-            Dialect::Chat => chat::to_events(object, carriage),
-            Dialect::Completions => completions::to_events(object, carriage),
-            Dialect::Responses => responses::to_events(object),
-            Dialect::Anthropic => anthropic::to_events(object),
-            Dialect::Google => google::to_events(object),
-            Dialect::Cohere => cohere::to_events(object),
-            Dialect::Ollama => ollama::to_events(object),
+            Protocol::Chat => chat::to_events(object, response_mode),
+            Protocol::Completions => completions::to_events(object, response_mode),
+            Protocol::Responses => responses::to_events(object),
+            Protocol::Anthropic => anthropic::to_events(object),
+            Protocol::Google => google::to_events(object),
+            Protocol::Cohere => cohere::to_events(object),
+            Protocol::Ollama => ollama::to_events(object),
         }
     }
 
-    /// A stored body in the mode that `carriage` wants: (content type, body).
-    pub fn convert(self, body: &[u8], carriage: Carriage) -> Option<(&'static str, Vec<u8>)> {
-        if !carriage.stream {
+    /// A stored body in the mode that `response_mode` wants: (content type, body).
+    pub fn convert(self, body: &[u8], response_mode: ResponseMode) -> Option<(&'static str, Vec<u8>)> {
+        if !response_mode.stream {
             let object = self.to_object(&self.events(body).ok()?)?;
             return Some(("application/json", serde_json::to_vec(&object).ok()?));
         }
-        let events = self.to_events(parse(std::str::from_utf8(body).ok()?)?, carriage)?;
+        let events = self.to_events(parse(std::str::from_utf8(body).ok()?)?, response_mode)?;
         // What we make must pass our own gate.
         self.check(&events).ok()?;
         let mut out = Vec::new();
-        if self == Dialect::Ollama {
+        if self == Protocol::Ollama {
             events.iter().for_each(|event| event.write_line(&mut out));
             return Some(("application/x-ndjson", out));
         }

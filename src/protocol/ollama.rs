@@ -1,17 +1,17 @@
 //! Ollama chat and generate (its API documentation): one JSON object a line, the last with `"done": true`.
 
-use super::finish_reason::fault;
-use super::{Mark, text};
+use super::finish_reason::reject_finish_reason;
+use super::{EventKind, text};
 use crate::http::sse::Event;
 use serde_json::{Map, Value};
 
 type Object = Map<String, Value>;
 
 /// What a line says about its stream.
-pub(super) fn mark(value: &Value) -> Mark {
+pub(super) fn event_kind(value: &Value) -> EventKind {
     match value.get("done") {
-        Some(Value::Bool(true)) => fault(text(value, "done_reason")).map_or(Mark::Terminal, Mark::Fault),
-        _ => Mark::Progress,
+        Some(Value::Bool(true)) => reject_finish_reason(text(value, "done_reason")).map_or(EventKind::Terminal, EventKind::Error),
+        _ => EventKind::Delta,
     }
 }
 
@@ -120,16 +120,16 @@ fn is_empty(value: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use crate::http::sse::Event;
-    use crate::protocol::{Carriage, Dialect};
+    use crate::protocol::{ResponseMode, Protocol};
     use serde_json::{Value, json};
 
     fn to_object(lines: &[Value]) -> Option<Value> {
         let events: Vec<Event> = lines.iter().map(|line| Event::data(line.to_string())).collect();
-        Dialect::Ollama.to_object(&events)
+        Protocol::Ollama.to_object(&events)
     }
 
     fn to_lines(object: Value) -> Option<Vec<Value>> {
-        let events = Dialect::Ollama.to_events(object, Carriage::default())?;
+        let events = Protocol::Ollama.to_events(object, ResponseMode::default())?;
         events.iter().map(|event| serde_json::from_str(&event.data).ok()).collect()
     }
 

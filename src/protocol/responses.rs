@@ -1,6 +1,6 @@
 //! OpenAI responses (API reference, "Streaming events"). The terminal event carries the whole object.
 
-use super::{Mark, items, text};
+use super::{EventKind, items, text};
 use crate::http::sse::Event;
 use crate::status::Reason;
 use serde_json::{Map, Value, json};
@@ -9,12 +9,12 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 type Object = Map<String, Value>;
 
 /// What an event says about its stream.
-pub(super) fn mark(value: &Value) -> Mark {
+pub(super) fn event_kind(value: &Value) -> EventKind {
     match text(value, "type") {
-        "response.completed" if value.pointer("/response/status") == Some(&Value::from("completed")) => Mark::Terminal,
-        "response.completed" | "response.incomplete" | "response.cancelled" => Mark::Fault(Reason::NotCompleted),
-        "response.failed" | "error" => Mark::Fault(Reason::ErrorBody),
-        _ => Mark::Progress,
+        "response.completed" if value.pointer("/response/status") == Some(&Value::from("completed")) => EventKind::Terminal,
+        "response.completed" | "response.incomplete" | "response.cancelled" => EventKind::Error(Reason::NotCompleted),
+        "response.failed" | "error" => EventKind::Error(Reason::ErrorBody),
+        _ => EventKind::Delta,
     }
 }
 

@@ -7,66 +7,66 @@
 //!
 //! [`headers::tells_nothing`]: crate::headers::tells_nothing
 
-use super::lookup::Question;
-use super::stored_response::{Replay, Serving};
+use super::lookup::CacheableRequest;
+use super::stored_response::{CachedResponse, StoredResponse};
 use crate::cache::entry;
-use crate::cache::policy::{Judgement, Rules};
-use crate::key::{Key, Sealing};
-use crate::protocol::Carriage;
+use crate::cache::policy::{Freshness, CachePolicy};
+use crate::key::{CacheKey, EncryptionSalt};
+use crate::protocol::ResponseMode;
 use crate::routing::endpoint::Endpoint;
-use crate::status::{Reason, Report};
-use crate::telemetry::exchange_log::Facts;
-use crate::transform::response::Polish;
+use crate::status::{Reason, CacheStatus};
+use crate::telemetry::exchange_log::LogFields;
+use crate::transform::response::ResponseTransform;
 
 /// What makes the answer out of an entry, but for the entry and the time.
 #[derive(Debug, Clone)]
-pub struct Repeat {
+pub struct FastPathPlan {
     /// The question's name in the store.
-    pub key: Key,
+    pub key: CacheKey,
     /// What its entry is sealed with, where entries are.
-    pub sealing: Option<Sealing>,
+    pub salt: Option<EncryptionSalt>,
     pub(super) endpoint: Endpoint,
-    pub(super) carriage: Carriage,
-    pub(super) rules: Rules,
-    pub(super) polish: Polish,
-    pub(super) facts: Facts,
+    pub(super) response_mode: ResponseMode,
+    pub(super) policy: CachePolicy,
+    pub(super) response_transform: ResponseTransform,
+    pub(super) log_fields: LogFields,
 }
 
 /// A stored answer that goes out as it is.
 #[derive(Debug)]
-pub struct Again {
+pub struct FastPathHit {
     /// Its head; the body is the stored one.
-    pub replay: Replay,
+    pub replay: CachedResponse,
     /// Until when, in milliseconds since 1970, the same entry gives the very same head.
     pub until: u64,
 }
 
-impl Repeat {
+impl FastPathPlan {
     /// The answer at `now` (milliseconds since 1970) out of an entry, which the isolate has `remembered` or the store has
     /// given. `None`: that takes the long way.
-    pub fn answer(&self, head: &entry::Head, remembered: bool, now: u64) -> Option<Again> {
-        let Judgement::Fresh(report) = self.rules.judge(head, now) else { return None };
-        let serving = Serving::new(self.endpoint, head, self.carriage, &self.polish).filter(Serving::is_verbatim)?;
+    pub fn answer(&self, head: &entry::EntryHead, remembered: bool, now: u64) -> Option<FastPathHit> {
+        let Freshness::Fresh(cache_status) = self.policy.evaluate(head, now) else { return None };
+        let stored_response = StoredResponse::new(self.endpoint, head, self.response_mode, &self.response_transform).filter(StoredResponse::is_verbatim)?;
         let reason = remembered.then_some(Reason::Memory);
-        let report = Report { key: Some(self.key), reason, ..report };
-        let replay = serving.replay(report, &mut self.facts.clone(), now, &[])?;
-        Some(Again { replay, until: self.rules.next_change(head, now) })
+        let cache_status = CacheStatus { key: Some(self.key), reason, ..cache_status };
+        let replay = stored_response.replay(cache_status, &mut self.log_fields.clone(), now, &[])?;
+        Some(FastPathHit { replay, until: self.policy.head_valid_until(head, now) })
     }
 }
 
-impl Question {
+impl CacheableRequest {
     /// What is left of the question for its repetitions. `None`: each of them has to be looked at.
-    pub fn repeat(&self) -> Option<Repeat> {
-        let Question { key, sealing, endpoint, carriage, rules, polish, facts, .. } = self;
+    pub fn repeat(&self) -> Option<FastPathPlan> {
+        let CacheableRequest { key, salt, endpoint, response_mode, policy, response_transform, log_fields, .. } = self;
         // What is written under DEBUG is true of one request only.
-        (self.reads() && polish.is_none() && facts.debug.is_none()).then(|| Repeat {
+        (self.reads() && response_transform.is_none() && log_fields.debug.is_none()).then(|| FastPathPlan {
             key: *key,
-            sealing: sealing.clone(),
+            salt: salt.clone(),
             endpoint: *endpoint,
-            carriage: *carriage,
-            rules: rules.clone(),
-            polish: polish.clone(),
-            facts: facts.clone(),
+            response_mode: *response_mode,
+            policy: policy.clone(),
+            response_transform: response_transform.clone(),
+            log_fields: log_fields.clone(),
         })
     }
 }

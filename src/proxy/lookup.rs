@@ -1,157 +1,157 @@
 //! Steps 2 and 3: is this a question that may be answered from the store, and does the store answer it?
 
-use super::exchange::Passage;
-use super::forward::Asking;
-use super::forward::StandIn;
-use super::stored_response::Replay;
-use super::stored_response::Serving;
-use crate::auth::client::Caller;
+use super::exchange::Bypass;
+use super::forward::UpstreamFetch;
+use super::forward::StaleFallback;
+use super::stored_response::CachedResponse;
+use super::stored_response::StoredResponse;
+use crate::auth::client::Client;
 use crate::cache::directives::Directives;
 use crate::cache::entry;
-use crate::cache::policy::{Judgement, Rules};
+use crate::cache::policy::{Freshness, CachePolicy};
 use crate::config::Config;
 use crate::config::providers::Upstream;
 use crate::http::fields;
-use crate::http::message::{Outbound, RequestHead};
-use crate::http::retry::Repeatable;
+use crate::http::message::{UpstreamRequest, RequestHead};
+use crate::http::retry::RetrySafety;
 use crate::json::canonical::{Document, ParseError};
 use crate::key::headers as key_headers;
-use crate::key::{self, Key, Sealing};
-use crate::protocol::Carriage;
-use crate::proxy::reply::{self, Reply};
-use crate::routing::endpoint::{Endpoint, question_url};
+use crate::key::{self, CacheKey, EncryptionSalt};
+use crate::protocol::ResponseMode;
+use crate::proxy::reply::{self, ProxyResponse};
+use crate::routing::endpoint::{Endpoint, key_url};
 use crate::status::error::{ErrorKind, ProxyError};
-use crate::status::{Fwd, Outcome, Reason, Report};
-use crate::telemetry::exchange_log::{self, Facts};
+use crate::status::{Fwd, CacheOutcome, Reason, CacheStatus};
+use crate::telemetry::exchange_log::{self, LogFields};
 use crate::transform::inspect;
-use crate::transform::request::{self as request_transform, Asked};
-use crate::transform::response::Polish;
+use crate::transform::request::{self as request_transform, RequestTarget};
+use crate::transform::response::ResponseTransform;
 use http::{HeaderValue, Method};
 use std::rc::Rc;
 
 /// Step 2: what the body asks for.
 #[derive(Debug)]
-pub enum Planned {
+pub enum OnBody {
     /// The proxy answers by itself.
-    Answer(Reply),
+    Answer(ProxyResponse),
     /// To the upstream and back.
-    Pass(Box<Passage>),
+    Pass(Box<Bypass>),
     /// A question that may be answered from the store.
-    Ask(Box<Question>),
+    Ask(Box<CacheableRequest>),
 }
 
 /// A JSON request whose body has to be seen.
 #[derive(Debug)]
-pub struct Pending {
-    /// The most that is read; beyond it the request is passed on with [`Pending::too_large`].
+pub struct PendingRequest {
+    /// The most that is read; beyond it the request is passed on with [`PendingRequest::too_large`].
     pub max_bytes: usize,
     pub(super) request: RequestHead,
-    pub(super) caller: Caller,
+    pub(super) client: Client,
     pub(super) endpoint: Option<Endpoint>,
     pub(super) directives: Directives,
-    pub(super) facts: Facts,
-    pub(super) outbound: Outbound,
+    pub(super) log_fields: LogFields,
+    pub(super) upstream_request: UpstreamRequest,
     pub(super) upstream: Rc<Upstream>,
-    pub(super) polish: Polish,
+    pub(super) response_transform: ResponseTransform,
 }
 
-impl Planned {
+impl OnBody {
     /// The body that is sent in place of the client's, if it has been changed.
     pub fn body(&self) -> Option<&[u8]> {
         match self {
-            Planned::Answer(_) => None,
-            Planned::Pass(passage) => passage.outbound.body.as_deref(),
-            Planned::Ask(question) => question.outbound.body.as_deref(),
+            OnBody::Answer(_) => None,
+            OnBody::Pass(passage) => passage.upstream_request.body.as_deref(),
+            OnBody::Ask(question) => question.upstream_request.body.as_deref(),
         }
     }
 }
 
 /// A question with its name.
 #[derive(Debug)]
-pub struct Question {
+pub struct CacheableRequest {
     /// Its name in the store.
-    pub key: Key,
+    pub key: CacheKey,
     /// What its entry is sealed with, where entries are.
-    pub sealing: Option<Sealing>,
+    pub salt: Option<EncryptionSalt>,
     /// What to send if the upstream is asked.
-    pub outbound: Outbound,
+    pub upstream_request: UpstreamRequest,
     /// For the log.
-    pub facts: Facts,
-    covered: bool,
+    pub log_fields: LogFields,
+    key_covers_request: bool,
     pub(super) endpoint: Endpoint,
-    pub(super) carriage: Carriage,
-    pub(super) rules: Rules,
-    pub(super) polish: Polish,
+    pub(super) response_mode: ResponseMode,
+    pub(super) policy: CachePolicy,
+    pub(super) response_transform: ResponseTransform,
 }
 
 /// What the store holds.
 #[derive(Debug)]
-pub enum Found {
+pub enum Lookup {
     /// Nothing, or it was not asked.
     Nothing,
     /// An entry whose digest is right.
-    Entry(entry::Head),
+    Entry(entry::EntryHead),
     /// The same, remembered by the isolate.
-    Remembered(entry::Head),
+    Remembered(entry::EntryHead),
     /// It could not tell, for this reason.
     Failed(Reason),
 }
 
 /// Step 3: whether the store's head decides.
 #[derive(Debug)]
-pub enum Looked {
+pub enum OnLookup {
     /// It does.
-    Decided(Verdict),
-    /// The stored answer goes out in another form, if that can be had of its body: [`Rendering::with_body`].
-    Render(Box<Rendering>),
+    Decided(Decision),
+    /// The stored answer goes out in another form, if that can be had of its body: [`Conversion::with_body`].
+    Render(Box<Conversion>),
 }
 
 /// Step 3: what to do about the question.
 #[derive(Debug)]
-pub enum Verdict {
+pub enum Decision {
     /// The stored answer goes to the client with this head.
-    Replay(Box<Replay>),
+    CachedResponse(Box<CachedResponse>),
     /// It does, and the upstream is asked behind the client's back.
-    Update(Box<Replay>, Box<Asking>),
+    Update(Box<CachedResponse>, Box<UpstreamFetch>),
     /// The proxy answers by itself.
-    Answer(Reply),
+    Answer(ProxyResponse),
     /// The upstream is asked.
-    Ask(Box<Asking>),
+    Ask(Box<UpstreamFetch>),
 }
 
 /// A stored answer whose body has to be read before it can go out.
 #[derive(Debug)]
-pub struct Rendering {
-    question: Question,
-    serving: Serving,
-    report: Report,
+pub struct Conversion {
+    question: CacheableRequest,
+    stored_response: StoredResponse,
+    cache_status: CacheStatus,
     now: u64,
 }
 
-impl Pending {
-    /// Step 2, for a body beyond [`Pending::max_bytes`].
-    pub fn too_large(self) -> Planned {
+impl PendingRequest {
+    /// Step 2, for a body beyond [`PendingRequest::max_bytes`].
+    pub fn too_large(self) -> OnBody {
         self.bypass(Reason::TooLarge)
     }
 
     /// Under which name the caller's requests are counted.
-    pub fn counted_as(&self) -> &str {
-        &self.caller.counted_as
+    pub fn rate_limit_key(&self) -> &str {
+        &self.client.rate_limit_key
     }
 
     /// The reply to a caller who has asked too often.
-    pub fn limited(self) -> Reply {
-        super::exchange::limited(self.facts)
+    pub fn limited(self) -> ProxyResponse {
+        super::exchange::limited(self.log_fields)
     }
 
     /// The reply to a body that broke off; there may be nobody left to read it.
-    pub fn broken_off(self) -> Reply {
+    pub fn incomplete_body(self) -> ProxyResponse {
         let message = "The request body broke off before its end. Send it again.";
-        reply::refusal(&ProxyError::new(ErrorKind::InvalidJson, message), self.facts)
+        reply::refusal(&ProxyError::new(ErrorKind::InvalidJson, message), self.log_fields)
     }
 
     /// Step 2. `bound`: there is a store.
-    pub fn with_body(mut self, config: &Config, body: &[u8], bound: bool) -> Planned {
+    pub fn with_body(mut self, config: &Config, body: &[u8], bound: bool) -> OnBody {
         if body.is_empty() {
             return self.bypass(Reason::BodyEmpty);
         }
@@ -162,10 +162,10 @@ impl Pending {
                 let message =
                     format!("The request body is not JSON: {error}. Correct it, or send another Content-Type.");
                 let error = ProxyError::new(ErrorKind::InvalidJson, message);
-                return Planned::Answer(reply::refusal(&error, self.facts));
+                return OnBody::Answer(reply::refusal(&error, self.log_fields));
             }
         };
-        self.facts.model = inspect::model(&document, &self.outbound.url).as_deref().map(exchange_log::short);
+        self.log_fields.model = inspect::model(&document, &self.upstream_request.url).as_deref().map(exchange_log::truncate);
         if !document.is_object() {
             return self.bypass(Reason::NotAnObject);
         }
@@ -177,28 +177,28 @@ impl Pending {
         let Some(endpoint) = self.endpoint.filter(|_| self.request.method == Method::POST) else {
             return self.bypass(Reason::Endpoint);
         };
-        if key_headers::is_blurred(&self.request.headers) {
+        if key_headers::has_lossy_utf8(&self.request.headers) {
             return self.bypass(Reason::InvalidHeader);
         }
-        if inspect::names_server_state(&document) {
+        if inspect::references_server_state(&document) {
             return self.bypass(Reason::ServerState);
         }
-        let carriage = Carriage { stream: endpoint.streams(document.fields("stream")), include_usage };
-        let sent = self.outbound.body.as_deref().unwrap_or(body);
-        let (key, sealing) = self.key(config, endpoint, sent, &document);
-        self.facts.key = Some(key);
-        ask_uncoded(&mut self.outbound);
-        let covered = self.is_covered(config, endpoint);
-        Planned::Ask(Box::new(Question {
+        let response_mode = ResponseMode { stream: endpoint.streams(document.fields("stream")), include_usage };
+        let sent = self.upstream_request.body.as_deref().unwrap_or(body);
+        let (key, salt) = self.key(config, endpoint, sent, &document);
+        self.log_fields.key = Some(key);
+        request_identity_encoding(&mut self.upstream_request);
+        let key_covers_request = self.key_covers_request(config, endpoint);
+        OnBody::Ask(Box::new(CacheableRequest {
             key,
-            covered,
-            sealing: (!config.encryption.is_empty()).then_some(sealing),
-            outbound: self.outbound,
-            facts: self.facts,
+            key_covers_request,
+            salt: (!config.encryption.is_empty()).then_some(salt),
+            upstream_request: self.upstream_request,
+            log_fields: self.log_fields,
             endpoint,
-            carriage,
-            rules: Rules::new(config, &self.directives, bound),
-            polish: self.polish,
+            response_mode,
+            policy: CachePolicy::new(config, &self.directives, bound),
+            response_transform: self.response_transform,
         }))
     }
 
@@ -208,38 +208,38 @@ impl Pending {
         if self.request.method != Method::POST {
             return Some(document);
         }
-        let asked = Asked { upstream: &self.upstream, url: &self.outbound.url, endpoint: self.endpoint };
-        let shaped = request_transform::shape(config, asked, text, &document);
-        self.polish = shaped.polish;
+        let asked = RequestTarget { upstream: &self.upstream, url: &self.upstream_request.url, endpoint: self.endpoint };
+        let shaped = request_transform::transform(config, asked, text, &document);
+        self.response_transform = shaped.response_transform;
         let Some(body) = shaped.body else {
             return Some(document);
         };
         let sent = Document::parse(&body).ok();
         let described: Vec<_> =
-            self.outbound.headers.keys().filter(|n| fields::describes_bytes(n.as_str())).cloned().collect();
+            self.upstream_request.headers.keys().filter(|n| fields::is_digest_header(n.as_str())).cloned().collect();
         for name in described {
-            self.outbound.headers.remove(name);
+            self.upstream_request.headers.remove(name);
         }
-        self.outbound.body = Some(body);
+        self.upstream_request.body = Some(body);
         sent
     }
 
-    fn key(&self, config: &Config, endpoint: Endpoint, body: &[u8], document: &Document) -> (Key, Sealing) {
+    fn key(&self, config: &Config, endpoint: Endpoint, body: &[u8], document: &Document) -> (CacheKey, EncryptionSalt) {
         let mut ignored: Vec<String> = self.ignored(config).cloned().collect();
         ignored.sort_unstable();
         ignored.dedup();
-        key::Question {
+        key::KeyInput {
             namespace: &self.directives.namespace,
-            party: &self.caller.party,
+            tenant: &self.client.tenant,
             method: self.request.method.as_str(),
-            url: &question_url(endpoint, &self.outbound.url),
-            variants: &key_headers::variants(&self.request.headers),
+            url: &key_url(endpoint, &self.upstream_request.url),
+            key_headers: &key_headers::key_headers(&self.request.headers),
             mode: self.mode(config, endpoint),
             ignored: &ignored,
             body,
             document,
         }
-        .key_and_sealing()
+        .key_and_salt()
     }
 
     fn ignored<'a>(&'a self, config: &'a Config) -> impl Iterator<Item = &'a String> {
@@ -252,23 +252,23 @@ impl Pending {
     }
 
     /// Whether the key covers all that the upstream is told: then whoever has the same key gets the same error.
-    fn is_covered(&self, config: &Config, endpoint: Endpoint) -> bool {
+    fn key_covers_request(&self, config: &Config, endpoint: Endpoint) -> bool {
         let all = self.mode(config, endpoint) == key::MatchMode::Exact && self.ignored(config).next().is_none();
         all && !config.shared_scope
     }
 
-    fn bypass(self, reason: Reason) -> Planned {
-        match self.let_by(reason) {
-            Ok(passage) => Planned::Pass(passage),
-            Err(reply) => Planned::Answer(reply),
+    fn bypass(self, reason: Reason) -> OnBody {
+        match self.bypass_with(reason) {
+            Ok(passage) => OnBody::Pass(passage),
+            Err(reply) => OnBody::Answer(reply),
         }
     }
 
     /// The request as one that the cache lets by, or the reply to a caller who takes stored answers only. The method
     /// and the endpoint are named before what `reason` says of the body.
-    pub(super) fn let_by(mut self, reason: Reason) -> Result<Box<Passage>, Reply> {
+    pub(super) fn bypass_with(mut self, reason: Reason) -> Result<Box<Bypass>, ProxyResponse> {
         if self.directives.only_if_cached {
-            return Err(only_if_cached(self.facts));
+            return Err(only_if_cached(self.log_fields));
         }
         let (fwd, reason) = if self.request.method != Method::POST {
             (Fwd::Method, Reason::Method)
@@ -277,19 +277,19 @@ impl Pending {
         } else {
             (Fwd::Bypass, reason)
         };
-        if !self.polish.is_none() {
-            ask_uncoded(&mut self.outbound);
+        if !self.response_transform.is_none() {
+            request_identity_encoding(&mut self.upstream_request);
         }
         // RFC 9110, section 9.2.2.
         let idempotent = self.request.method.is_idempotent();
-        Ok(Box::new(Passage {
-            outbound: self.outbound,
-            repeatable: if idempotent { Repeatable::Always } else { Repeatable::IfNotTaken },
-            counted_as: self.caller.counted_as,
+        Ok(Box::new(Bypass {
+            upstream_request: self.upstream_request,
+            retry_safety: if idempotent { RetrySafety::Always } else { RetrySafety::OnlyIfUnprocessed },
+            rate_limit_key: self.client.rate_limit_key,
             length: fields::content_length(&self.request.headers),
-            facts: self.facts,
-            report: Report::bypass(fwd, reason),
-            polish: self.polish,
+            log_fields: self.log_fields,
+            cache_status: CacheStatus::bypass(fwd, reason),
+            response_transform: self.response_transform,
             max_bytes: self.max_bytes,
         }))
     }
@@ -297,109 +297,109 @@ impl Pending {
 
 /// An answer that is read on its way through is asked for as it is: a coded one would have to be decoded and coded
 /// again, which costs time and holds back streams.
-fn ask_uncoded(outbound: &mut Outbound) {
-    outbound.headers.insert(http::header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+fn request_identity_encoding(upstream_request: &mut UpstreamRequest) {
+    upstream_request.headers.insert(http::header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
 }
 
-fn only_if_cached(facts: Facts) -> Reply {
+fn only_if_cached(log_fields: LogFields) -> ProxyResponse {
     let message = "There is no usable stored answer, and the request's Cache-Control: only-if-cached forbids asking \
                    the upstream. Ask once without it to store one.";
-    reply::refusal(&ProxyError::new(ErrorKind::OnlyIfCached, message), facts)
+    reply::refusal(&ProxyError::new(ErrorKind::OnlyIfCached, message), log_fields)
 }
 
-impl Question {
+impl CacheableRequest {
     /// Whether the store is to be read.
     pub fn reads(&self) -> bool {
-        self.rules.read.is_ok()
+        self.policy.read.is_ok()
     }
 
     /// Whether an entry that the isolate remembers answers by itself; if not, the store may know a newer one.
-    pub fn is_answered_by(&self, head: &entry::Head, now: u64) -> bool {
-        let fresh = matches!(self.rules.judge(head, now), Judgement::Fresh(_));
-        fresh && Serving::new(self.endpoint, head, self.carriage, &self.polish).is_some()
+    pub fn is_fresh_hit(&self, head: &entry::EntryHead, now: u64) -> bool {
+        let fresh = matches!(self.policy.evaluate(head, now), Freshness::Fresh(_));
+        fresh && StoredResponse::new(self.endpoint, head, self.response_mode, &self.response_transform).is_some()
     }
 
     /// Step 3. `now`: milliseconds since 1970.
-    pub fn look(self, found: &Found, now: u64) -> Looked {
-        let head = match (&self.rules.read, found) {
-            (Err(report), _) => {
-                let report = *report;
-                return Looked::Decided(self.forward(report, None));
+    pub fn on_lookup(self, found: &Lookup, now: u64) -> OnLookup {
+        let head = match (&self.policy.read, found) {
+            (Err(cache_status), _) => {
+                let cache_status = *cache_status;
+                return OnLookup::Decided(self.forward(cache_status, None));
             }
-            (Ok(()), Found::Nothing) => return Looked::Decided(self.miss(None)),
-            (Ok(()), Found::Failed(reason)) => return Looked::Decided(self.miss(Some(*reason))),
-            (Ok(()), Found::Entry(head) | Found::Remembered(head)) => head,
+            (Ok(()), Lookup::Nothing) => return OnLookup::Decided(self.miss(None)),
+            (Ok(()), Lookup::Failed(reason)) => return OnLookup::Decided(self.miss(Some(*reason))),
+            (Ok(()), Lookup::Entry(head) | Lookup::Remembered(head)) => head,
         };
-        let judgement = match (self.rules.judge(head, now), found) {
-            (Judgement::Fresh(report), Found::Remembered(_)) => {
-                Judgement::Fresh(Report { reason: Some(Reason::Memory), ..report })
+        let freshness = match (self.policy.evaluate(head, now), found) {
+            (Freshness::Fresh(cache_status), Lookup::Remembered(_)) => {
+                Freshness::Fresh(CacheStatus { reason: Some(Reason::Memory), ..cache_status })
             }
-            (judgement, _) => judgement,
+            (freshness, _) => freshness,
         };
-        let serving = Serving::new(self.endpoint, head, self.carriage, &self.polish);
-        match (judgement, serving) {
-            (Judgement::Unusable { report, stands_in_until }, serving) => {
-                let stand_in = serving.filter(|_| now < stands_in_until);
-                let stand_in = stand_in.map(|serving| StandIn { serving, until: stands_in_until });
-                Looked::Decided(self.forward(report, stand_in))
+        let stored_response = StoredResponse::new(self.endpoint, head, self.response_mode, &self.response_transform);
+        match (freshness, stored_response) {
+            (Freshness::Unusable { cache_status, stale_if_error_until }, stored_response) => {
+                let serve_stale = stored_response.filter(|_| now < stale_if_error_until);
+                let serve_stale = serve_stale.map(|stored_response| StaleFallback { stored_response, until: stale_if_error_until });
+                OnLookup::Decided(self.forward(cache_status, serve_stale))
             }
-            (Judgement::Fresh(report) | Judgement::Stale(report), Some(serving)) => {
-                let rendering = Rendering { question: self, serving, report, now };
-                if rendering.serving.is_verbatim() {
-                    Looked::Decided(rendering.with_body(&[]))
+            (Freshness::Fresh(cache_status) | Freshness::Stale(cache_status), Some(stored_response)) => {
+                let rendering = Conversion { question: self, stored_response, cache_status, now };
+                if rendering.stored_response.is_verbatim() {
+                    OnLookup::Decided(rendering.with_body(&[]))
                 } else {
-                    Looked::Render(Box::new(rendering))
+                    OnLookup::Render(Box::new(rendering))
                 }
             }
-            (_, None) => Looked::Decided(self.miss(Some(Reason::NotConvertible))),
+            (_, None) => OnLookup::Decided(self.miss(Some(Reason::NotConvertible))),
         }
     }
 
-    fn miss(self, reason: Option<Reason>) -> Verdict {
-        let report = self.rules.miss(reason);
-        self.forward(report, None)
+    fn miss(self, reason: Option<Reason>) -> Decision {
+        let cache_status = self.policy.miss(reason);
+        self.forward(cache_status, None)
     }
 
-    fn forward(self, report: Report, stand_in: Option<StandIn>) -> Verdict {
-        if self.rules.only_if_cached {
-            return Verdict::Answer(only_if_cached(self.facts));
+    fn forward(self, cache_status: CacheStatus, serve_stale: Option<StaleFallback>) -> Decision {
+        if self.policy.only_if_cached {
+            return Decision::Answer(only_if_cached(self.log_fields));
         }
-        Verdict::Ask(Box::new(self.asking(report, stand_in)))
+        Decision::Ask(Box::new(self.upstream_fetch(cache_status, serve_stale)))
     }
 
-    fn asking(self, mut report: Report, stand_in: Option<StandIn>) -> Asking {
-        report.key = Some(self.key);
-        Asking {
+    fn upstream_fetch(self, mut cache_status: CacheStatus, serve_stale: Option<StaleFallback>) -> UpstreamFetch {
+        cache_status.key = Some(self.key);
+        UpstreamFetch {
             key: self.key,
-            sealing: self.sealing,
-            outbound: self.outbound,
-            facts: self.facts,
+            salt: self.salt,
+            upstream_request: self.upstream_request,
+            log_fields: self.log_fields,
             endpoint: self.endpoint,
-            carriage: self.carriage,
-            store: self.rules.store,
+            response_mode: self.response_mode,
+            store: self.policy.store,
             // Who wants neither stored nor storing shares nothing either.
-            shares: self.rules.store.is_ok() && report.outcome != Outcome::Bypass,
-            max_age: self.rules.max_age,
-            covered: self.covered,
-            report,
-            polish: self.polish,
-            stand_in,
+            may_coalesce: self.policy.store.is_ok() && cache_status.outcome != CacheOutcome::Bypass,
+            max_age: self.policy.max_age,
+            key_covers_request: self.key_covers_request,
+            cache_status,
+            response_transform: self.response_transform,
+            serve_stale,
         }
     }
 }
 
-impl Rendering {
+impl Conversion {
     /// Step 3, for a stored body that does not go out as it is.
-    pub fn with_body(self, body: &[u8]) -> Verdict {
+    pub fn with_body(self, body: &[u8]) -> Decision {
         let mut question = self.question;
-        let updates = self.report.outcome == Outcome::Updating;
-        let report = Report { key: Some(question.key), ..self.report };
-        match self.serving.replay(report, &mut question.facts, self.now, body) {
+        let updates = self.cache_status.outcome == CacheOutcome::Updating;
+        let cache_status = CacheStatus { key: Some(question.key), ..self.cache_status };
+        match self.stored_response.replay(cache_status, &mut question.log_fields, self.now, body) {
             Some(replay) if updates => {
-                let refresh = Report { fwd: Some(Fwd::Stale), ..report };
-                Verdict::Update(Box::new(replay), Box::new(question.asking(refresh, None)))
+                let refresh = CacheStatus { fwd: Some(Fwd::Stale), ..cache_status };
+                Decision::Update(Box::new(replay), Box::new(question.upstream_fetch(refresh, None)))
             }
-            Some(replay) => Verdict::Replay(Box::new(replay)),
+            Some(replay) => Decision::CachedResponse(Box::new(replay)),
             None => question.miss(Some(Reason::NotConvertible)),
         }
     }

@@ -8,7 +8,7 @@ pub mod reply;
 mod stored_response;
 
 pub use exchange::*;
-pub use fast_path::{Again, Repeat};
-pub use forward::{Asking, Failure};
-pub use lookup::{Found, Looked, Pending, Planned, Question, Rendering, Verdict};
-pub use stored_response::Replay;
+pub use fast_path::{FastPathHit, FastPathPlan};
+pub use forward::{UpstreamFetch, FetchError};
+pub use lookup::{Lookup, OnLookup, PendingRequest, OnBody, CacheableRequest, Conversion, Decision};
+pub use stored_response::CachedResponse;

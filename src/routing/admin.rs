@@ -1,22 +1,22 @@
 //! What does the operator order? The endpoints behind `ADMIN_TOKEN`.
 
-use crate::key::Key;
+use crate::key::CacheKey;
 use crate::status::error::{ErrorKind, ProxyError};
 use http::Method;
 use percent_encoding::percent_decode_str;
 
 /// How many entries one call deletes unless it says otherwise: each is an operation, of which the free plan allows 50.
-const USUAL_LIMIT: usize = 40;
+const DEFAULT_LIMIT: usize = 40;
 /// The most that it may ask for: the platform allows 1,000 operations.
-const LARGEST_LIMIT: usize = 900;
+const MAX_LIMIT: usize = 900;
 
 /// An order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Order {
+pub enum AdminCommand {
     /// `GET /metrics`.
     Metrics,
     /// `DELETE /admin/cache/{key}`.
-    Forget(Key),
+    Delete(CacheKey),
     /// `DELETE /admin/cache?namespace=…`.
     Purge(Purge),
 }
@@ -33,7 +33,7 @@ pub struct Purge {
 }
 
 /// Whether a path is one of the operator's.
-pub fn is_operators(path: &str) -> bool {
+pub fn is_admin_path(path: &str) -> bool {
     matches!(path, "/metrics" | "/dashboard" | "/admin") || path.starts_with("/admin/")
 }
 
@@ -41,20 +41,20 @@ pub fn is_operators(path: &str) -> bool {
 ///
 /// # Errors
 /// [`ErrorKind::InvalidParameter`], naming what cannot be read.
-pub fn order(method: &Method, path: &str, query: Option<&str>) -> Result<Option<Order>, ProxyError> {
+pub fn command(method: &Method, path: &str, query: Option<&str>) -> Result<Option<AdminCommand>, ProxyError> {
     let reads = matches!(*method, Method::GET | Method::HEAD);
     if path == "/metrics" && reads {
-        return Ok(Some(Order::Metrics));
+        return Ok(Some(AdminCommand::Metrics));
     }
     if *method != Method::DELETE {
         return Ok(None);
     }
     match path.strip_prefix("/admin/cache") {
-        Some("" | "/") => purge(query.unwrap_or_default()).map(|purge| Some(Order::Purge(purge))),
+        Some("" | "/") => purge(query.unwrap_or_default()).map(|purge| Some(AdminCommand::Purge(purge))),
         Some(key) => {
-            let key = key.strip_prefix('/').and_then(Key::from_hex);
+            let key = key.strip_prefix('/').and_then(CacheKey::from_hex);
             let error = || wrong("The key must be the 64 hexadecimal digits that Cache-Status names.");
-            key.map(|key| Some(Order::Forget(key))).ok_or_else(error)
+            key.map(|key| Some(AdminCommand::Delete(key))).ok_or_else(error)
         }
         None => Ok(None),
     }
@@ -63,7 +63,7 @@ pub fn order(method: &Method, path: &str, query: Option<&str>) -> Result<Option<
 fn purge(query: &str) -> Result<Purge, ProxyError> {
     let mut namespace = None;
     let mut cursor = None;
-    let mut limit = USUAL_LIMIT;
+    let mut limit = DEFAULT_LIMIT;
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let value = value.replace('+', " ");
@@ -73,7 +73,7 @@ fn purge(query: &str) -> Result<Purge, ProxyError> {
             "namespace" => namespace = Some(value.trim().as_bytes().to_vec()),
             "cursor" => cursor = Some(value.into_owned()).filter(|cursor| !cursor.is_empty()),
             "limit" => {
-                let number = value.parse().ok().filter(|limit| (1..=LARGEST_LIMIT).contains(limit));
+                let number = value.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
                 limit = number.ok_or_else(|| wrong("The parameter limit must be a number from 1 to 900."))?;
             }
             _ => return Err(wrong("The parameters are namespace, cursor and limit.")),
@@ -98,22 +98,22 @@ pub fn store_failed() -> ProxyError {
 mod tests {
     use super::*;
 
-    fn deletes(target: &str) -> Result<Option<Order>, ErrorKind> {
+    fn deletes(target: &str) -> Result<Option<AdminCommand>, ErrorKind> {
         let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
-        order(&Method::DELETE, path, query).map_err(|error| error.kind)
+        command(&Method::DELETE, path, query).map_err(|error| error.kind)
     }
 
     #[test]
     fn orders_are_read() {
-        assert_eq!(order(&Method::GET, "/metrics", None), Ok(Some(Order::Metrics)));
+        assert_eq!(command(&Method::GET, "/metrics", None), Ok(Some(AdminCommand::Metrics)));
         let purge = |namespace: &str, cursor: Option<&str>, limit| {
             let (namespace, cursor) = (namespace.as_bytes().to_vec(), cursor.map(str::to_owned));
-            Ok(Some(Order::Purge(Purge { namespace, cursor, limit })))
+            Ok(Some(AdminCommand::Purge(Purge { namespace, cursor, limit })))
         };
-        assert_eq!(deletes("/admin/cache?namespace=a%20b+c%2B&cursor=x%3D"), purge("a b c+", Some("x="), USUAL_LIMIT));
+        assert_eq!(deletes("/admin/cache?namespace=a%20b+c%2B&cursor=x%3D"), purge("a b c+", Some("x="), DEFAULT_LIMIT));
         assert_eq!(deletes("/admin/cache?namespace=&limit=900&cursor="), purge("", None, 900));
         let key = "0123456789abcdef".repeat(4);
-        let forget = Ok(Some(Order::Forget(Key::from_hex(&key).unwrap())));
+        let forget = Ok(Some(AdminCommand::Delete(CacheKey::from_hex(&key).unwrap())));
         assert_eq!(deletes(&format!("/admin/cache/{key}")), forget);
     }
 
@@ -129,6 +129,6 @@ mod tests {
         }
         assert_eq!(deletes("/admin"), Ok(None));
         assert_eq!(deletes("/metrics"), Ok(None));
-        assert_eq!(order(&Method::GET, "/admin/cache", Some("namespace=a")), Ok(None));
+        assert_eq!(command(&Method::GET, "/admin/cache", Some("namespace=a")), Ok(None));
     }
 }

@@ -73,10 +73,10 @@ impl Endpoint {
             ["api", "embed" | "embeddings"] => Some(Endpoint::Compute),
             [.., "engines" | "deployments", _, name] | [.., name] => {
                 let above = segments.len().checked_sub(2).and_then(|i| segments.get(i));
-                let named = segments.iter().rev().nth(2);
-                let direct = above.is_none_or(|above| is_version(above))
-                    || named.is_some_and(|n| matches!(*n, "engines" | "deployments"));
-                Self::named(name, direct)
+                let by_last_segment = segments.iter().rev().nth(2);
+                let below_version = above.is_none_or(|above| is_version(above))
+                    || by_last_segment.is_some_and(|n| matches!(*n, "engines" | "deployments"));
+                Self::by_last_segment(name, below_version)
             }
             [] => None,
         }
@@ -84,11 +84,11 @@ impl Endpoint {
 
     /// By the last segment. Words that other APIs use for other things count only directly below a version or a
     /// deployment.
-    fn named(name: &str, direct: bool) -> Option<Endpoint> {
+    fn by_last_segment(name: &str, below_version: bool) -> Option<Endpoint> {
         match name {
             "embeddings" | "moderations" | "rerank" => Some(Endpoint::Compute),
             "responses" => Some(Endpoint::Responses),
-            _ if !direct => None,
+            _ if !below_version => None,
             "completions" => Some(Endpoint::Completions),
             "messages" => Some(Endpoint::Messages),
             "chat" => Some(Endpoint::CohereChat),
@@ -112,7 +112,7 @@ impl Endpoint {
     }
 
     /// Whether its plain answers are JSON.
-    pub fn answers_json(self) -> bool {
+    pub fn responds_with_json(self) -> bool {
         !matches!(self, Endpoint::Speech | Endpoint::Custom)
     }
 
@@ -132,21 +132,21 @@ impl Endpoint {
 /// The URL that names a question in its key. Google's method and `alt=sse` only choose how the answer is carried, as
 /// `stream` does elsewhere: both modes ask at one place. A stream in another framing keeps a name of its own, and so
 /// does whatever is not spelled in the usual way.
-pub fn question_url(endpoint: Endpoint, url: &str) -> String {
+pub fn key_url(endpoint: Endpoint, url: &str) -> String {
     let carried_as_events = || {
         let (path, query) = url.split_once('?')?;
         let path = path.strip_suffix(":streamGenerateContent")?;
-        let (carriage, others): (Vec<&str>, Vec<&str>) = query.split('&').partition(|pair| *pair == "alt=sse");
+        let (response_mode, others): (Vec<&str>, Vec<&str>) = query.split('&').partition(|pair| *pair == "alt=sse");
         let other_alt =
             |pair: &str| pair.split('=').next().is_some_and(|name| name.ends_with("alt") || name.contains('%'));
-        if carriage.len() != 1 || others.iter().any(|pair| other_alt(pair)) {
+        if response_mode.len() != 1 || others.iter().any(|pair| other_alt(pair)) {
             return None;
         }
         let mark = if others.is_empty() { "" } else { "?" };
         Some(format!("{path}:generateContent{mark}{}", others.join("&")))
     };
-    let named = if endpoint == Endpoint::StreamGenerateContent { carried_as_events() } else { None };
-    named.unwrap_or_else(|| url.to_owned())
+    let by_last_segment = if endpoint == Endpoint::StreamGenerateContent { carried_as_events() } else { None };
+    by_last_segment.unwrap_or_else(|| url.to_owned())
 }
 
 /// `v1`, `v1beta`, `v2alpha3`, …, and the `openai` below which some providers speak OpenAI's API.
@@ -245,14 +245,14 @@ mod tests {
 
     #[test]
     fn both_modes_of_google_ask_at_one_place() {
-        let at = |url: &str| question_url(Endpoint::StreamGenerateContent, url);
+        let at = |url: &str| key_url(Endpoint::StreamGenerateContent, url);
         for (stream, plain) in [
             ("https://h/m:streamGenerateContent?alt=sse", "https://h/m:generateContent"),
             ("https://h/m:streamGenerateContent?key=k&alt=sse", "https://h/m:generateContent?key=k"),
             ("https://h/m:streamGenerateContent?alt=sse&a=1&key=k", "https://h/m:generateContent?a=1&key=k"),
         ] {
             assert_eq!(at(stream), plain);
-            assert_eq!(question_url(Endpoint::GenerateContent, plain), plain);
+            assert_eq!(key_url(Endpoint::GenerateContent, plain), plain);
         }
         for other in [
             "https://h/m:streamGenerateContent",
@@ -266,7 +266,7 @@ mod tests {
             assert_eq!(at(other), other);
         }
         let plain = "https://h/m:generateContent?alt=sse";
-        assert_eq!(question_url(Endpoint::GenerateContent, plain), plain);
+        assert_eq!(key_url(Endpoint::GenerateContent, plain), plain);
         assert!(!Endpoint::GenerateContent.streams(["true"].into_iter()));
     }
 }

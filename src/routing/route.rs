@@ -14,11 +14,11 @@ pub enum Route {
     /// `/`: what this is.
     Index,
     /// `/healthz`: the proxy itself is up.
-    Alive,
+    Liveness,
     /// `/health`: the upstream is up.
-    Health,
+    Readiness,
     /// To the operator's own endpoints.
-    Operator,
+    Admin,
     /// To an upstream.
     Upstream(Target),
     /// Nowhere.
@@ -54,25 +54,25 @@ pub fn prefixes(config: &Config) -> Vec<String> {
 pub fn route(config: &Config, path: &str, query: Option<&str>) -> Route {
     match path {
         "/" => return Route::Index,
-        "/healthz" => return Route::Alive,
-        "/health" => return Route::Health,
+        "/healthz" => return Route::Liveness,
+        "/health" => return Route::Readiness,
         // Also where an upstream's prefix is the root: what is meant for us must never reach it.
-        path if admin::is_operators(path) => return Route::Operator,
+        path if admin::is_admin_path(path) => return Route::Admin,
         _ => {}
     }
     // The longest prefix counts; the operator's own wins over a built-in one of the same name.
     let own = (config.path_prefix.as_str(), "");
     let longest = std::iter::once(own)
         .chain(PREFIXES)
-        .filter_map(|(prefix, before)| Some((prefix, before, below(path, prefix)?)))
+        .filter_map(|(prefix, before)| Some((prefix, before, strip_prefix_segment(path, prefix)?)))
         .reduce(|best, next| if next.0.len() > best.0.len() { next } else { best });
-    let named = config.upstreams.iter().find_map(|upstream| {
-        let rest = below(path.strip_prefix('/')?, &upstream.name)?;
+    let by_last_segment = config.upstreams.iter().find_map(|upstream| {
+        let rest = strip_prefix_segment(path.strip_prefix('/')?, &upstream.name)?;
         Some((upstream, rest))
     });
     // A name is one segment with its slash.
-    let target = match (longest, named) {
-        (Some((prefix, before, rest)), named) if named.is_none_or(|(u, _)| prefix.len() > u.name.len()) => {
+    let target = match (longest, by_last_segment) {
+        (Some((prefix, before, rest)), by_last_segment) if by_last_segment.is_none_or(|(u, _)| prefix.len() > u.name.len()) => {
             default_target(config, before, rest, query)
         }
         (_, Some((upstream, rest))) => target(config, upstream, rest, query),
@@ -82,7 +82,7 @@ pub fn route(config: &Config, path: &str, query: Option<&str>) -> Route {
 }
 
 /// The part of `path` below `prefix`, whole segments only.
-fn below<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
+fn strip_prefix_segment<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
     let rest = path.strip_prefix(prefix)?;
     if rest.is_empty() {
         return Some(rest);
@@ -93,7 +93,7 @@ fn below<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
 fn default_target(config: &Config, before: &str, rest: &str, query: Option<&str>) -> Option<Target> {
     // Ollama's native endpoints stand beside its OpenAI-compatible base, not below it.
     if let Some(native) = rest.strip_prefix("api/") {
-        let url = join(&config.default.base, "/api", native, query)?;
+        let url = join_under_base(&config.default.base, "/api", native, query)?;
         let rest = format!("api/{}", path_below(&url, "/api"));
         return Some(at(config, &config.default, url, &rest));
     }
@@ -104,7 +104,7 @@ fn default_target(config: &Config, before: &str, rest: &str, query: Option<&str>
 fn target(config: &Config, upstream: &Rc<Upstream>, rest: &str, query: Option<&str>) -> Option<Target> {
     let base_path = upstream.base.path().trim_end_matches('/');
     let shorter = rest.strip_prefix("v1/").filter(|_| base_path.ends_with("/v1"));
-    let url = join(&upstream.base, base_path, shorter.unwrap_or(rest), query)?;
+    let url = join_under_base(&upstream.base, base_path, shorter.unwrap_or(rest), query)?;
     let rest = path_below(&url, base_path).to_owned();
     Some(at(config, upstream, url, &rest))
 }
@@ -116,8 +116,8 @@ fn at(config: &Config, upstream: &Rc<Upstream>, url: Url, rest: &str) -> Target 
 }
 
 fn path_below<'a>(url: &'a Url, base_path: &str) -> &'a str {
-    let below = url.path().strip_prefix(base_path).unwrap_or_default();
-    below.strip_prefix('/').unwrap_or(below)
+    let strip_prefix_segment = url.path().strip_prefix(base_path).unwrap_or_default();
+    strip_prefix_segment.strip_prefix('/').unwrap_or(strip_prefix_segment)
 }
 
 fn custom(config: &Config, rest: &str) -> Option<Endpoint> {
@@ -126,7 +126,7 @@ fn custom(config: &Config, rest: &str) -> Option<Endpoint> {
 }
 
 /// `base_path` + `/` + `rest` at the base's origin. `None` where the rest would climb out of the base path.
-fn join(base: &Url, base_path: &str, rest: &str, query: Option<&str>) -> Option<Url> {
+fn join_under_base(base: &Url, base_path: &str, rest: &str, query: Option<&str>) -> Option<Url> {
     let origin = base.origin().ascii_serialization();
     let slash = if rest.is_empty() { "" } else { "/" };
     let query = query.map(|query| format!("?{query}")).unwrap_or_default();
@@ -134,12 +134,12 @@ fn join(base: &Url, base_path: &str, rest: &str, query: Option<&str>) -> Option<
     // Parsed as the platform will parse it: dot segments and backslashes are resolved here, not behind our back.
     let url = Url::parse(&text).ok()?;
     let inside =
-        url.path() == base_path || url.path().strip_prefix(base_path).is_some_and(|below| below.starts_with('/'));
-    (inside && url.origin() == base.origin() && !hides_a_climb(url.path())).then_some(url)
+        url.path() == base_path || url.path().strip_prefix(base_path).is_some_and(|strip_prefix_segment| strip_prefix_segment.starts_with('/'));
+    (inside && url.origin() == base.origin() && !has_encoded_traversal(url.path())).then_some(url)
 }
 
 /// Whether a path has dot segments for a server that decodes more than a URL's reader does: `..%2f`, `%252e%252e/`.
-fn hides_a_climb(path: &str) -> bool {
+fn has_encoded_traversal(path: &str) -> bool {
     let mut path = path.to_owned();
     // As often as somebody on the way might decode.
     for _ in 0..4 {
@@ -285,7 +285,7 @@ mod tests {
     fn operators_paths_lead_to_no_upstream() {
         for path in ["/admin", "/admin/cache", "/admin/x", "/metrics", "/dashboard"] {
             let root = config(&[("PROXY_PATH_PREFIX", "/")]);
-            assert!(matches!(route(&root, path, None), Route::Operator), "{path}");
+            assert!(matches!(route(&root, path, None), Route::Admin), "{path}");
         }
     }
 

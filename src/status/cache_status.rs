@@ -1,12 +1,12 @@
 //! The words for what the cache did and why: one enum each, with total maps to the header and log tokens.
 
 use super::reason::Reason;
-use crate::key::Key;
+use crate::key::CacheKey;
 use serde::{Deserialize, Serialize};
 
 /// What the cache did, as `X-Cache-Status` says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Outcome {
+pub enum CacheOutcome {
     /// Answered from the cache.
     Hit,
     /// Not in the cache; the upstream was asked.
@@ -25,18 +25,18 @@ pub enum Outcome {
     Coalesced,
 }
 
-impl Outcome {
+impl CacheOutcome {
     /// The value of `X-Cache-Status`.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Outcome::Hit => "HIT",
-            Outcome::Miss => "MISS",
-            Outcome::Bypass => "BYPASS",
-            Outcome::Expired => "EXPIRED",
-            Outcome::Refresh => "REFRESH",
-            Outcome::Stale => "STALE",
-            Outcome::Updating => "UPDATING",
-            Outcome::Coalesced => "COALESCED",
+            CacheOutcome::Hit => "HIT",
+            CacheOutcome::Miss => "MISS",
+            CacheOutcome::Bypass => "BYPASS",
+            CacheOutcome::Expired => "EXPIRED",
+            CacheOutcome::Refresh => "REFRESH",
+            CacheOutcome::Stale => "STALE",
+            CacheOutcome::Updating => "UPDATING",
+            CacheOutcome::Coalesced => "COALESCED",
         }
     }
 }
@@ -71,9 +71,9 @@ impl Fwd {
 
 /// All that is said about one exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Report {
+pub struct CacheStatus {
     /// What the cache did.
-    pub outcome: Outcome,
+    pub outcome: CacheOutcome,
     /// Why the request went on; `None` on a hit and where the proxy answered by itself.
     pub fwd: Option<Fwd>,
     /// The upstream's status, once it is known.
@@ -83,30 +83,30 @@ pub struct Report {
     /// Seconds of freshness left, below 0 once it is over; `None` where the entry never expires or there is none.
     pub ttl: Option<i64>,
     /// What the question is called, where it has a name.
-    pub key: Option<Key>,
+    pub key: Option<CacheKey>,
     /// Why.
     pub reason: Option<Reason>,
 }
 
-impl Report {
+impl CacheStatus {
     /// A report with nothing but the outcome.
-    pub const fn new(outcome: Outcome) -> Self {
-        Report { outcome, fwd: None, fwd_status: None, collapsed: false, ttl: None, key: None, reason: None }
+    pub const fn new(outcome: CacheOutcome) -> Self {
+        CacheStatus { outcome, fwd: None, fwd_status: None, collapsed: false, ttl: None, key: None, reason: None }
     }
 
     /// A report on a request that the cache lets by.
     pub const fn bypass(fwd: Fwd, reason: Reason) -> Self {
-        let mut report = Report::new(Outcome::Bypass);
-        report.fwd = Some(fwd);
-        report.reason = Some(reason);
-        report
+        let mut cache_status = CacheStatus::new(CacheOutcome::Bypass);
+        cache_status.fwd = Some(fwd);
+        cache_status.reason = Some(reason);
+        cache_status
     }
 
     /// This cache's member of `Cache-Status` (RFC 9211).
-    pub fn cache_status(&self) -> String {
+    pub fn to_header_value(&self) -> String {
         let mut value = String::from("reprise");
         // A stored answer that stands in for a failed one was forwarded, and so is no hit (RFC 9211, section 2.1).
-        if matches!(self.outcome, Outcome::Hit | Outcome::Stale | Outcome::Updating) && self.fwd.is_none() {
+        if matches!(self.outcome, CacheOutcome::Hit | CacheOutcome::Stale | CacheOutcome::Updating) && self.fwd.is_none() {
             value.push_str("; hit");
         }
         if let Some(fwd) = self.fwd {
@@ -139,11 +139,11 @@ mod tests {
 
     #[test]
     fn reads_as_rfc_9211() {
-        let mut report = Report::new(Outcome::Hit);
-        report.ttl = Some(30);
-        assert_eq!(report.cache_status(), "reprise; hit; ttl=30");
-        let mut report = Report::bypass(Fwd::Method, Reason::Method);
-        report.fwd_status = Some(200);
-        assert_eq!(report.cache_status(), "reprise; fwd=method; fwd-status=200; detail=method");
+        let mut cache_status = CacheStatus::new(CacheOutcome::Hit);
+        cache_status.ttl = Some(30);
+        assert_eq!(cache_status.to_header_value(), "reprise; hit; ttl=30");
+        let mut cache_status = CacheStatus::bypass(Fwd::Method, Reason::Method);
+        cache_status.fwd_status = Some(200);
+        assert_eq!(cache_status.to_header_value(), "reprise; fwd=method; fwd-status=200; detail=method");
     }
 }

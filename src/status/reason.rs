@@ -110,15 +110,15 @@ reasons! {
     /// Not stored: meanwhile a newer answer to the same question has been, or its entry was deleted.
     Superseded = "superseded",
     /// Not stored: the answer is empty.
-    AnswerEmpty = "answer-empty",
+    ResponseEmpty = "answer-empty",
     /// Not stored: the answer broke off.
     Truncated = "truncated",
     /// Not stored: the answer paused for longer than `IDLE_TIMEOUT`.
     Stalled = "stalled",
     /// Not stored: the answer is not JSON where it should be.
-    AnswerNotJson = "answer-not-json",
+    ResponseNotJson = "answer-not-json",
     /// Not stored: the answer is of a kind that the endpoint does not give.
-    AnswerType = "answer-type",
+    ResponseType = "answer-type",
     /// Not stored: the answer carries an error.
     ErrorBody = "error-body",
     /// Not stored: the answer says itself that it is not complete.

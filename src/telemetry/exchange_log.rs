@@ -1,17 +1,17 @@
 //! What is written about an exchange: one line of JSON, without credentials, prompts or answers.
 
 use crate::http::message::RequestHead;
-use crate::key::Key;
-use crate::status::{Outcome, Reason, Report};
+use crate::key::CacheKey;
+use crate::status::{CacheOutcome, Reason, CacheStatus};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
 /// Longest path or model name that is written, in characters.
-const LONGEST: usize = 200;
+const MAX_CHARS: usize = 200;
 
 /// What the deciding floor knows about an exchange.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Facts {
+pub struct LogFields {
     /// The request's method.
     pub method: String,
     /// Its path, without the query (which may hold a key).
@@ -23,18 +23,18 @@ pub struct Facts {
     /// The status that the client gets.
     pub status: Option<u16>,
     /// What the cache did.
-    pub outcome: Option<Outcome>,
+    pub outcome: Option<CacheOutcome>,
     /// Why.
     pub reason: Option<Reason>,
     /// The question's name.
-    pub key: Option<Key>,
+    pub key: Option<CacheKey>,
     /// More, where `DEBUG` is on.
-    pub debug: Option<Debug>,
+    pub debug: Option<DebugFields>,
 }
 
 /// What `DEBUG` adds.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Debug {
+pub struct DebugFields {
     /// The URL that is asked, without its query (which may hold a key).
     pub upstream: String,
     /// The names of the request's headers.
@@ -43,26 +43,26 @@ pub struct Debug {
     pub cache_status: Option<String>,
 }
 
-impl Facts {
+impl LogFields {
     /// The facts of a request's head.
-    pub fn of(request: &RequestHead) -> Facts {
-        Facts { method: request.method.to_string(), route: short(&request.path), ..Facts::default() }
+    pub fn of(request: &RequestHead) -> LogFields {
+        LogFields { method: request.method.to_string(), route: truncate(&request.path), ..LogFields::default() }
     }
 
     /// Adds what came of it.
-    pub fn note(&mut self, status: u16, report: &Report) {
+    pub fn record(&mut self, status: u16, cache_status: &CacheStatus) {
         self.status = Some(status);
-        self.outcome = Some(report.outcome);
-        self.reason = report.reason;
+        self.outcome = Some(cache_status.outcome);
+        self.reason = cache_status.reason;
         if let Some(debug) = &mut self.debug {
-            debug.cache_status = Some(report.cache_status());
+            debug.cache_status = Some(cache_status.to_header_value());
         }
     }
 }
 
 /// What the edge measured.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Measures {
+pub struct Measurements {
     /// Milliseconds from the request to its reply's head.
     pub ms: u64,
     /// Milliseconds of those that the upstream took; `None`: it was not asked.
@@ -72,7 +72,7 @@ pub struct Measures {
     /// Size of the answer's body, if it is known.
     pub bytes: Option<u64>,
     /// The part that the request had in a flight.
-    pub flight: Option<Part>,
+    pub coalesce: Option<CoalesceRole>,
     /// Milliseconds that it waited for another's answer.
     pub waited_ms: Option<u64>,
 }
@@ -80,7 +80,7 @@ pub struct Measures {
 /// A request's part in a flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Part {
+pub enum CoalesceRole {
     /// Its question was asked.
     Leader,
     /// It got the answer of another's.
@@ -88,7 +88,7 @@ pub enum Part {
 }
 
 #[derive(Serialize)]
-struct Line<'a> {
+struct LogLine<'a> {
     method: &'a str,
     route: &'a str,
     provider: &'a str,
@@ -103,13 +103,13 @@ struct Line<'a> {
     retries: u32,
     bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    flight: Option<Part>,
+    coalesce: Option<CoalesceRole>,
     #[serde(skip_serializing_if = "Option::is_none")]
     waited_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     not_stored: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    debug: Option<&'a Debug>,
+    debug: Option<&'a DebugFields>,
 }
 
 fn is_zero(n: &u32) -> bool {
@@ -117,38 +117,38 @@ fn is_zero(n: &u32) -> bool {
 }
 
 /// As much of a path or a name as is written.
-pub fn short(text: &str) -> String {
-    text.chars().take(LONGEST).collect()
+pub fn truncate(text: &str) -> String {
+    text.chars().take(MAX_CHARS).collect()
 }
 
 /// The log line around the milliseconds that the request took: what comes before their number, and what after it.
-pub fn around_ms(facts: &Facts, measures: Measures) -> (String, String) {
-    let line = line(facts, Measures { ms: 0, ..measures }, Ok(()));
+pub fn line_around_ms(log_fields: &LogFields, measurements: Measurements) -> (String, String) {
+    let line = line(log_fields, Measurements { ms: 0, ..measurements }, Ok(()));
     // No text inside the line has a quotation mark that is not escaped.
     let (before, after) = line.split_once(r#""ms":0,"upstream_ms""#).unwrap_or((&line, ""));
     (format!(r#"{before}"ms":"#), format!(r#","upstream_ms"{after}"#))
 }
 
-/// The log line. `kept`: what came of storing the answer, where that was tried.
-pub fn line(facts: &Facts, measures: Measures, kept: Result<(), Reason>) -> String {
-    let line = Line {
-        method: &facts.method,
-        route: &facts.route,
-        provider: &facts.provider,
-        model: facts.model.as_deref(),
-        status: facts.status,
-        cache: facts.outcome.map(Outcome::as_str),
-        reason: facts.reason.or(kept.err()).map(Reason::as_str),
-        key: facts.key.map(|key| key.to_string().chars().take(12).collect()),
-        ms: measures.ms,
-        upstream_ms: measures.upstream_ms,
-        retries: measures.retries,
-        bytes: measures.bytes,
-        flight: measures.flight,
-        waited_ms: measures.waited_ms,
+/// The log line. `stored`: what came of storing the answer, where that was tried.
+pub fn line(log_fields: &LogFields, measurements: Measurements, stored: Result<(), Reason>) -> String {
+    let line = LogLine {
+        method: &log_fields.method,
+        route: &log_fields.route,
+        provider: &log_fields.provider,
+        model: log_fields.model.as_deref(),
+        status: log_fields.status,
+        cache: log_fields.outcome.map(CacheOutcome::as_str),
+        reason: log_fields.reason.or(stored.err()).map(Reason::as_str),
+        key: log_fields.key.map(|key| key.to_string().chars().take(12).collect()),
+        ms: measurements.ms,
+        upstream_ms: measurements.upstream_ms,
+        retries: measurements.retries,
+        bytes: measurements.bytes,
+        coalesce: measurements.coalesce,
+        waited_ms: measurements.waited_ms,
         // What the first reason would hide.
-        not_stored: kept.err().filter(|why| facts.reason.is_some_and(|first| first != *why)).map(Reason::as_str),
-        debug: facts.debug.as_ref(),
+        not_stored: stored.err().filter(|why| log_fields.reason.is_some_and(|first| first != *why)).map(Reason::as_str),
+        debug: log_fields.debug.as_ref(),
     };
     // Strings and numbers always serialise.
     serde_json::to_string(&line).unwrap_or_default()

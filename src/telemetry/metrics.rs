@@ -1,7 +1,7 @@
 //! How often has what happened? Counters as Prometheus reads them (text format 0.0.4).
 
-use crate::status::{Outcome, Reason};
-use crate::telemetry::exchange_log::{Facts, Measures};
+use crate::status::{CacheOutcome, Reason};
+use crate::telemetry::exchange_log::{LogFields, Measurements};
 use std::fmt::Write;
 
 /// What has been counted since this isolate began.
@@ -16,7 +16,7 @@ pub struct Metrics {
     upstream_calls: u64,
     upstream_ms: u64,
     retries: u64,
-    recognized: u64,
+    fast_path_hits: u64,
 }
 
 impl Metrics {
@@ -30,29 +30,29 @@ impl Metrics {
             upstream_calls: 0,
             upstream_ms: 0,
             retries: 0,
-            recognized: 0,
+            fast_path_hits: 0,
         }
     }
 
     /// Counts a request that was answered without being read once more.
-    pub fn count_recognized(&mut self, facts: &Facts, measures: &Measures) {
-        self.count(facts, measures, Ok(()));
-        add(&mut self.recognized, 1);
+    pub fn count_fast_path(&mut self, log_fields: &LogFields, measurements: &Measurements) {
+        self.count(log_fields, measurements, Ok(()));
+        add(&mut self.fast_path_hits, 1);
     }
 
     /// Counts a request whose log line is written.
-    pub fn count(&mut self, facts: &Facts, measures: &Measures, kept: Result<(), Reason>) {
-        let cache = facts.outcome.map_or("NONE", Outcome::as_str);
-        one_more(&mut self.requests, cache, facts.status.unwrap_or(0));
-        if let Some(reason) = facts.reason {
+    pub fn count(&mut self, log_fields: &LogFields, measurements: &Measurements, stored: Result<(), Reason>) {
+        let cache = log_fields.outcome.map_or("NONE", CacheOutcome::as_str);
+        one_more(&mut self.requests, cache, log_fields.status.unwrap_or(0));
+        if let Some(reason) = log_fields.reason {
             one_more(&mut self.reasons, reason.as_str(), 0);
         }
-        if let Err(reason) = kept {
+        if let Err(reason) = stored {
             one_more(&mut self.not_stored, reason.as_str(), 0);
         }
-        add(&mut self.bytes, measures.bytes.unwrap_or(0));
-        add(&mut self.retries, u64::from(measures.retries));
-        if let Some(ms) = measures.upstream_ms {
+        add(&mut self.bytes, measurements.bytes.unwrap_or(0));
+        add(&mut self.retries, u64::from(measurements.retries));
+        if let Some(ms) = measurements.upstream_ms {
             add(&mut self.upstream_calls, 1);
             add(&mut self.upstream_ms, ms);
         }
@@ -78,7 +78,7 @@ impl Metrics {
             ("upstream_calls", "Requests for which the upstream was asked", self.upstream_calls),
             ("upstream_milliseconds", "Milliseconds that the upstream took to begin its answers", self.upstream_ms),
             ("upstream_retries", "Repetitions of failed calls", self.retries),
-            ("recognized", "Requests answered without reading their JSON once more", self.recognized),
+            ("recognized", "Requests answered without reading their JSON once more", self.fast_path_hits),
         ] {
             family(&mut out, name, help);
             let _ = writeln!(out, "reprise_{name}_total {n}");
@@ -110,15 +110,15 @@ mod tests {
     #[test]
     fn counts_by_status_and_reason() {
         let mut metrics = Metrics::new();
-        let facts = Facts {
+        let log_fields = LogFields {
             status: Some(200),
-            outcome: Some(Outcome::Miss),
+            outcome: Some(CacheOutcome::Miss),
             reason: Some(Reason::StoreTimeout),
-            ..Facts::default()
+            ..LogFields::default()
         };
-        let measures = Measures { bytes: Some(7), upstream_ms: Some(30), retries: 2, ..Measures::default() };
-        metrics.count(&facts, &measures, Err(Reason::Truncated));
-        metrics.count(&facts, &Measures::default(), Ok(()));
+        let measurements = Measurements { bytes: Some(7), upstream_ms: Some(30), retries: 2, ..Measurements::default() };
+        metrics.count(&log_fields, &measurements, Err(Reason::Truncated));
+        metrics.count(&log_fields, &Measurements::default(), Ok(()));
         let text = metrics.text();
         for line in [
             "reprise_requests_total{cache=\"MISS\",status=\"200\"} 2",

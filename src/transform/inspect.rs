@@ -4,25 +4,25 @@ use crate::json::canonical::Document;
 use serde_json::Value;
 
 /// Whether the answer depends on what the provider remembers (contract, section 2).
-pub fn names_server_state(document: &Document) -> bool {
+pub fn references_server_state(document: &Document) -> bool {
     let set = |name: &str| document.fields(name).any(|value| value != "null");
     let background = document.fields("background").any(|value| !matches!(value, "false" | "null"));
     background
         || ["conversation", "conversation_id", "previous_response_id", "container", "thread"].into_iter().any(set)
         || document.fields("deferred").any(|value| value == "true")
-        || document.fields("prompt").any(names_template)
-        || document.fields("tools").any(names_container)
+        || document.fields("prompt").any(references_template)
+        || document.fields("tools").any(references_container)
 }
 
 /// A prompt that the provider keeps, in whatever version it has by now.
-fn names_template(prompt: &str) -> bool {
+fn references_template(prompt: &str) -> bool {
     let prompt = serde_json::from_str::<Value>(prompt).unwrap_or_default();
     prompt.get("id").is_some() && prompt.get("version").is_none_or(Value::is_null)
 }
 
 /// A tool that runs in a container which exists already (a string; an object describes a new one), at any depth. The
 /// text is compact and its strings have one spelling, so no string inside it can look like these.
-fn names_container(tools: &str) -> bool {
+fn references_container(tools: &str) -> bool {
     tools.contains("\"container\":\"") || tools.contains("\"container_id\":\"")
 }
 
@@ -65,7 +65,7 @@ mod tests {
             r#"{"tools":[{"environment":{"\u0063ontainer_id":"c"}}]}"#,
             r#"{"prompt":{"id":"p"}}"#,
         ] {
-            assert!(names_server_state(&document(state)), "{state}");
+            assert!(references_server_state(&document(state)), "{state}");
         }
         for none in [
             "{}",
@@ -76,7 +76,7 @@ mod tests {
             r#"{"prompt":"p"}"#,
             r#"{"prompt":{"id":"p","version":"2"}}"#,
         ] {
-            assert!(!names_server_state(&document(none)), "{none}");
+            assert!(!references_server_state(&document(none)), "{none}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! The short way for requests that this isolate has seen before: see [`crate::proxy::Repeat`]. `repeat.js` walks it, and comes
+//! The short way for requests that this isolate has seen before: see [`crate::proxy::FastPathPlan`]. `repeat.js` walks it, and comes
 //! here once for each answer; the long way begins in [`super::fetch`].
 
 use super::platform::interop as convert;
@@ -7,10 +7,10 @@ use super::store::{Store, kv};
 use super::{METRICS, config, length};
 use crate::cache::entry::{self, Prefix};
 use crate::config::Config;
-use crate::key::headers::TELL_NOTHING;
-use crate::proxy::{Again, Question, Repeat};
+use crate::key::headers::FAST_PATH_IGNORED_HEADERS;
+use crate::proxy::{FastPathHit, CacheableRequest, FastPathPlan};
 use crate::status::Reason;
-use crate::telemetry::exchange_log::{self, Facts, Measures};
+use crate::telemetry::exchange_log::{self, LogFields, Measurements};
 use js_sys::{Array, JsString, Promise, Uint8Array};
 use serde::Serialize;
 use std::cell::{OnceCell, RefCell};
@@ -93,7 +93,7 @@ pub fn set_up(config: &Config, memory: Option<&memory::Entries>, store: Option<&
     REPEATS.with(|cell| {
         cell.get_or_init(|| {
             let repeats = the_repeats();
-            let tell_nothing: Array = TELL_NOTHING.iter().map(|name| JsString::from(*name)).collect();
+            let tell_nothing: Array = FAST_PATH_IGNORED_HEADERS.iter().map(|name| JsString::from(*name)).collect();
             // What lies in KV as it is, the platform can fetch without us.
             let plain = matches!(store, Some(Store::Kv(_))) && config.encryption.is_empty();
             let timeout = config.store_timeout.as_millis() as f64;
@@ -119,9 +119,9 @@ pub fn met(prepared: &Prepared) {
 }
 
 /// Whoever asks this again, byte for byte, can have the same without being read.
-pub fn learn(prepared: &Prepared, question: &Question) {
+pub fn learn(prepared: &Prepared, question: &CacheableRequest) {
     let Some(repeat) = question.repeat().filter(|_| prepared.named()) else { return };
-    let name = repeat.key.name();
+    let name = repeat.key.storage_key();
     let plan = Plan { repeat, given: RefCell::default() };
     let _ = with(|repeats| repeats.learn(prepared, plan, &name));
 }
@@ -141,9 +141,9 @@ pub fn looked_up(prepared: &Prepared, name: &str) -> Option<Result<Option<Uint8A
 /// What to do about a question whenever it is asked again.
 #[wasm_bindgen]
 pub struct Plan {
-    repeat: Repeat,
+    repeat: FastPathPlan,
     /// What the last answer was.
-    given: RefCell<(Facts, Measures)>,
+    given: RefCell<(LogFields, Measurements)>,
 }
 
 /// An answer's head.
@@ -170,30 +170,30 @@ impl Plan {
         let start = prefix.body_start();
         let head = entry::decode_head(&value.subarray(fixed, u32::try_from(start).ok()?).to_vec())?;
         // Milliseconds since 1970. `as` saturates and cannot fail.
-        let Again { replay, until } = self.repeat.answer(&head, digest.is_none(), now as u64)?;
+        let FastPathHit { replay, until } = self.repeat.answer(&head, digest.is_none(), now as u64)?;
         let bytes = usize::try_from(value.length()).ok().and_then(|all| length(Some(all.saturating_sub(start))));
-        let measures = Measures { bytes, ..Measures::default() };
-        let line = exchange_log::around_ms(&replay.facts, measures);
+        let measurements = Measurements { bytes, ..Measurements::default() };
+        let line = exchange_log::line_around_ms(&replay.log_fields, measurements);
         let answer = Head { status: replay.status, headers: convert::text(&replay.headers), start, until, line };
         let json = serde_json::to_string(&answer).ok()?;
-        *self.given.borrow_mut() = (replay.facts, measures);
+        *self.given.borrow_mut() = (replay.log_fields, measurements);
         Some(json)
     }
 
     /// Counts a request that got the last answer.
     pub fn count(&self) {
-        let (facts, measures) = &*self.given.borrow();
-        METRICS.with_borrow_mut(|metrics| metrics.count_recognized(facts, measures));
+        let (log_fields, measurements) = &*self.given.borrow();
+        METRICS.with_borrow_mut(|metrics| metrics.count_fast_path(log_fields, measurements));
     }
 
     /// What the store holds: bytes, nothing, or why it could not tell.
     pub fn find(&self, env: Env) -> Promise {
-        let (name, sealing) = (self.repeat.key.name(), self.repeat.sealing.clone());
+        let (name, salt) = (self.repeat.key.storage_key(), self.repeat.salt.clone());
         future_to_promise(async move {
             let config = config(&env).map_err(|error| JsValue::from(error.message))?;
             let store = Store::bound(&env, &config);
             let value = match store {
-                Some(store) => store.fetch(&name, sealing.as_ref(), &config).await,
+                Some(store) => store.fetch(&name, salt.as_ref(), &config).await,
                 None => Ok(None),
             };
             Ok(match value {

@@ -5,11 +5,11 @@ use super::coalesce::durable_object::Landed;
 use super::coalesce::in_flight::{Call, Errand};
 use super::platform::fetch::Body;
 use super::revalidation as refresh;
-use super::transform as polish;
+use super::transform as response_transform;
 use super::{Edge, bytes, length, replayed, reply, store, write};
 use crate::http::fields;
-use crate::proxy::Asking;
-use crate::telemetry::exchange_log::{Facts, Measures, Part};
+use crate::proxy::UpstreamFetch;
+use crate::telemetry::exchange_log::{LogFields, Measurements, CoalesceRole};
 use crate::worker::platform::time::now;
 use futures_channel::oneshot;
 use futures_util::future::join;
@@ -23,14 +23,14 @@ impl Edge {
     /// stand in for an answer that fails.
     pub(super) async fn ask(
         self,
-        mut asking: Asking,
+        mut upstream_fetch: UpstreamFetch,
         body: Body,
         stored: Option<Uint8Array>,
         head_came: oneshot::Sender<Response>,
     ) {
         let began = now();
-        let landed = match self.land(&mut asking, &body, &self.client).await {
-            Landed::Entry { value, finished } => match self.taken(&mut asking, &value, finished, began).await {
+        let landed = match self.land(&mut upstream_fetch, &body, &self.client).await {
+            Landed::Entry { value, finished } => match self.taken(&mut upstream_fetch, &value, finished, began).await {
                 Some(response) => return drop(head_came.send(response)),
                 None => Landed::Alone { late: false },
             },
@@ -40,22 +40,22 @@ impl Edge {
             Landed::Alone { late } => {
                 let gone = if late { Duration::from_millis(now().saturating_sub(began)) } else { Duration::ZERO };
                 let budget = self.config.timeout.saturating_sub(gone);
-                let (head, errand) = self.alone(&mut asking, body, budget, self.client.clone());
+                let (head, errand) = self.alone(&mut upstream_fetch, body, budget, self.client.clone());
                 let answered = async {
                     let landed = head.await.map_or(Landed::Done, |head| Landed::head(head, None));
-                    self.answer_with(asking, landed, stored, head_came, began);
+                    self.answer_with(upstream_fetch, landed, stored, head_came, began);
                 };
                 join(errand, answered).await;
             }
-            landed => self.answer_with(asking, landed, stored, head_came, began),
+            landed => self.answer_with(upstream_fetch, landed, stored, head_came, began),
         }
     }
 
     /// Takes the question to its flight, where there are any and it may be shared.
-    async fn land(&self, asking: &mut Asking, body: &Body, client: &AbortSignal) -> Landed {
+    async fn land(&self, upstream_fetch: &mut UpstreamFetch, body: &Body, client: &AbortSignal) -> Landed {
         match (&self.flights, body) {
-            (Some(flights), Body::Bytes(body)) if asking.shares() => {
-                let job = asking.job(self.measures().ms);
+            (Some(flights), Body::Bytes(body)) if upstream_fetch.may_coalesce() => {
+                let job = upstream_fetch.coalesce_request(self.measurements().ms);
                 flights.land(&job, body, client).await
             }
             _ => Landed::Alone { late: false },
@@ -65,12 +65,12 @@ impl Edge {
     /// The call that is made without a flight, and its head.
     fn alone(
         &self,
-        asking: &mut Asking,
+        upstream_fetch: &mut UpstreamFetch,
         body: Body,
         budget: Duration,
         client: AbortSignal,
     ) -> (oneshot::Receiver<super::coalesce::in_flight::Head>, impl Future<Output = ()> + use<>) {
-        let job = asking.job(self.measures().ms);
+        let job = upstream_fetch.coalesce_request(self.measurements().ms);
         let call = Rc::new(Call::new(&job));
         let (store, config) = (self.store.clone(), self.config.clone());
         let errand = Errand { call: call.clone(), job, config, budget, store, client: client.clone(), current: None };
@@ -85,7 +85,7 @@ impl Edge {
     /// What the client gets of what came.
     fn answer_with(
         &self,
-        mut asking: Asking,
+        mut upstream_fetch: UpstreamFetch,
         landed: Landed,
         stored: Option<Uint8Array>,
         head_came: oneshot::Sender<Response>,
@@ -99,59 +99,59 @@ impl Edge {
             Landed::Entry { .. } | Landed::Done | Landed::Busy | Landed::Alone { .. } => return,
         };
         let waited = Some(now().saturating_sub(began));
-        let measures = if part == Some(Part::Follower) {
-            asking.collapse();
-            Measures { flight: part, waited_ms: waited, ..self.measures() }
+        let measurements = if part == Some(CoalesceRole::Follower) {
+            upstream_fetch.mark_collapsed();
+            Measurements { flight: part, waited_ms: waited, ..self.measurements() }
         } else {
-            Measures { flight: part, upstream_ms: waited, retries, ..self.measures() }
+            Measurements { flight: part, upstream_ms: waited, retries, ..self.measurements() }
         };
         let outcome = answer.as_ref().map(|answer| answer.status).map_err(|failure| *failure);
-        if let Some(replay) = asking.stand_in(outcome, now(), || bytes(stored.as_ref())) {
+        if let Some(replay) = upstream_fetch.serve_stale(outcome, now(), || bytes(stored.as_ref())) {
             if let Ok(answer) = &answer {
                 answer.abort();
             }
             let (response, bytes) = replayed(&replay, stored.as_ref());
-            write(&replay.facts, Measures { bytes, ..measures }, Ok(()));
+            write(&replay.log_fields, Measurements { bytes, ..measurements }, Ok(()));
             return give(response);
         }
         let answer = match answer {
             Ok(answer) => answer,
-            Err(failure) => return give(reply(asking.failed(failure), measures)),
+            Err(failure) => return give(reply(upstream_fetch.failed(failure), measurements)),
         };
-        let (edits, capture) = asking.answered(&self.config, answer.status, &answer.headers);
+        let (edits, capture) = upstream_fetch.answered(&self.config, answer.status, &answer.headers);
         // What leads to an entry is written about when it is known what came of it.
-        if part == Some(Part::Follower) || capture.is_err() {
+        if part == Some(CoalesceRole::Follower) || capture.is_err() {
             let bytes = length(fields::content_length(&answer.headers));
-            let kept = if part == Some(Part::Follower) { Ok(()) } else { capture.map(drop) };
-            write(&asking.facts, Measures { bytes, ..measures }, kept);
+            let kept = if part == Some(CoalesceRole::Follower) { Ok(()) } else { capture.map(drop) };
+            write(&upstream_fetch.log_fields, Measurements { bytes, ..measurements }, kept);
         }
-        let polisher = asking.polisher(&self.config, answer.status, &answer.headers);
+        let body_transform = upstream_fetch.body_transform(&self.config, answer.status, &answer.headers);
         let body = relay::watched(&answer, self.config.idle_timeout, &self.client);
-        give(polish::passing(&answer.response, body.as_ref(), &edits, polisher));
+        give(response_transform::passing(&answer.response, body.as_ref(), &edits, body_transform));
     }
 
     /// The answer that the flight has as a whole. `None`: it is of no use to this caller after all.
-    async fn taken(&self, asking: &mut Asking, value: &Uint8Array, finished: bool, began: u64) -> Option<Response> {
+    async fn taken(&self, upstream_fetch: &mut UpstreamFetch, value: &Uint8Array, finished: bool, began: u64) -> Option<Response> {
         let (head, body) = store::open(value).await?;
-        let replay = asking.landed(&head, finished, now(), || body.to_vec())?;
+        let replay = upstream_fetch.from_coalesced(&head, finished, now(), || body.to_vec())?;
         let (response, bytes) = replayed(&replay, Some(&body));
         let waited_ms = Some(now().saturating_sub(began));
-        let measures = Measures { bytes, flight: Some(Part::Follower), waited_ms, ..self.measures() };
-        write(&replay.facts, measures, Ok(()));
+        let measurements = Measurements { bytes, flight: Some(CoalesceRole::Follower), waited_ms, ..self.measurements() };
+        write(&replay.log_fields, measurements, Ok(()));
         Some(response)
     }
 
     /// The same behind the back of a client who has its answer: the next ones get a newer one.
-    pub(super) async fn refresh(self, facts: Facts, measures: Measures, mut asking: Asking, body: Body) {
-        asking.facts = facts;
+    pub(super) async fn refresh(self, log_fields: LogFields, measurements: Measurements, mut upstream_fetch: UpstreamFetch, body: Body) {
+        upstream_fetch.log_fields = log_fields;
         // Its client may well leave: it has its answer.
         let nobody = AbortController::new().map_or(self.client.clone(), |controller| controller.signal());
-        match self.land(&mut asking, &body, &nobody).await {
+        match self.land(&mut upstream_fetch, &body, &nobody).await {
             // The flight sees to it, and writes the line.
             Landed::Done => {}
-            Landed::Busy | Landed::Entry { .. } => write(&asking.facts, measures, Ok(())),
-            _ => self.alone(&mut asking, body, self.config.timeout, nobody).1.await,
+            Landed::Busy | Landed::Entry { .. } => write(&upstream_fetch.log_fields, measurements, Ok(())),
+            _ => self.alone(&mut upstream_fetch, body, self.config.timeout, nobody).1.await,
         }
-        refresh::end(&asking.key);
+        refresh::end(&upstream_fetch.key);
     }
 }

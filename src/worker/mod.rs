@@ -16,10 +16,10 @@ mod transform;
 use crate::config::{Config, ConfigError};
 use crate::http::fields;
 use crate::http::message::RequestHead;
-use crate::proxy::reply::{self, Reply};
-use crate::proxy::{self, Arrival, Found, Looked, Passage, Pending, Planned, Question, Replay, Verdict};
+use crate::proxy::reply::{self, ProxyResponse};
+use crate::proxy::{self, OnRequest, Lookup, OnLookup, Bypass, PendingRequest, OnBody, CacheableRequest, CachedResponse, Decision};
 use crate::status::Reason;
-use crate::telemetry::exchange_log::{self, Facts, Measures};
+use crate::telemetry::exchange_log::{self, LogFields, Measurements};
 use crate::telemetry::metrics::Metrics;
 use coalesce::broadcast as relay;
 use coalesce::durable_object as flight;
@@ -39,7 +39,7 @@ use std::rc::Rc;
 use std::time::Duration;
 use store::Store;
 use store::memory;
-use transform as polish;
+use transform as response_transform;
 use wasm_bindgen::prelude::*;
 use web_sys::{AbortSignal, Request, Response};
 use worker::{Context, Env, event};
@@ -112,8 +112,8 @@ async fn fetch(request: Request, env: Env, ctx: Context) -> worker::Result<Respo
             Ok(edge.handle(request, head, &ctx).await)
         }
         Err(error) => {
-            let measures = Measures { ms: now().saturating_sub(started), ..Measures::default() };
-            Ok(reply(proxy::misconfigured(&error, &head), measures))
+            let measurements = Measurements { ms: now().saturating_sub(started), ..Measurements::default() };
+            Ok(reply(proxy::misconfigured(&error, &head), measurements))
         }
     }
 }
@@ -123,7 +123,7 @@ impl Edge {
     async fn handle(self, request: Request, head: RequestHead, ctx: &Context) -> Response {
         let bodiless = matches!(head.method, Method::GET | Method::HEAD);
         let body = match request.body() {
-            Some(_) if bodiless && let Some(reply) = proxy::turned_away(&self.config, &head) => {
+            Some(_) if bodiless && let Some(reply) = proxy::unauthorized(&self.config, &head) => {
                 return self.reply(reply);
             }
             Some(body) if bodiless => match convert::is_empty(body).await {
@@ -133,33 +133,33 @@ impl Edge {
             body => body,
         };
         // (1)
-        match proxy::arrive(&self.config, head, body.is_some()) {
-            Arrival::Answer(reply) => self.reply(reply),
-            Arrival::Health(target, facts) => {
+        match proxy::on_request(&self.config, head, body.is_some()) {
+            OnRequest::Answer(reply) => self.reply(reply),
+            OnRequest::Health(target, log_fields) => {
                 let answer = upstream::probe(&target, HEALTH_TIMEOUT).await;
-                self.reply(reply::health(&target, answer.is_ok(), facts))
+                self.reply(reply::health(&target, answer.is_ok(), log_fields))
             }
-            Arrival::Operate(order, facts) => self.reply(self.operate(order, facts).await),
-            Arrival::Pass(passage) if !self.allows(&passage.counted_as).await => self.reply(passage.limited()),
-            Arrival::Pass(passage) => {
+            OnRequest::Operate(order, log_fields) => self.reply(self.operate(order, log_fields).await),
+            OnRequest::Pass(passage) if !self.allows(&passage.rate_limit_key).await => self.reply(passage.limited()),
+            OnRequest::Pass(passage) => {
                 let small = self.config.retry.max_retries > 0 && passage.is_small(&self.config);
                 let body = body.map_or(Body::None, if small { Body::Small } else { Body::Stream });
                 self.pass(*passage, body).await
             }
-            Arrival::Read(pending) => self.plan(*pending, request, ctx).await,
+            OnRequest::Read(pending) => self.plan(*pending, request, ctx).await,
         }
     }
 
     /// (2) The body is read before anything else is awaited: the platform ties it to this event.
-    async fn plan(self, pending: Pending, request: Request, ctx: &Context) -> Response {
+    async fn plan(self, pending: PendingRequest, request: Request, ctx: &Context) -> Response {
         let read = match &self.prepared {
-            Some(prepared) if prepared.failed() == Some(true) => return self.reply(pending.broken_off()),
+            Some(prepared) if prepared.failed() == Some(true) => return self.reply(pending.incomplete_body()),
             Some(prepared) if let Some(handle) = prepared.body() => {
                 Ok(convert::ReadBody::Whole { bytes: handle.to_vec(), handle })
             }
             _ => convert::read_body(&request, pending.max_bytes).await,
         };
-        if !self.allows(pending.counted_as()).await {
+        if !self.allows(pending.rate_limit_key()).await {
             return self.reply(pending.limited());
         }
         let (planned, body) = match read {
@@ -167,13 +167,13 @@ impl Edge {
                 (pending.with_body(&self.config, &bytes, self.store.is_some()), Body::Bytes(handle))
             }
             Ok(convert::ReadBody::Longer(stream)) => (pending.too_large(), Body::Stream(stream)),
-            Err(_) => return self.reply(pending.broken_off()),
+            Err(_) => return self.reply(pending.incomplete_body()),
         };
         let body = planned.body().map_or(body, |changed| Body::Bytes(Uint8Array::from(changed)));
         match planned {
-            Planned::Answer(reply) => self.reply(reply),
-            Planned::Pass(passage) => self.pass(*passage, body).await,
-            Planned::Ask(question) => {
+            OnBody::Answer(reply) => self.reply(reply),
+            OnBody::Pass(passage) => self.pass(*passage, body).await,
+            OnBody::Ask(question) => {
                 if let Some(prepared) = &self.prepared {
                     repeat::met(prepared);
                     repeat::learn(prepared, &question);
@@ -184,15 +184,15 @@ impl Edge {
     }
 
     /// What the isolate remembers, or else the store holds.
-    async fn find(&self, question: &Question) -> (Found, Option<Uint8Array>) {
-        let Some(store) = self.store.as_ref().filter(|_| question.reads()) else { return (Found::Nothing, None) };
-        let name = question.key.name();
+    async fn find(&self, question: &CacheableRequest) -> (Lookup, Option<Uint8Array>) {
+        let Some(store) = self.store.as_ref().filter(|_| question.reads()) else { return (Lookup::Nothing, None) };
+        let name = question.key.storage_key();
         let remembered = memory::get(&name).and_then(|value| store::open_checked(&value));
-        match remembered.filter(|(head, _)| question.is_answered_by(head, now())) {
-            Some((head, body)) => (Found::Remembered(head), Some(body)),
+        match remembered.filter(|(head, _)| question.is_fresh_hit(head, now())) {
+            Some((head, body)) => (Lookup::Remembered(head), Some(body)),
             None => match self.prepared.as_ref().and_then(|prepared| repeat::looked_up(prepared, &name)) {
                 Some(value) => store::taken(&name, value).await,
-                None => store.get(&name, question.sealing.as_ref(), &self.config).await,
+                None => store.get(&name, question.salt.as_ref(), &self.config).await,
             },
         }
     }
@@ -206,81 +206,81 @@ impl Edge {
     }
 
     /// (3)
-    async fn answer(self, question: Question, body: Body, ctx: &Context) -> Response {
+    async fn answer(self, question: CacheableRequest, body: Body, ctx: &Context) -> Response {
         let (found, stored_body) = self.find(&question).await;
-        let verdict = match question.look(&found, now()) {
-            Looked::Decided(verdict) => verdict,
-            Looked::Render(rendering) => rendering.with_body(&bytes(stored_body.as_ref())),
+        let verdict = match question.on_lookup(&found, now()) {
+            OnLookup::Decided(verdict) => verdict,
+            OnLookup::Render(rendering) => rendering.with_body(&bytes(stored_body.as_ref())),
         };
         match verdict {
-            Verdict::Replay(replay) => {
+            Decision::CachedResponse(replay) => {
                 let (response, bytes) = replayed(&replay, stored_body.as_ref());
-                write(&replay.facts, Measures { bytes, ..self.measures() }, Ok(()));
+                write(&replay.log_fields, Measurements { bytes, ..self.measurements() }, Ok(()));
                 response
             }
-            Verdict::Update(replay, asking) => {
+            Decision::Update(replay, upstream_fetch) => {
                 let (response, bytes) = replayed(&replay, stored_body.as_ref());
-                let measures = Measures { bytes, ..self.measures() };
-                if refresh::begin(&asking.key, self.config.timeout) {
-                    ctx.wait_until(self.refresh(replay.facts, measures, *asking, body));
+                let measurements = Measurements { bytes, ..self.measurements() };
+                if refresh::begin(&upstream_fetch.key, self.config.timeout) {
+                    ctx.wait_until(self.refresh(replay.log_fields, measurements, *upstream_fetch, body));
                 } else {
-                    write(&replay.facts, measures, Ok(()));
+                    write(&replay.log_fields, measurements, Ok(()));
                 }
                 response
             }
-            Verdict::Answer(reply) => self.reply(reply),
-            Verdict::Ask(asking) => {
-                if asking.replaces() {
-                    memory::bar(&asking.key.name());
+            Decision::Answer(reply) => self.reply(reply),
+            Decision::Ask(upstream_fetch) => {
+                if upstream_fetch.is_refresh() {
+                    memory::bar(&upstream_fetch.key.storage_key());
                 }
                 let (head_came, response) = oneshot::channel();
                 // A client that leaves early does not spoil an entry: the answer is paid for, so it is read to its end.
-                ctx.wait_until(self.ask(*asking, body, stored_body, head_came));
+                ctx.wait_until(self.ask(*upstream_fetch, body, stored_body, head_came));
                 response.await.unwrap_or_else(|_| convert::bare_response(500))
             }
         }
     }
 
-    async fn pass(&self, mut passage: Passage, body: Body) -> Response {
+    async fn pass(&self, mut passage: Bypass, body: Body) -> Response {
         let gone = || self.client.aborted();
-        let (config, repeatable) = (&self.config, passage.repeatable);
-        let effort = Effort { config, budget: config.timeout, repeatable, gone: &gone, client: Some(&self.client) };
-        let asked = upstream::ask(&passage.outbound, body, &effort).await;
-        let measures = Measures { upstream_ms: Some(asked.ms), retries: asked.retries, ..self.measures() };
+        let (config, retry_safety) = (&self.config, passage.retry_safety);
+        let effort = Effort { config, budget: config.timeout, retry_safety, gone: &gone, client: Some(&self.client) };
+        let asked = upstream::ask(&passage.upstream_request, body, &effort).await;
+        let measurements = Measurements { upstream_ms: Some(asked.ms), retries: asked.retries, ..self.measurements() };
         match asked.answer {
             Ok(answer) => {
                 let edits = passage.answered(answer.status);
                 let bytes = length(fields::content_length(&answer.headers));
-                write(&passage.facts, Measures { bytes, ..measures }, Ok(()));
-                let polisher = passage.polisher(answer.status, &answer.headers);
+                write(&passage.log_fields, Measurements { bytes, ..measurements }, Ok(()));
+                let body_transform = passage.body_transform(answer.status, &answer.headers);
                 let body = relay::watched(&answer, self.config.idle_timeout, &self.client);
-                polish::passing(&answer.response, body.as_ref(), &edits, polisher)
+                response_transform::passing(&answer.response, body.as_ref(), &edits, body_transform)
             }
-            Err(failure) => reply(passage.failed(failure), measures),
+            Err(failure) => reply(passage.failed(failure), measurements),
         }
     }
 
-    fn reply(&self, own: Reply) -> Response {
-        reply(own, self.measures())
+    fn reply(&self, own: ProxyResponse) -> Response {
+        reply(own, self.measurements())
     }
 
     /// What can be measured now, without the upstream.
-    fn measures(&self) -> Measures {
-        Measures { ms: now().saturating_sub(self.started), ..Measures::default() }
+    fn measurements(&self) -> Measurements {
+        Measurements { ms: now().saturating_sub(self.started), ..Measurements::default() }
     }
 }
 
 /// An answer of our own.
-fn reply(reply: Reply, measures: Measures) -> Response {
-    if let Some(facts) = &reply.facts {
-        write(facts, Measures { bytes: length(Some(reply.body.len())), ..measures }, Ok(()));
+fn reply(reply: ProxyResponse, measurements: Measurements) -> Response {
+    if let Some(log_fields) = &reply.log_fields {
+        write(log_fields, Measurements { bytes: length(Some(reply.body.len())), ..measurements }, Ok(()));
     }
     let bytes = Uint8Array::from(reply.body.as_slice());
     convert::response(reply.status, &reply.headers, Some(&bytes))
 }
 
 /// An answer out of the store, whose body is `stored` unless it goes out in another form.
-fn replayed(replay: &Replay, stored: Option<&Uint8Array>) -> (Response, Option<u64>) {
+fn replayed(replay: &CachedResponse, stored: Option<&Uint8Array>) -> (Response, Option<u64>) {
     let rendered = replay.body.as_deref().map(Uint8Array::from);
     let body = rendered.as_ref().or(stored);
     let bytes = body.map(|body| u64::from(body.length()));
@@ -296,7 +296,7 @@ fn bytes(handle: Option<&Uint8Array>) -> Vec<u8> {
 }
 
 /// The one line of a request.
-fn write(facts: &Facts, measures: Measures, kept: Result<(), Reason>) {
-    METRICS.with_borrow_mut(|metrics| metrics.count(facts, &measures, kept));
-    console_log(&exchange_log::line(facts, measures, kept));
+fn write(log_fields: &LogFields, measurements: Measurements, kept: Result<(), Reason>) {
+    METRICS.with_borrow_mut(|metrics| metrics.count(log_fields, &measurements, kept));
+    console_log(&exchange_log::line(log_fields, measurements, kept));
 }

@@ -1,10 +1,10 @@
-//! Runs an answer's bytes through a [`Polisher`] on their way to the client: the only bytes of an answer that pass through
+//! Runs an answer's bytes through a [`BodyTransform`] on their way to the client: the only bytes of an answer that pass through
 //! wasm before the client has them, and only where the operator wants them changed.
 
 use super::coalesce::durable_object::DISPOSITION;
-use crate::http::fields::OF_OTHER_BYTES;
-use crate::proxy::reply::Edits;
-use crate::transform::response::Polisher;
+use crate::http::fields::REPRESENTATION_HEADERS;
+use crate::proxy::reply::HeaderEdits;
+use crate::transform::response::BodyTransform;
 use crate::worker::platform::interop as convert;
 use js_sys::{Object, Reflect, Uint8Array};
 use std::cell::RefCell;
@@ -15,32 +15,32 @@ use web_sys::{ReadableStream, ReadableWritablePair, Response, TransformStream, T
 pub fn passing(
     response: &Response,
     body: Option<&ReadableStream>,
-    edits: &Edits,
-    polisher: Option<Polisher>,
+    edits: &HeaderEdits,
+    body_transform: Option<BodyTransform>,
 ) -> Response {
-    let (Some(body), Some(polisher)) = (body, polisher) else {
+    let (Some(body), Some(body_transform)) = (body, body_transform) else {
         return convert::passing(response, body, edits, &[DISPOSITION]);
     };
-    let Ok(body) = piped(body, polisher) else { return convert::bare_response(502) };
-    convert::passing(response, Some(&body), edits, &[&OF_OTHER_BYTES[..], &[DISPOSITION]].concat())
+    let Ok(body) = piped(body, body_transform) else { return convert::bare_response(502) };
+    convert::passing(response, Some(&body), edits, &[&REPRESENTATION_HEADERS[..], &[DISPOSITION]].concat())
 }
 
 /// The platform moves the pieces and calls us for each: nothing here waits, and a client that leaves or an upstream that
 /// breaks off is passed on as ever.
-fn piped(body: &ReadableStream, polisher: Polisher) -> Result<ReadableStream, JsValue> {
-    let polisher = std::rc::Rc::new(RefCell::new(Some(polisher)));
-    let at_end = std::rc::Rc::clone(&polisher);
+fn piped(body: &ReadableStream, body_transform: BodyTransform) -> Result<ReadableStream, JsValue> {
+    let body_transform = std::rc::Rc::new(RefCell::new(Some(body_transform)));
+    let at_end = std::rc::Rc::clone(&body_transform);
     let transform = Closure::<dyn FnMut(JsValue, TransformStreamDefaultController) -> Result<(), JsValue>>::new(
         move |piece: JsValue, controller: TransformStreamDefaultController| {
             let piece = Uint8Array::new(&piece).to_vec();
-            let out = polisher.try_borrow_mut().ok().and_then(|mut polisher| Some(polisher.as_mut()?.push(&piece)));
+            let out = body_transform.try_borrow_mut().ok().and_then(|mut body_transform| Some(body_transform.as_mut()?.push(&piece)));
             enqueue(&controller, &out.unwrap_or_default())
         },
     );
     let flush = Closure::<dyn FnMut(TransformStreamDefaultController) -> Result<(), JsValue>>::new(
         move |controller: TransformStreamDefaultController| {
-            let polisher = at_end.try_borrow_mut().ok().and_then(|mut polisher| polisher.take());
-            enqueue(&controller, &polisher.map(Polisher::finish).unwrap_or_default())
+            let body_transform = at_end.try_borrow_mut().ok().and_then(|mut body_transform| body_transform.take());
+            enqueue(&controller, &body_transform.map(BodyTransform::finish).unwrap_or_default())
         },
     );
     let transformer = Object::new();

@@ -2,13 +2,13 @@
 //! answer, and the stream that we make of an answer does too.
 
 use proptest::prelude::*;
-use reprise::dialect::{Carriage, Dialect};
+use reprise::protocol::{ResponseMode, Protocol};
 use reprise::sse::Event;
 use serde_json::{Map, Value, json};
 use std::collections::VecDeque;
 
-const STREAM: Carriage = Carriage { stream: true, include_usage: false };
-const PLAIN: Carriage = Carriage { stream: false, include_usage: false };
+const STREAM: ResponseMode = ResponseMode { stream: true, include_usage: false };
+const PLAIN: ResponseMode = ResponseMode { stream: false, include_usage: false };
 
 /// Decides how an answer is cut up; every call gives the next of a fixed run of random numbers.
 #[derive(Debug)]
@@ -87,22 +87,22 @@ fn any_json() -> impl Strategy<Value = Value> {
 }
 
 /// The laws of every dialect, for an answer and one of the streams that amount to it.
-fn laws(dialect: Dialect, answer: &Value, chunks: &[Value]) -> Result<(), TestCaseError> {
+fn laws(protocol: Protocol, answer: &Value, chunks: &[Value]) -> Result<(), TestCaseError> {
     let stream = events(chunks);
-    prop_assert_eq!(dialect.check(&stream), Ok(()));
-    prop_assert_eq!(dialect.to_object(&stream), Some(answer.clone()), "{:#?}", chunks);
-    made_stream(dialect, answer)?;
+    prop_assert_eq!(protocol.check(&stream), Ok(()));
+    prop_assert_eq!(protocol.to_object(&stream), Some(answer.clone()), "{:#?}", chunks);
+    made_stream(protocol, answer)?;
     // The stream as bytes, to the object as bytes.
     let mut body = Vec::new();
     for event in &stream {
-        if dialect == Dialect::Ollama { event.write_line(&mut body) } else { event.write_sse(&mut body) }
+        if protocol == Protocol::Ollama { event.write_line(&mut body) } else { event.write_sse(&mut body) }
     }
-    let (kind, bytes) = dialect.convert(&body, PLAIN).unwrap();
+    let (kind, bytes) = protocol.convert(&body, PLAIN).unwrap();
     prop_assert_eq!(kind, "application/json");
     prop_assert_eq!(&serde_json::from_slice::<Value>(&bytes).unwrap(), answer);
     // What is cut short is not whole, wherever that is. (The last line feed may be missing.)
     for end in (0..body.len() - 1).filter(|end| end % 7 == 0 || body[..*end].ends_with(b"\n")) {
-        let whole = dialect.events(&body[..end]).and_then(|events| dialect.check(&events));
+        let whole = protocol.events(&body[..end]).and_then(|events| protocol.check(&events));
         prop_assert!(
             whole.is_err() || body[end..].trim_ascii().is_empty(),
             "{}",
@@ -112,15 +112,15 @@ fn laws(dialect: Dialect, answer: &Value, chunks: &[Value]) -> Result<(), TestCa
     Ok(())
 }
 
-fn made_stream(dialect: Dialect, answer: &Value) -> Result<(), TestCaseError> {
-    let made = dialect.to_events(answer.clone(), STREAM);
+fn made_stream(protocol: Protocol, answer: &Value) -> Result<(), TestCaseError> {
+    let made = protocol.to_events(answer.clone(), STREAM);
     prop_assert!(made.is_some(), "{answer:#}");
     let made = made.unwrap();
-    prop_assert_eq!(dialect.check(&made), Ok(()));
-    prop_assert_eq!(dialect.to_object(&made), Some(answer.clone()), "{:#?}", made);
-    let (kind, bytes) = dialect.convert(&serde_json::to_vec(answer).unwrap(), STREAM).unwrap();
-    prop_assert!(dialect.is_stream(kind.split(';').next().unwrap(), true));
-    prop_assert_eq!(dialect.events(&bytes).unwrap(), made);
+    prop_assert_eq!(protocol.check(&made), Ok(()));
+    prop_assert_eq!(protocol.to_object(&made), Some(answer.clone()), "{:#?}", made);
+    let (kind, bytes) = protocol.convert(&serde_json::to_vec(answer).unwrap(), STREAM).unwrap();
+    prop_assert!(protocol.is_stream(kind.split(';').next().unwrap(), true));
+    prop_assert_eq!(protocol.events(&bytes).unwrap(), made);
     Ok(())
 }
 
@@ -433,20 +433,20 @@ proptest! {
     #[test]
     fn google(answer in google_answer(), mut knife in knife()) {
         let chunks = google_stream(&answer, &mut knife);
-        laws(Dialect::Google, &answer, &chunks)?;
+        laws(Protocol::Google, &answer, &chunks)?;
         // The form without `alt=sse`.
-        let array = Dialect::Google.events(Value::from(chunks).to_string().as_bytes()).unwrap();
-        prop_assert_eq!(Dialect::Google.to_object(&array), Some(answer));
+        let array = Protocol::Google.events(Value::from(chunks).to_string().as_bytes()).unwrap();
+        prop_assert_eq!(Protocol::Google.to_object(&array), Some(answer));
     }
 
     #[test]
     fn cohere(answer in cohere_answer(), mut knife in knife()) {
-        laws(Dialect::Cohere, &answer, &cohere_stream(&answer, &mut knife))?;
+        laws(Protocol::Cohere, &answer, &cohere_stream(&answer, &mut knife))?;
     }
 
     #[test]
     fn ollama(answer in ollama_answer(), mut knife in knife()) {
-        laws(Dialect::Ollama, &answer, &ollama_stream(&answer, &mut knife))?;
+        laws(Protocol::Ollama, &answer, &ollama_stream(&answer, &mut knife))?;
     }
 
     /// A field that nobody knows of yet, anywhere: it is carried over, or nothing is.
@@ -459,21 +459,21 @@ proptest! {
         place in any::<prop::sample::Index>(),
     ) {
         let streams = [
-            (Dialect::Google, google_stream(&google, &mut knife), google),
-            (Dialect::Cohere, cohere_stream(&cohere, &mut knife), cohere),
-            (Dialect::Ollama, ollama_stream(&ollama, &mut knife), ollama),
+            (Protocol::Google, google_stream(&google, &mut knife), google),
+            (Protocol::Cohere, cohere_stream(&cohere, &mut knife), cohere),
+            (Protocol::Ollama, ollama_stream(&ollama, &mut knife), ollama),
         ];
-        for (dialect, chunks, answer) in streams {
+        for (protocol, chunks, answer) in streams {
             let mut chunks = Value::from(chunks);
             mark(&mut chunks, place);
-            if let Some(object) = dialect.to_object(&events(chunks.as_array().unwrap())) {
+            if let Some(object) = protocol.to_object(&events(chunks.as_array().unwrap())) {
                 prop_assert!(object.to_string().contains(MARK), "{chunks:#}\n{object:#}");
             }
             let mut answer = answer;
             mark(&mut answer, place);
-            if let Some(made) = dialect.to_events(answer.clone(), STREAM) {
+            if let Some(made) = protocol.to_events(answer.clone(), STREAM) {
                 prop_assert!(made.iter().any(|event| event.data.contains(MARK)), "{answer:#}\n{made:#?}");
-                prop_assert_eq!(dialect.to_object(&made), Some(answer));
+                prop_assert_eq!(protocol.to_object(&made), Some(answer));
             }
         }
     }
@@ -481,10 +481,10 @@ proptest! {
     /// Whatever the JSON: no panic, and a stream that we make passes our own gate.
     #[test]
     fn nonsense(chunks in prop::collection::vec(any_json(), 0..4), object in any_json()) {
-        for dialect in [Dialect::Google, Dialect::Cohere, Dialect::Ollama] {
-            let _ = dialect.to_object(&events(&chunks));
-            if let Some(made) = dialect.to_events(object.clone(), STREAM) {
-                prop_assert!(dialect.to_object(&made).is_some());
+        for protocol in [Protocol::Google, Protocol::Cohere, Protocol::Ollama] {
+            let _ = protocol.to_object(&events(&chunks));
+            if let Some(made) = protocol.to_events(object.clone(), STREAM) {
+                prop_assert!(protocol.to_object(&made).is_some());
             }
         }
     }
@@ -531,9 +531,9 @@ fn recorded() {
     for line in lines.lines() {
         let exchange: Value = serde_json::from_str(line).unwrap();
         let path = exchange["path"].as_str().unwrap();
-        let dialect = match exchange["provider"].as_str().unwrap() {
-            "google" if path.contains("enerateContent") => Dialect::Google,
-            "cohere" if path == "/v2/chat" => Dialect::Cohere,
+        let protocol = match exchange["provider"].as_str().unwrap() {
+            "google" if path.contains("enerateContent") => Protocol::Google,
+            "cohere" if path == "/v2/chat" => Protocol::Cohere,
             _ => continue,
         };
         let body = exchange["response"].as_str().unwrap();
@@ -543,15 +543,15 @@ fn recorded() {
         let id = &exchange["id"];
         if exchange["content_type"].as_str().unwrap().starts_with("text/event-stream") {
             streams += 1;
-            let stream = dialect.events(body.as_bytes()).unwrap();
-            assert_eq!(dialect.check(&stream), Ok(()), "{id}");
-            let answer = dialect.to_object(&stream).unwrap();
+            let stream = protocol.events(body.as_bytes()).unwrap();
+            assert_eq!(protocol.check(&stream), Ok(()), "{id}");
+            let answer = protocol.to_object(&stream).unwrap();
             assert_eq!(said(&stream), said(&[Event::data(answer.to_string())]), "{id}");
-            made_stream(dialect, &answer).unwrap_or_else(|error| panic!("{id}: {error}"));
+            made_stream(protocol, &answer).unwrap_or_else(|error| panic!("{id}: {error}"));
         } else {
             objects += 1;
             let answer: Value = serde_json::from_str(body).unwrap();
-            made_stream(dialect, &answer).unwrap_or_else(|error| panic!("{id}: {error}"));
+            made_stream(protocol, &answer).unwrap_or_else(|error| panic!("{id}: {error}"));
         }
     }
     println!("{streams} streams and {objects} objects");

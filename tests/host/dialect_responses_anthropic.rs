@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use proptest::sample::select;
-use reprise::dialect::{Carriage, Dialect};
+use reprise::protocol::{ResponseMode, Protocol};
 use serde_json::{Map, Value, json};
 
 fn text() -> impl Strategy<Value = String> {
@@ -120,32 +120,32 @@ fn response() -> impl Strategy<Value = Value> {
 }
 
 /// Streams an object through its bytes and puts it together again.
-fn there_and_back(dialect: Dialect, object: &Value) -> Value {
+fn there_and_back(protocol: Protocol, object: &Value) -> Value {
     let body = serde_json::to_vec(object).unwrap();
-    let (content_type, stream) = dialect.convert(&body, Carriage { stream: true, include_usage: false }).unwrap();
+    let (content_type, stream) = protocol.convert(&body, ResponseMode { stream: true, include_usage: false }).unwrap();
     assert!(content_type.starts_with("text/event-stream"));
-    let events = dialect.events(&stream).unwrap();
+    let events = protocol.events(&stream).unwrap();
     for event in &events {
         let data: Value = serde_json::from_str(&event.data).unwrap();
         assert_eq!(data["type"], event.name.as_str());
     }
     // No beginning of it passes for the whole.
     for end in 0..events.len() {
-        assert!(dialect.check(&events[..end]).is_err());
-        assert_eq!(dialect.to_object(&events[..end]), None);
+        assert!(protocol.check(&events[..end]).is_err());
+        assert_eq!(protocol.to_object(&events[..end]), None);
     }
-    let (_, body) = dialect.convert(&stream, Carriage::default()).unwrap();
+    let (_, body) = protocol.convert(&stream, ResponseMode::default()).unwrap();
     serde_json::from_slice(&body).unwrap()
 }
 
 proptest! {
     #[test]
     fn a_message_comes_back_from_its_stream(object in message()) {
-        prop_assert_eq!(there_and_back(Dialect::Anthropic, &object), object);
+        prop_assert_eq!(there_and_back(Protocol::Anthropic, &object), object);
     }
 
     #[test]
     fn a_response_comes_back_from_its_stream(object in response()) {
-        prop_assert_eq!(there_and_back(Dialect::Responses, &object), object);
+        prop_assert_eq!(there_and_back(Protocol::Responses, &object), object);
     }
 }

@@ -5,10 +5,10 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use reprise::config::Config;
 use reprise::entry::Entry;
-use reprise::flow::{self, Arrival, Failure, Found, Looked, Outbound, Planned, Replay, RequestHead, Verdict};
-use reprise::headers::OF_OTHER_BYTES;
-use reprise::polish::Polisher;
-use reprise::present::{self, Edits, Reply};
+use reprise::flow::{self, OnRequest, FetchError, Lookup, OnLookup, UpstreamRequest, OnBody, CachedResponse, RequestHead, Decision};
+use reprise::headers::REPRESENTATION_HEADERS;
+use reprise::response_transform::BodyTransform;
+use reprise::present::{self, Edits, ProxyResponse};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,7 +57,7 @@ struct Message {
     json: Option<Value>,
     body: Option<String>,
     base64: Option<String>,
-    repeat: Option<Repeat>,
+    repeat: Option<FastPathPlan>,
     #[serde(default)]
     refuse: bool,
     cut: Option<usize>,
@@ -65,7 +65,7 @@ struct Message {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Repeat {
+struct FastPathPlan {
     #[serde(default)]
     head: String,
     unit: String,
@@ -142,7 +142,7 @@ struct Got {
 
 /// What the upstream last got.
 struct Call {
-    outbound: Outbound,
+    upstream_request: UpstreamRequest,
     body: Vec<u8>,
 }
 
@@ -160,20 +160,20 @@ fn header_map(pairs: &[(String, String)]) -> HeaderMap {
         .collect()
 }
 
-fn own(reply: Reply) -> Got {
+fn own(reply: ProxyResponse) -> Got {
     Got { status: reply.status, headers: header_map(&reply.headers), body: reply.body }
 }
 
-fn passed(status: StatusCode, mut headers: HeaderMap, edits: Edits, polisher: Option<Polisher>, body: &[u8]) -> Got {
-    let body = match polisher {
+fn passed(status: StatusCode, mut headers: HeaderMap, edits: Edits, body_transform: Option<BodyTransform>, body: &[u8]) -> Got {
+    let body = match body_transform {
         None => body.to_vec(),
-        Some(mut polisher) => {
-            let others: Vec<_> = headers.keys().filter(|n| OF_OTHER_BYTES.contains(&n.as_str())).cloned().collect();
+        Some(mut body_transform) => {
+            let others: Vec<_> = headers.keys().filter(|n| REPRESENTATION_HEADERS.contains(&n.as_str())).cloned().collect();
             for name in others {
                 headers.remove(name);
             }
-            let mut polished: Vec<u8> = body.chunks(5).flat_map(|piece| polisher.push(piece)).collect();
-            polished.extend(polisher.finish());
+            let mut polished: Vec<u8> = body.chunks(5).flat_map(|piece| body_transform.push(piece)).collect();
+            polished.extend(body_transform.finish());
             polished
         }
     };
@@ -183,9 +183,9 @@ fn passed(status: StatusCode, mut headers: HeaderMap, edits: Edits, polisher: Op
 }
 
 impl World {
-    fn ask(&mut self, outbound: &Outbound, body: &[u8]) {
-        let body = outbound.body.clone().unwrap_or_else(|| body.to_vec());
-        self.calls.push(Call { outbound: outbound.clone(), body });
+    fn ask(&mut self, upstream_request: &UpstreamRequest, body: &[u8]) {
+        let body = upstream_request.body.clone().unwrap_or_else(|| body.to_vec());
+        self.calls.push(Call { upstream_request: upstream_request.clone(), body });
     }
 
     /// The exchange as the edge would run it: the numbers are those of `flow`.
@@ -205,7 +205,7 @@ impl World {
             path: path.to_owned(),
             query,
             headers: request.header_map(&defaults),
-            unreadable: None,
+            invalid_header: None,
         };
         let status = StatusCode::from_u16(answer.status.unwrap_or(200)).unwrap();
         let headers = answer.header_map(&[("content-type", "application/json")]);
@@ -216,75 +216,75 @@ impl World {
         };
         // (1)
         let planned = match flow::arrive(&config, head, sent_body.is_some()) {
-            Arrival::Answer(reply) => Planned::Answer(reply),
-            Arrival::Health(target, facts) => {
+            OnRequest::Answer(reply) => OnBody::Answer(reply),
+            OnRequest::Health(target, log_fields) => {
                 if !answer.refuse {
-                    let outbound =
-                        Outbound { method: Method::GET, url: target.clone(), headers: HeaderMap::new(), body: None };
-                    self.ask(&outbound, &[]);
+                    let upstream_request =
+                        UpstreamRequest { method: Method::GET, url: target.clone(), headers: HeaderMap::new(), body: None };
+                    self.ask(&upstream_request, &[]);
                 }
-                return own(present::health(&target, !answer.refuse, facts));
+                return own(present::health(&target, !answer.refuse, log_fields));
             }
-            Arrival::Pass(passage) => Planned::Pass(passage),
-            Arrival::Read(pending) if body.len() > pending.max_bytes => pending.too_large(),
+            OnRequest::Pass(passage) => OnBody::Pass(passage),
+            OnRequest::Read(pending) if body.len() > pending.max_bytes => pending.too_large(),
             // (2)
-            Arrival::Operate(order, _) => panic!("{order:?} is for the edge: the case needs `only`"),
-            Arrival::Read(pending) => pending.with_body(&config, &body, true),
+            OnRequest::Operate(order, _) => panic!("{order:?} is for the edge: the case needs `only`"),
+            OnRequest::Read(pending) => pending.with_body(&config, &body, true),
         };
         let question = match planned {
-            Planned::Answer(reply) => return own(reply),
-            Planned::Pass(mut passage) => {
+            OnBody::Answer(reply) => return own(reply),
+            OnBody::Pass(mut passage) => {
                 if answer.refuse {
-                    return own(passage.failed(Failure::Unreachable));
+                    return own(passage.failed(FetchError::Unreachable));
                 }
-                self.ask(&passage.outbound, &body);
+                self.ask(&passage.upstream_request, &body);
                 let edits = passage.answered(status);
-                let polisher = passage.polisher(status, &headers);
-                return passed(status, headers, edits, polisher, answer_body);
+                let body_transform = passage.body_transform(status, &headers);
+                return passed(status, headers, edits, body_transform, answer_body);
             }
-            Planned::Ask(question) => question,
+            OnBody::Ask(question) => question,
         };
         // (3)
         let stored = self.store.get(&question.key.to_string()).filter(|_| question.reads());
         let entry = stored.map(|bytes| Entry::decode(bytes).unwrap());
-        let found = entry.as_ref().map_or(Found::Nothing, |entry| Found::Entry(entry.head.clone()));
+        let found = entry.as_ref().map_or(Lookup::Nothing, |entry| Lookup::Entry(entry.head.clone()));
         let looked = match question.look(&found, self.now) {
-            Looked::Render(rendering) => rendering.with_body(&entry.as_ref().unwrap().body),
-            Looked::Decided(verdict) => verdict,
+            OnLookup::Render(rendering) => rendering.with_body(&entry.as_ref().unwrap().body),
+            OnLookup::Decided(verdict) => verdict,
         };
-        let stored = |replay: Replay| Got {
+        let stored = |replay: CachedResponse| Got {
             status: replay.status,
             headers: header_map(&replay.headers),
             body: replay.body.unwrap_or_else(|| entry.as_ref().unwrap().body.clone()),
         };
-        let (mut asking, served) = match looked {
-            Verdict::Answer(reply) => return own(reply),
-            Verdict::Replay(replay) => return stored(*replay),
-            Verdict::Update(replay, asking) => (asking, Some(stored(*replay))),
-            Verdict::Ask(asking) => (asking, None),
+        let (mut upstream_fetch, served) = match looked {
+            Decision::Answer(reply) => return own(reply),
+            Decision::CachedResponse(replay) => return stored(*replay),
+            Decision::Update(replay, upstream_fetch) => (upstream_fetch, Some(stored(*replay))),
+            Decision::Ask(upstream_fetch) => (upstream_fetch, None),
         };
         // (4)
-        let outcome = if answer.refuse { Err(Failure::Unreachable) } else { Ok(status) };
+        let outcome = if answer.refuse { Err(FetchError::Unreachable) } else { Ok(status) };
         if outcome.is_ok() {
-            self.ask(&asking.outbound, &body);
+            self.ask(&upstream_fetch.upstream_request, &body);
         }
-        if let Some(replay) = asking.stand_in(outcome, self.now, || entry.as_ref().unwrap().body.clone()) {
+        if let Some(replay) = upstream_fetch.stand_in(outcome, self.now, || entry.as_ref().unwrap().body.clone()) {
             return stored(replay);
         }
         if let Err(failure) = outcome {
-            return served.unwrap_or_else(|| own(asking.failed(failure)));
+            return served.unwrap_or_else(|| own(upstream_fetch.failed(failure)));
         }
-        let (edits, capture) = asking.answered(&config, status, &headers);
-        let polisher = asking.polisher(&config, status, &headers);
+        let (edits, capture) = upstream_fetch.answered(&config, status, &headers);
+        let body_transform = upstream_fetch.body_transform(&config, status, &headers);
         // (5)
         if let Ok(mut capture) = capture
             && answer.cut.is_none()
             && answer_body.chunks(7).all(|piece| capture.push(piece).is_ok())
             && let Ok(entry) = capture.finish(self.now)
         {
-            self.store.insert(asking.key.to_string(), entry.encode().unwrap());
+            self.store.insert(upstream_fetch.key.to_string(), entry.encode().unwrap());
         }
-        served.unwrap_or_else(|| passed(status, headers, edits, polisher, answer_body))
+        served.unwrap_or_else(|| passed(status, headers, edits, body_transform, answer_body))
     }
 }
 
@@ -346,12 +346,12 @@ fn check(
     if let Some(sent) = &expect.sent {
         let call = world.calls.last().ok_or("the upstream was not asked")?;
         if let Some(method) = &sent.method {
-            same("sent method", &call.outbound.method.as_str(), &method.as_str())?;
+            same("sent method", &call.upstream_request.method.as_str(), &method.as_str())?;
         }
         if let Some(url) = &sent.url {
-            same("sent url", &call.outbound.url.trim_start_matches(ORIGIN), &url.as_str())?;
+            same("sent url", &call.upstream_request.url.trim_start_matches(ORIGIN), &url.as_str())?;
         }
-        check_headers(&call.outbound.headers, &sent.headers)?;
+        check_headers(&call.upstream_request.headers, &sent.headers)?;
         if let Some(body) = &sent.body {
             match body {
                 Value::String(wanted) if wanted == "request" => {

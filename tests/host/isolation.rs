@@ -2,8 +2,8 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use reprise::config::Config;
-use reprise::flow::{self, Arrival, Planned, RequestHead};
-use reprise::key::{Key, Sealing};
+use reprise::flow::{self, OnRequest, OnBody, RequestHead};
+use reprise::key::{CacheKey, EncryptionSalt};
 use std::collections::HashMap;
 
 const PAIRS: usize = 100_000;
@@ -73,7 +73,7 @@ impl Asker {
         Asker { token: if own { "" } else { self.token }, closed: self.closed && !own, ..self.clone() }
     }
 
-    fn ask(&self, open: &Config, closed: &Config) -> (Key, Sealing) {
+    fn ask(&self, open: &Config, closed: &Config) -> (CacheKey, EncryptionSalt) {
         let mut headers = HeaderMap::new();
         let mut add = |name: &'static str, value: &str| {
             headers.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
@@ -93,12 +93,12 @@ impl Asker {
             path: "/v1/chat/completions".to_owned(),
             query: (!self.key_in_query.is_empty()).then(|| format!("key={}", self.key_in_query)),
             headers,
-            unreadable: None,
+            invalid_header: None,
         };
         let config = if self.closed { closed } else { open };
-        let Arrival::Read(pending) = flow::arrive(config, request, true) else { panic!("{self:?} is not read") };
-        let Planned::Ask(question) = pending.with_body(config, BODY, true) else { panic!("{self:?} is not asked") };
-        (question.key, question.sealing.unwrap())
+        let OnRequest::Read(pending) = flow::arrive(config, request, true) else { panic!("{self:?} is not read") };
+        let OnBody::Ask(question) = pending.with_body(config, BODY, true) else { panic!("{self:?} is not asked") };
+        (question.key, question.salt.unwrap())
     }
 }
 
@@ -114,8 +114,8 @@ fn a_hundred_thousand_pairs_of_askers_share_no_key() {
     };
     let (open, closed) = (config(None), config(Some(TOKENS.join(","))));
     let mut dice = Dice(2026);
-    let mut owners: HashMap<Key, Asker> = HashMap::new();
-    let mut sealings: HashMap<Sealing, Key> = HashMap::new();
+    let mut owners: HashMap<CacheKey, Asker> = HashMap::new();
+    let mut sealings: HashMap<EncryptionSalt, CacheKey> = HashMap::new();
     let mut different = 0;
     for _ in 0..PAIRS {
         let pair = [(); 2].map(|()| Asker::random(&mut dice));
@@ -123,11 +123,11 @@ fn a_hundred_thousand_pairs_of_askers_share_no_key() {
         let same = pair[0].identity() == pair[1].identity();
         assert_eq!(keys[0] == keys[1], same, "{pair:?}");
         different += usize::from(!same);
-        for (asker, (key, sealing)) in pair.iter().zip(keys) {
+        for (asker, (key, salt)) in pair.iter().zip(keys) {
             // Not only the pair: everyone who ever came to this key is the same asker.
             let owner = owners.entry(key).or_insert_with(|| asker.identity());
             assert_eq!(*owner, asker.identity());
-            assert_eq!(*sealings.entry(sealing).or_insert(key), key);
+            assert_eq!(*sealings.entry(salt).or_insert(key), key);
         }
     }
     assert!(different > PAIRS * 9 / 10, "only {different} pairs differ");

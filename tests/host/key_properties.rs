@@ -4,19 +4,19 @@ use http::{HeaderMap, HeaderValue};
 use proptest::prelude::*;
 use reprise::canonical::{Document, Select};
 use reprise::headers;
-use reprise::key::{Key, MatchMode, Party, Question};
+use reprise::key::{CacheKey, MatchMode, Tenant, KeyInput};
 
 /// A JSON value whose spelling is still open: object members in some order, numbers as tokens.
 #[derive(Debug, Clone, PartialEq)]
-enum Json {
+enum JsonCursor {
     Null,
     Bool(bool),
     Number(String),
     Text(String),
-    Array(Vec<Json>),
-    Object(Vec<(String, Json)>),
+    Array(Vec<JsonCursor>),
+    Object(Vec<(String, JsonCursor)>),
     /// A JSON Schema: its members' order is part of its value.
-    Schema(Box<Json>),
+    Schema(Box<JsonCursor>),
 }
 
 /// Decides how a value is spelled; every call gives the next of a fixed run of random numbers.
@@ -66,15 +66,15 @@ impl<'a> Spelling<'a> {
         out.push('"');
     }
 
-    fn value(&mut self, value: &Json, ordered: bool, out: &mut String) {
+    fn value(&mut self, value: &JsonCursor, ordered: bool, out: &mut String) {
         self.blank(out);
         match value {
-            Json::Null => out.push_str("null"),
-            Json::Bool(value) => out.push_str(if *value { "true" } else { "false" }),
-            Json::Number(token) => out.push_str(token),
-            Json::Text(text) => self.text(text, out),
-            Json::Schema(inner) => self.value(inner, true, out),
-            Json::Array(items) => {
+            JsonCursor::Null => out.push_str("null"),
+            JsonCursor::Bool(value) => out.push_str(if *value { "true" } else { "false" }),
+            JsonCursor::Number(token) => out.push_str(token),
+            JsonCursor::Text(text) => self.text(text, out),
+            JsonCursor::Schema(inner) => self.value(inner, true, out),
+            JsonCursor::Array(items) => {
                 out.push('[');
                 for (index, item) in items.iter().enumerate() {
                     out.push_str(if index == 0 { "" } else { "," });
@@ -82,7 +82,7 @@ impl<'a> Spelling<'a> {
                 }
                 out.push(']');
             }
-            Json::Object(members) => {
+            JsonCursor::Object(members) => {
                 let mut members: Vec<_> = members.iter().collect();
                 if !ordered {
                     for last in (1..members.len()).rev() {
@@ -107,14 +107,14 @@ impl<'a> Spelling<'a> {
     }
 }
 
-fn spell(value: &Json, choices: &[u8]) -> String {
+fn spell(value: &JsonCursor, choices: &[u8]) -> String {
     let mut out = String::new();
     Spelling::new(choices).value(value, false, &mut out);
     out
 }
 
-fn number() -> impl Strategy<Value = Json> {
-    "-?(0|[1-9][0-9]{0,17})(\\.[0-9]{1,3})?([eE][+-]?[0-9]{1,2})?".prop_map(Json::Number)
+fn number() -> impl Strategy<Value = JsonCursor> {
+    "-?(0|[1-9][0-9]{0,17})(\\.[0-9]{1,3})?([eE][+-]?[0-9]{1,2})?".prop_map(JsonCursor::Number)
 }
 
 fn text() -> impl Strategy<Value = String> {
@@ -126,40 +126,40 @@ fn name() -> impl Strategy<Value = String> {
     prop_oneof!["[a-e]{1,2}", "k\\PC{0,3}", Just("content".to_owned()), Just("k\"\\\n".to_owned())]
 }
 
-fn unique(members: Vec<(String, Json)>) -> Vec<(String, Json)> {
+fn unique(members: Vec<(String, JsonCursor)>) -> Vec<(String, JsonCursor)> {
     let mut seen = std::collections::HashSet::new();
     members.into_iter().filter(|(key, _)| seen.insert(key.clone())).collect()
 }
 
-fn json() -> impl Strategy<Value = Json> {
-    let leaf = prop_oneof![Just(Json::Null), any::<bool>().prop_map(Json::Bool), number(), text().prop_map(Json::Text)];
+fn json() -> impl Strategy<Value = JsonCursor> {
+    let leaf = prop_oneof![Just(JsonCursor::Null), any::<bool>().prop_map(JsonCursor::Bool), number(), text().prop_map(JsonCursor::Text)];
     leaf.prop_recursive(4, 40, 5, |inner| {
         prop_oneof![
-            prop::collection::vec(inner.clone(), 0..5).prop_map(Json::Array),
-            prop::collection::vec((name(), inner), 0..5).prop_map(|members| Json::Object(unique(members))),
+            prop::collection::vec(inner.clone(), 0..5).prop_map(JsonCursor::Array),
+            prop::collection::vec((name(), inner), 0..5).prop_map(|members| JsonCursor::Object(unique(members))),
         ]
     })
 }
 
-fn object(pairs: Vec<(&str, Json)>) -> Json {
-    Json::Object(pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+fn object(pairs: Vec<(&str, JsonCursor)>) -> JsonCursor {
+    JsonCursor::Object(pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
 }
 
 /// A request body: anything at the top, and schemas where the providers have them.
-fn body() -> impl Strategy<Value = Json> {
+fn body() -> impl Strategy<Value = JsonCursor> {
     let members = prop::collection::vec((name(), json()), 1..5).prop_map(unique);
     (members, json(), json(), json(), json()).prop_map(|(mut members, messages, a, b, c)| {
-        let schema = |value| Json::Schema(Box::new(value));
-        let text = |text: &str| Json::Text(text.to_owned());
-        let function = object(vec![("name", text("f")), ("parameters", schema(a)), ("strict", Json::Bool(true))]);
-        let tools = Json::Array(vec![object(vec![("type", text("function")), ("function", function)])]);
+        let schema = |value| JsonCursor::Schema(Box::new(value));
+        let text = |text: &str| JsonCursor::Text(text.to_owned());
+        let function = object(vec![("name", text("f")), ("parameters", schema(a)), ("strict", JsonCursor::Bool(true))]);
+        let tools = JsonCursor::Array(vec![object(vec![("type", text("function")), ("function", function)])]);
         let format = object(vec![("name", text("n")), ("schema", schema(b))]);
         let format = object(vec![("json_schema", format), ("type", text("json_schema"))]);
         members.push(("messages".to_owned(), messages));
         members.push(("tools".to_owned(), tools));
         members.push(("response_format".to_owned(), format));
         members.push(("generationConfig".to_owned(), object(vec![("responseSchema", schema(c))])));
-        Json::Object(members)
+        JsonCursor::Object(members)
     })
 }
 
@@ -186,14 +186,14 @@ impl Default for Asker {
 }
 
 impl Asker {
-    fn key(&self, body: &str) -> Key {
+    fn key(&self, body: &str) -> CacheKey {
         let document = Document::parse(body.as_bytes()).unwrap_or_else(|error| panic!("{error}: {body}"));
-        Question {
+        KeyInput {
             namespace: &self.namespace,
-            party: &Party::Credentials(headers::collect(&self.headers, &headers::is_credential)),
+            tenant: &Tenant::Credentials(headers::collect(&self.headers, &headers::is_credential)),
             method: &self.method,
             url: &self.url,
-            variants: &headers::variants(&self.headers),
+            key_headers: &headers::key_headers(&self.headers),
             mode: self.mode,
             ignored: &self.ignored,
             body: body.as_bytes(),
@@ -203,29 +203,29 @@ impl Asker {
     }
 }
 
-fn key(body: &str) -> Key {
+fn key(body: &str) -> CacheKey {
     Asker::default().key(body)
 }
 
 /// Changes one thing about a value, somewhere inside it. `false`: there was nothing to change at this place.
-fn change(value: &mut Json, path: &[u8], ordered: bool) -> bool {
+fn change(value: &mut JsonCursor, path: &[u8], ordered: bool) -> bool {
     let (step, rest) = path.split_first().unwrap_or((&0, &[]));
     let step = usize::from(*step);
     match value {
-        Json::Null => *value = Json::Bool(false),
-        Json::Bool(inner) => *inner = !*inner,
-        Json::Number(token) => {
+        JsonCursor::Null => *value = JsonCursor::Bool(false),
+        JsonCursor::Bool(inner) => *inner = !*inner,
+        JsonCursor::Number(token) => {
             *token = match token.strip_suffix(".0") {
                 Some(shorter) => shorter.to_owned(),
                 None if token.contains(['.', 'e', 'E']) => format!("{token}1"),
                 None => format!("{token}.0"),
             }
         }
-        Json::Text(text) => text.push('x'),
-        Json::Schema(inner) => return change(inner, path, true),
-        Json::Array(items) if items.is_empty() => items.push(Json::Null),
-        Json::Object(members) if members.is_empty() => members.push(("new".to_owned(), Json::Null)),
-        Json::Array(items) => {
+        JsonCursor::Text(text) => text.push('x'),
+        JsonCursor::Schema(inner) => return change(inner, path, true),
+        JsonCursor::Array(items) if items.is_empty() => items.push(JsonCursor::Null),
+        JsonCursor::Object(members) if members.is_empty() => members.push(("new".to_owned(), JsonCursor::Null)),
+        JsonCursor::Array(items) => {
             let at = step % items.len();
             match step % 3 {
                 0 if !rest.is_empty() => return change(&mut items[at], rest, ordered),
@@ -235,7 +235,7 @@ fn change(value: &mut Json, path: &[u8], ordered: bool) -> bool {
                 }
             }
         }
-        Json::Object(members) => {
+        JsonCursor::Object(members) => {
             let at = step % members.len();
             match step % 4 {
                 0 if ordered && members.len() > 1 && at > 0 => members.swap(0, at),
@@ -243,7 +243,7 @@ fn change(value: &mut Json, path: &[u8], ordered: bool) -> bool {
                 1 => {
                     members.remove(at);
                 }
-                2 => members.push(("new".to_owned(), Json::Null)),
+                2 => members.push(("new".to_owned(), JsonCursor::Null)),
                 _ if !rest.is_empty() => return change(&mut members[at].1, rest, ordered),
                 _ => members[at].0.push('x'),
             }
@@ -276,7 +276,7 @@ proptest! {
     #[test]
     fn carriage_never_changes_the_key(body in body(), stream in json(), options in json(), spelling in choices()) {
         let mut carried = body.clone();
-        if let Json::Object(members) = &mut carried {
+        if let JsonCursor::Object(members) = &mut carried {
             members.push(("stream".to_owned(), stream));
             members.push(("stream_options".to_owned(), options));
         }

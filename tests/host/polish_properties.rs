@@ -5,9 +5,9 @@
 use base64::prelude::{BASE64_STANDARD, Engine};
 use http::{HeaderMap, StatusCode};
 use proptest::prelude::*;
-use reprise::dialect::{Carriage, Dialect};
+use reprise::protocol::{ResponseMode, Protocol};
 use reprise::endpoint::Endpoint;
-use reprise::polish::{Polish, TagFilter, Tags};
+use reprise::response_transform::{ResponseTransform, TagFilter, ThinkTags};
 use reprise::sse::{self, Framing};
 use serde_json::{Value, json};
 
@@ -71,10 +71,10 @@ fn pieces(text: &str, cuts: &[bool]) -> Vec<String> {
 fn polished(endpoint: Endpoint, kind: &str, tags: (&str, &str), body: &[u8], size: usize) -> Vec<u8> {
     let mut headers = HeaderMap::new();
     headers.insert("content-type", kind.parse().unwrap());
-    let polish = Polish::think(endpoint, Some(Tags::new(Some(tags.0), Some(tags.1))));
-    let mut polisher = polish.open(StatusCode::OK, &headers, 1 << 20).unwrap();
-    let mut out: Vec<u8> = body.chunks(size).flat_map(|piece| polisher.push(piece)).collect();
-    out.extend(polisher.finish());
+    let response_transform = ResponseTransform::think(endpoint, Some(ThinkTags::new(Some(tags.0), Some(tags.1))));
+    let mut body_transform = response_transform.open(StatusCode::OK, &headers, 1 << 20).unwrap();
+    let mut out: Vec<u8> = body.chunks(size).flat_map(|piece| body_transform.push(piece)).collect();
+    out.extend(body_transform.finish());
     out
 }
 
@@ -122,7 +122,7 @@ proptest! {
 
     #[test]
     fn any_text_in_any_pieces(((start, end), text) in tagged(), cuts in prop::collection::vec(any::<bool>(), 1..9)) {
-        let mut filter = TagFilter::new(Tags::new(Some(start), Some(end)));
+        let mut filter = TagFilter::new(ThinkTags::new(Some(start), Some(end)));
         let (mut out, mut came) = (String::new(), String::new());
         for piece in pieces(&text, &cuts) {
             came.push_str(&piece);
@@ -161,7 +161,7 @@ proptest! {
         let kept = text.matches("\"n\": 1.0e00").count() >= stream.matches("\"n\": 1.0e00").count();
         prop_assert!(kept);
         // What it amounts to passes the gate and is what the object would be.
-        let whole = Dialect::Chat.to_object(&sse::decode(Framing::Events, text.as_bytes()).unwrap());
+        let whole = Protocol::Chat.to_object(&sse::decode(Framing::Events, text.as_bytes()).unwrap());
         if let Some(whole) = whole {
             let content = whole["choices"][0]["message"]["content"].as_str().unwrap_or_default().to_owned();
             prop_assert_eq!(content, without(&one, start, end));
@@ -179,30 +179,30 @@ proptest! {
             (Endpoint::StreamGenerateContent, json!({"candidates": [{"content": {"parts": [{"text": "t", "thought": true}, {"text": text}], "role": "model"}, "finishReason": "STOP"}], "modelVersion": "m"})),
             (Endpoint::Ollama, json!({"model": "m", "created_at": "t", "message": {"role": "assistant", "content": text}, "done": true, "done_reason": "stop"})),
         ] {
-            let dialect = Dialect::of(endpoint).unwrap();
-            let carriage = Carriage { stream: true, include_usage: false };
+            let protocol = Protocol::of(endpoint).unwrap();
+            let response_mode = ResponseMode { stream: true, include_usage: false };
             // A text that is empty is no piece of a stream.
-            let Some((kind, stream)) = dialect.convert(object.to_string().as_bytes(), carriage) else { continue };
+            let Some((kind, stream)) = protocol.convert(object.to_string().as_bytes(), response_mode) else { continue };
             let plain = if endpoint == Endpoint::StreamGenerateContent { Endpoint::GenerateContent } else { endpoint };
             let filtered = polished(plain, "application/json", (start, end), object.to_string().as_bytes(), size);
             let filtered: Value = serde_json::from_slice(&filtered).unwrap();
             let expected = without(&text, start, end);
             prop_assert_eq!(text_of(endpoint, &filtered), expected.as_str(), "{:?}", endpoint);
             let filtered_stream = polished(endpoint, kind, (start, end), &stream, size);
-            let read = dialect.events(&filtered_stream).unwrap();
-            prop_assert!(dialect.check(&read).is_ok() || expected.is_empty(), "{}", String::from_utf8_lossy(&filtered_stream));
-            if let Some(whole) = dialect.to_object(&read) {
+            let read = protocol.events(&filtered_stream).unwrap();
+            prop_assert!(protocol.check(&read).is_ok() || expected.is_empty(), "{}", String::from_utf8_lossy(&filtered_stream));
+            if let Some(whole) = protocol.to_object(&read) {
                 prop_assert_eq!(text_of(endpoint, &whole), expected.as_str(), "{:?}", endpoint);
             } else {
                 prop_assert!(expected.is_empty(), "{:?} {}", endpoint, String::from_utf8_lossy(&filtered_stream));
             }
             if endpoint == Endpoint::StreamGenerateContent {
                 // The same as one array, piece by piece.
-                let items: Vec<String> = dialect.events(&stream).unwrap().into_iter().map(|event| event.data).collect();
+                let items: Vec<String> = protocol.events(&stream).unwrap().into_iter().map(|event| event.data).collect();
                 let array = format!("[{}\n]", items.join(",\r\n"));
                 let out = polished(endpoint, "application/json; charset=UTF-8", (start, end), array.as_bytes(), size);
-                let read = dialect.events(&out).unwrap();
-                if let Some(whole) = dialect.to_object(&read) {
+                let read = protocol.events(&out).unwrap();
+                if let Some(whole) = protocol.to_object(&read) {
                     prop_assert_eq!(text_of(endpoint, &whole), expected.as_str());
                 }
             }
@@ -218,9 +218,9 @@ proptest! {
         let body = format!("{{\"data\": [{{\"index\":0, \"embedding\" : [{}]}}],\"usage\":{{\"t\":1.0}}}}", numbers.join(" , "));
         let mut headers = HeaderMap::new();
         headers.insert("content-type", "application/json".parse().unwrap());
-        let mut polisher = Polish::base64().open(StatusCode::OK, &headers, 1 << 20).unwrap();
-        let mut out = polisher.push(body.as_bytes());
-        out.extend(polisher.finish());
+        let mut body_transform = ResponseTransform::base64().open(StatusCode::OK, &headers, 1 << 20).unwrap();
+        let mut out = body_transform.push(body.as_bytes());
+        out.extend(body_transform.finish());
         let answer: Value = serde_json::from_slice(&out).unwrap();
         let bytes = BASE64_STANDARD.decode(answer["data"][0]["embedding"].as_str().unwrap()).unwrap();
         let back: Vec<u32> = bytes.chunks(4).map(|four| u32::from_le_bytes(four.try_into().unwrap())).collect();

@@ -3,20 +3,20 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use proptest::prelude::*;
 use reprise::config::Config;
-use reprise::dialect::Carriage;
+use reprise::protocol::ResponseMode;
 use reprise::entry;
-use reprise::flow::{self, Arrival, Found, Looked, Planned, Question, Replay, RequestHead, Verdict};
-use reprise::headers::TELL_NOTHING;
-use reprise::status::Outcome;
+use reprise::flow::{self, OnRequest, Lookup, OnLookup, OnBody, CacheableRequest, CachedResponse, RequestHead, Decision};
+use reprise::headers::FAST_PATH_IGNORED_HEADERS;
+use reprise::status::CacheOutcome;
 
 const BODY: &[u8] = br#"{"model":"m","messages":[{"role":"user","content":"a question"}]}"#;
 
 /// The question of a request with these headers, with these settings.
-fn question(vars: &[(&str, &str)], headers: &[(&str, &str)]) -> Question {
+fn question(vars: &[(&str, &str)], headers: &[(&str, &str)]) -> CacheableRequest {
     question_of(vars, headers, "/proxy/chat/completions", BODY)
 }
 
-fn question_of(vars: &[(&str, &str)], headers: &[(&str, &str)], path: &str, body: &[u8]) -> Question {
+fn question_of(vars: &[(&str, &str)], headers: &[(&str, &str)], path: &str, body: &[u8]) -> CacheableRequest {
     let find = |name: &str| vars.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
     let config = Config::read(find).unwrap();
     let usual = [("content-type", "application/json"), ("authorization", "Bearer tok-a"), ("x-api-key", "k")];
@@ -24,9 +24,9 @@ fn question_of(vars: &[(&str, &str)], headers: &[(&str, &str)], path: &str, body
     for (name, value) in usual.iter().chain(headers) {
         map.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
     }
-    let head = RequestHead { method: Method::POST, path: path.to_owned(), query: None, headers: map, unreadable: None };
-    let Arrival::Read(pending) = flow::arrive(&config, head, true) else { panic!("not read") };
-    let Planned::Ask(question) = pending.with_body(&config, body, true) else { panic!("not asked") };
+    let head = RequestHead { method: Method::POST, path: path.to_owned(), query: None, headers: map, invalid_header: None };
+    let OnRequest::Read(pending) = flow::arrive(&config, head, true) else { panic!("not read") };
+    let OnBody::Ask(question) = pending.with_body(&config, body, true) else { panic!("not asked") };
     *question
 }
 
@@ -41,15 +41,15 @@ const SETTINGS: [&[(&str, &str)]; 3] = [
 ];
 
 /// Everything that an answer is made of.
-fn repeated(question: &Question) -> String {
-    format!("{:?} {:?}", question.repeat().unwrap(), question.repeat().unwrap().sealing.map(|s| *s.as_bytes()))
+fn repeated(question: &CacheableRequest) -> String {
+    format!("{:?} {:?}", question.repeat().unwrap(), question.repeat().unwrap().salt.map(|s| *s.as_bytes()))
 }
 
 #[test]
 fn what_tells_nothing_changes_nothing() {
     for vars in SETTINGS {
         let plain = repeated(&question(vars, &[]));
-        for name in TELL_NOTHING {
+        for name in FAST_PATH_IGNORED_HEADERS {
             // A family's members may have any name.
             let members =
                 ["ray", "connecting-ip", "access-token", "authorization", "for"].map(|end| name.replace('*', end));
@@ -83,20 +83,20 @@ fn what_is_left_of_a_question_is_small() {
 
 const STORED_AT: u64 = 1_700_000_000_000;
 
-fn entries() -> impl Strategy<Value = entry::Head> {
+fn entries() -> impl Strategy<Value = entry::EntryHead> {
     let expires = prop_oneof![Just(None), (1u64..20_000).prop_map(|ms| Some(STORED_AT + ms))];
-    (expires, any::<bool>(), any::<bool>()).prop_map(|(expires_at, stream, include_usage)| entry::Head {
+    (expires, any::<bool>(), any::<bool>()).prop_map(|(expires_at, stream, include_usage)| entry::EntryHead {
         status: 200,
         headers: vec![("content-type".into(), "application/json".into()), ("x-request-id".into(), "r".into())],
         stored_at: STORED_AT,
         expires_at,
         stream,
-        asked: Carriage { stream, include_usage },
+        requested_mode: ResponseMode { stream, include_usage },
         has_usage: include_usage,
     })
 }
 
-fn rules() -> impl Strategy<Value = Vec<(&'static str, &'static str)>> {
+fn policy() -> impl Strategy<Value = Vec<(&'static str, &'static str)>> {
     let directive = |text| ("cache-control", text);
     prop_oneof![
         Just(vec![]),
@@ -108,15 +108,15 @@ fn rules() -> impl Strategy<Value = Vec<(&'static str, &'static str)>> {
 /// All of an answer's head, and of its log line.
 type Seen = (u16, Vec<(String, String)>, String);
 
-fn seen(replay: Replay) -> Seen {
-    (replay.status, replay.headers, format!("{:?}", replay.facts))
+fn seen(replay: CachedResponse) -> Seen {
+    (replay.status, replay.headers, format!("{:?}", replay.log_fields))
 }
 
 /// What the long way makes of an entry, where it is fresh and goes out as it is.
-fn long_way(question: Question, found: &Found, now: u64) -> Option<Seen> {
+fn long_way(question: CacheableRequest, found: &Lookup, now: u64) -> Option<Seen> {
     match question.look(found, now) {
-        Looked::Decided(Verdict::Replay(replay))
-            if replay.body.is_none() && replay.facts.outcome == Some(Outcome::Hit) =>
+        OnLookup::Decided(Decision::CachedResponse(replay))
+            if replay.body.is_none() && replay.log_fields.outcome == Some(CacheOutcome::Hit) =>
         {
             Some(seen(*replay))
         }
@@ -127,11 +127,11 @@ fn long_way(question: Question, found: &Found, now: u64) -> Option<Seen> {
 proptest! {
     #[test]
     fn gives_what_the_long_way_gives(
-        head in entries(), headers in rules(), later in 0u64..30_000, remembered: bool, stale: bool, ahead in 0.0..1.0,
+        head in entries(), headers in policy(), later in 0u64..30_000, remembered: bool, stale: bool, ahead in 0.0..1.0,
     ) {
         let vars: &[_] = if stale { &[("STALE_WHILE_REVALIDATE", "5")] } else { &[] };
         let now = STORED_AT + later;
-        let found = if remembered { Found::Remembered(head.clone()) } else { Found::Entry(head.clone()) };
+        let found = if remembered { Lookup::Remembered(head.clone()) } else { Lookup::Entry(head.clone()) };
         let repeat = question(vars, &headers).repeat().unwrap();
         let at = |now| long_way(question(vars, &headers), &found, now);
         let short = repeat.answer(&head, remembered, now);

@@ -1,7 +1,7 @@
 //! Event streams and JSON lines: the decoder sees the same events however the bytes arrive, and as the standard says.
 
 use proptest::prelude::*;
-use reprise::sse::{Broken, Decoder, Event, Framing, decode};
+use reprise::sse::{DecodeError, Decoder, Event, Framing, decode};
 
 /// Bytes that are likely to matter.
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
@@ -20,7 +20,7 @@ fn framing() -> impl Strategy<Value = Framing> {
 }
 
 /// All events that came, and the end.
-type Outcome = (Vec<Event>, Result<(), Broken>);
+type Outcome = (Vec<Event>, Result<(), DecodeError>);
 
 fn in_chunks<'a>(framing: Framing, chunks: impl IntoIterator<Item = &'a [u8]>) -> Outcome {
     let mut events = Vec::new();
@@ -60,7 +60,7 @@ fn by_the_standard(text: &str) -> Outcome {
         }
     }
     if mid_line {
-        return (events, Err(Broken::MidLine));
+        return (events, Err(DecodeError::MidLine));
     }
     // Ours, beyond the standard: complete lines at the end count.
     dispatch(&mut name, &mut data);
@@ -101,7 +101,7 @@ proptest! {
     fn what_is_no_utf8_is_never_whole(before in bytes(), after in bytes(), framing in framing()) {
         let bytes = [before, b"\xff\n".to_vec(), after].concat();
         let end = in_chunks(framing, [bytes.as_slice()]).1;
-        prop_assert_eq!(end, Err(Broken::NotUtf8));
+        prop_assert_eq!(end, Err(DecodeError::NotUtf8));
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod parse;
 mod schema_context;
 
 pub use parse::{MAX_DEPTH, MAX_NODES, ParseError};
-use schema_context::Place;
+use schema_context::SchemaContext;
 
 /// An object in the compact text. Offsets are bytes of [`Document::flat`].
 #[derive(Debug, Clone, Copy)]
@@ -76,9 +76,9 @@ pub struct DuplicateKey;
 /// What is still to be written; a stack of these stands in for recursion.
 enum Work {
     /// Copy `flat[at..end]`, ordering the objects in it, the first of which is `object`.
-    Span { at: usize, end: usize, object: usize, place: Place },
+    Span { at: usize, end: usize, object: usize, context: SchemaContext },
     /// The members `order[next..]`, those written so far being `order[base..next]`; then `}`.
-    Members { base: usize, next: usize, place: Place },
+    Members { base: usize, next: usize, context: SchemaContext },
 }
 
 impl Document {
@@ -108,27 +108,27 @@ impl Document {
     /// [`DuplicateKey`] where any object that takes part names a key twice; what was written so far is then void.
     pub fn write_canonical(&self, select: Select<'_>, sink: &mut impl FnMut(&[u8])) -> Result<(), DuplicateKey> {
         let mut order: Vec<Member> = Vec::new();
-        let mut stack = vec![Work::Span { at: 0, end: self.flat.len(), object: 0, place: Place::root() }];
+        let mut stack = vec![Work::Span { at: 0, end: self.flat.len(), object: 0, context: SchemaContext::root() }];
         while let Some(work) = stack.pop() {
             match work {
-                Work::Span { at, end, object, place } => match self.objects.get(object).filter(|o| o.open < end) {
+                Work::Span { at, end, object, context } => match self.objects.get(object).filter(|o| o.open < end) {
                     None => sink(self.slice(at, end)),
                     Some(found) => {
                         sink(self.slice(at, found.open));
                         sink(b"{");
-                        stack.push(Work::Span { at: found.end, end, object: found.next, place });
+                        stack.push(Work::Span { at: found.end, end, object: found.next, context });
                         let base = order.len();
                         order.extend(self.members_of(found));
-                        let place =
-                            place.resolve(|name| self.members_of(found).any(|member| self.key(&member) == name));
-                        self.arrange(order.get_mut(base..).unwrap_or_default(), place)?;
+                        let context =
+                            context.resolve(|name| self.members_of(found).any(|member| self.key(&member) == name));
+                        self.arrange(order.get_mut(base..).unwrap_or_default(), context)?;
                         if found.open == 0 {
                             order.retain(|member| select.takes(self.key(member)));
                         }
-                        stack.push(Work::Members { base, next: base, place });
+                        stack.push(Work::Members { base, next: base, context });
                     }
                 },
-                Work::Members { base, next, place } => match order.get(next).copied() {
+                Work::Members { base, next, context } => match order.get(next).copied() {
                     None => {
                         sink(b"}");
                         order.truncate(base);
@@ -138,12 +138,12 @@ impl Document {
                             sink(b",");
                         }
                         sink(self.slice(member.start, member.value));
-                        stack.push(Work::Members { base, next: next.saturating_add(1), place });
+                        stack.push(Work::Members { base, next: next.saturating_add(1), context });
                         stack.push(Work::Span {
                             at: member.value,
                             end: member.end,
                             object: member.first_object,
-                            place: place.child(self.key(&member)),
+                            context: context.child(self.key(&member)),
                         });
                     }
                 },
@@ -163,13 +163,13 @@ impl Document {
     }
 
     /// Puts one object's members in canonical order: sorted by key, or as they stand where the order has a meaning.
-    fn arrange(&self, members: &mut [Member], place: Place) -> Result<(), DuplicateKey> {
+    fn arrange(&self, members: &mut [Member], context: SchemaContext) -> Result<(), DuplicateKey> {
         let ascending = members.is_sorted_by(|a, b| self.key(a) < self.key(b));
         if ascending {
             return Ok(());
         }
         let mut sorted;
-        let view = if place.keeps_order() {
+        let view = if context.keeps_order() {
             sorted = members.to_vec();
             sorted.as_mut_slice()
         } else {

@@ -35,7 +35,7 @@ enum Expect {
     Value,
     ValueOrClose,
     KeyOrClose,
-    Key,
+    CacheKey,
     CommaOrClose,
     End,
 }
@@ -96,7 +96,7 @@ impl Parser<'_> {
                 Expect::ValueOrClose if self.peek() == Some(b']') => self.close(),
                 Expect::ValueOrClose => self.value()?,
                 Expect::KeyOrClose if self.peek() == Some(b'}') => self.close(),
-                Expect::KeyOrClose | Expect::Key => self.key()?,
+                Expect::KeyOrClose | Expect::CacheKey => self.key()?,
                 Expect::CommaOrClose => self.comma_or_close()?,
                 Expect::End if self.rest.is_empty() => return Ok(()),
                 Expect::End => return self.fail("the end"),
@@ -166,7 +166,7 @@ impl Parser<'_> {
             }
             (Some(Open::Object { .. }), Some(b',')) => {
                 self.take();
-                Ok(Expect::Key)
+                Ok(Expect::CacheKey)
             }
             (Some(Open::Array), Some(b']')) | (Some(Open::Object { .. }), Some(b'}')) => Ok(self.close()),
             (Some(Open::Array), _) => self.fail("a comma or ']'"),

@@ -2,7 +2,7 @@
 
 /// A position in the body, as far as it matters to the order of keys. Arrays do not change it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum SchemaContext {
     /// The body itself.
     Root,
     /// Nothing below is known to be a schema by its position.
@@ -37,45 +37,45 @@ const SCHEMA_NAMES: [&[u8]; 12] = [
     b"guided_json",
 ];
 
-impl Place {
+impl SchemaContext {
     pub(super) const fn root() -> Self {
-        Place::Root
+        SchemaContext::Root
     }
 
     /// Whether the keys of an object here stay in the order they came in.
     pub(super) fn keeps_order(self) -> bool {
-        self == Place::Schema
+        self == SchemaContext::Schema
     }
 
     /// The place of the value under `key` (in its canonical spelling) of an object here.
-    pub(super) fn child(self, key: &[u8]) -> Place {
-        if self == Place::Schema || SCHEMA_NAMES.contains(&key) {
-            return Place::Schema;
+    pub(super) fn child(self, key: &[u8]) -> SchemaContext {
+        if self == SchemaContext::Schema || SCHEMA_NAMES.contains(&key) {
+            return SchemaContext::Schema;
         }
         match (self, key) {
-            (Place::Root, b"response_format" | b"output_format") => Place::Format,
-            (Place::Root, b"text" | b"output_config") => Place::FormatHolder,
-            (Place::Root, b"generationConfig" | b"generation_config" | b"structured_outputs") => Place::Generation,
+            (SchemaContext::Root, b"response_format" | b"output_format") => SchemaContext::Format,
+            (SchemaContext::Root, b"text" | b"output_config") => SchemaContext::FormatHolder,
+            (SchemaContext::Root, b"generationConfig" | b"generation_config" | b"structured_outputs") => SchemaContext::Generation,
             // Ollama's `format`, llama.cpp's `json_schema`.
-            (Place::Root, b"format" | b"json_schema") => Place::Schema,
-            (_, b"tools" | b"functions") => Place::Tool,
-            (Place::FormatHolder, b"format") => Place::Format,
-            (Place::Format, b"json_schema") => Place::FormatSchema,
-            (Place::Format, b"schema") => Place::Schema,
-            (Place::Format | Place::FormatSchema, _) => Place::Format,
-            (Place::Generation, b"json" | b"schema") => Place::Schema,
+            (SchemaContext::Root, b"format" | b"json_schema") => SchemaContext::Schema,
+            (_, b"tools" | b"functions") => SchemaContext::Tool,
+            (SchemaContext::FormatHolder, b"format") => SchemaContext::Format,
+            (SchemaContext::Format, b"json_schema") => SchemaContext::FormatSchema,
+            (SchemaContext::Format, b"schema") => SchemaContext::Schema,
+            (SchemaContext::Format | SchemaContext::FormatSchema, _) => SchemaContext::Format,
+            (SchemaContext::Generation, b"json" | b"schema") => SchemaContext::Schema,
             // Google's function declarations may describe their `response`; Cohere v1 has `parameter_definitions`.
-            (Place::Tool, b"parameters" | b"schema" | b"response" | b"parameter_definitions") => Place::Schema,
-            (Place::Tool, _) => Place::Tool,
-            _ => Place::Plain,
+            (SchemaContext::Tool, b"parameters" | b"schema" | b"response" | b"parameter_definitions") => SchemaContext::Schema,
+            (SchemaContext::Tool, _) => SchemaContext::Tool,
+            _ => SchemaContext::Plain,
         }
     }
 
     /// The place of an object here, once its keys can be asked for.
-    pub(super) fn resolve(self, has: impl Fn(&[u8]) -> bool) -> Place {
+    pub(super) fn resolve(self, has: impl Fn(&[u8]) -> bool) -> SchemaContext {
         match self {
-            Place::FormatSchema if has(b"schema") => Place::Format,
-            Place::FormatSchema => Place::Schema,
+            SchemaContext::FormatSchema if has(b"schema") => SchemaContext::Format,
+            SchemaContext::FormatSchema => SchemaContext::Schema,
             other => other,
         }
     }

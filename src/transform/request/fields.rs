@@ -1,6 +1,6 @@
 //! A JSON object's members, to be set and left out while everything else keeps its bytes.
 
-use crate::json::{Json, quoted};
+use crate::json::{JsonCursor, to_json_string};
 use std::borrow::Cow;
 
 /// An object's text, taken apart at the commas of its members.
@@ -28,16 +28,16 @@ impl<'a> Fields<'a> {
     /// Takes apart the text of an object.
     #[inline(never)]
     pub fn read(text: &'a str) -> Fields<'a> {
-        let root = Json::root(text);
+        let root = JsonCursor::root(text);
         let slice = |from: usize, to: usize| text.get(from..to).unwrap_or_default();
         let mut at = root.range().start.saturating_add(1);
         let members: Vec<_> = root.members().collect();
-        let head = slice(0, if members.is_empty() { root.closing() } else { at });
+        let head = slice(0, if members.is_empty() { root.end_bracket() } else { at });
         let mut fields = Vec::with_capacity(members.len());
         for (number, member) in members.iter().enumerate() {
             let end = member.value.range().end;
             // Blanks before a comma belong to the member before it.
-            let next = members.get(number.saturating_add(1)).map_or(root.closing(), |next| {
+            let next = members.get(number.saturating_add(1)).map_or(root.end_bracket(), |next| {
                 let between = slice(end, next.key.range().start);
                 end.saturating_add(between.find(',').unwrap_or_default())
             });
@@ -49,7 +49,7 @@ impl<'a> Fields<'a> {
             });
             at = next.saturating_add(1);
         }
-        let tail = text.get(root.closing()..).unwrap_or_default();
+        let tail = text.get(root.end_bracket()..).unwrap_or_default();
         Fields { head, fields, tail, changed: false }
     }
 
@@ -66,7 +66,7 @@ impl<'a> Fields<'a> {
 
     /// Whether a member is this string.
     pub fn is(&self, name: &str, text: &str) -> bool {
-        self.get(name).is_some_and(|value| Json::root(value).is(text))
+        self.get(name).is_some_and(|value| JsonCursor::root(value).eq_str(text))
     }
 
     /// Gives a member this string.
@@ -129,7 +129,7 @@ impl<'a> Fields<'a> {
 
 /// A string as JSON. (The names and texts that come here are Unicode.)
 fn spelled(text: &[u8]) -> String {
-    String::from_utf8(quoted(text)).unwrap_or_default()
+    String::from_utf8(to_json_string(text)).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -8,21 +8,21 @@ mod append;
 mod fields;
 
 use crate::config::providers::Upstream;
-use crate::config::think_tags::Tags;
+use crate::config::think_tags::ThinkTags;
 use crate::config::{Config, ModelParams};
-use crate::json::Json;
+use crate::json::JsonCursor;
 use crate::json::canonical::Document;
 use crate::routing::endpoint::Endpoint;
 use crate::routing::route::Target;
 use crate::transform::inspect;
-use crate::transform::response::Polish;
-use append::Shape;
+use crate::transform::response::ResponseTransform;
+use append::MessageSchema;
 use fields::Fields;
 use http::Method;
 
 /// What is asked, and of whom.
 #[derive(Debug, Clone, Copy)]
-pub struct Asked<'a> {
+pub struct RequestTarget<'a> {
     /// The upstream.
     pub upstream: &'a Upstream,
     /// The URL.
@@ -33,31 +33,31 @@ pub struct Asked<'a> {
 
 /// What became of a request's body.
 #[derive(Debug)]
-pub struct Shaped {
+pub struct TransformedRequest {
     /// The body to send; `None`: the caller's own.
     pub body: Option<Vec<u8>>,
     /// What its answer needs on its way to this caller.
-    pub polish: Polish,
+    pub response_transform: ResponseTransform,
 }
 
 /// What the answer to a request needs whose body is not seen, by what the operator says for all.
-pub fn unread(config: &Config, method: &Method, target: &Target) -> Polish {
+pub fn response_transform_for(config: &Config, method: &Method, target: &Target) -> ResponseTransform {
     if *method == Method::GET && path(&target.url).trim_end_matches('/').ends_with("/models") {
-        return Polish::models(config.llm_params.pseudo_models().map(str::to_owned).collect());
+        return ResponseTransform::models(config.llm_params.pseudo_models().map(str::to_owned).collect());
     }
     let endpoint = target.endpoint.filter(|_| *method == Method::POST);
-    endpoint.map_or_else(Polish::default, |endpoint| Polish::think(endpoint, tags(config, None)))
+    endpoint.map_or_else(ResponseTransform::default, |endpoint| ResponseTransform::think(endpoint, tags(config, None)))
 }
 
 /// Shapes a body that is a JSON object: `document`, and `text` as it came.
-pub fn shape(config: &Config, asked: Asked<'_>, text: &str, document: &Document) -> Shaped {
-    if !concerns(config, asked, document) {
-        let polish = asked.endpoint.map_or_else(Polish::default, |e| Polish::think(e, tags(config, None)));
-        return Shaped { body: None, polish };
+pub fn transform(config: &Config, target: RequestTarget<'_>, text: &str, document: &Document) -> TransformedRequest {
+    if !needs_rewrite(config, target, document) {
+        let response_transform = target.endpoint.map_or_else(ResponseTransform::default, |e| ResponseTransform::think(e, tags(config, None)));
+        return TransformedRequest { body: None, response_transform };
     }
     let mut fields = Fields::read(text);
-    let mut polish = Polish::default();
-    if let Some(endpoint) = asked.endpoint {
+    let mut response_transform = ResponseTransform::default();
+    if let Some(endpoint) = target.endpoint {
         // A model in the URL is not the body's to change.
         let in_url = matches!(endpoint, Endpoint::GenerateContent | Endpoint::StreamGenerateContent);
         let speaks = endpoint.is_chat() && !in_url;
@@ -66,62 +66,62 @@ pub fn shape(config: &Config, asked: Asked<'_>, text: &str, document: &Document)
         {
             fields.set_text("model", model);
         }
-        let set = fields.get("model").and_then(|model| Json::root(model).unicode());
-        let model = set.or_else(|| inspect::model(document, asked.url));
+        let set = fields.get("model").and_then(|model| JsonCursor::root(model).as_string());
+        let model = set.or_else(|| inspect::model(document, target.url));
         // A request that needs no model is not one that leaves it open.
         let params = if model.is_some() || speaks { config.llm_params.of(model.as_deref()) } else { None };
         if let Some(params) = params {
-            set_params(&mut fields, params, asked, endpoint);
+            set_params(&mut fields, params, target, endpoint);
         }
-        polish = Polish::think(endpoint, tags(config, params));
+        response_transform = ResponseTransform::think(endpoint, tags(config, params));
     }
-    for name in &asked.upstream.drop_params {
+    for name in &target.upstream.unsupported_params {
         fields.remove(name);
     }
-    if asked.upstream.floats_only && is_embedding(asked) && fields.is("encoding_format", "base64") {
+    if target.upstream.float_embeddings_only && is_embedding(target) && fields.is("encoding_format", "base64") {
         fields.set_text("encoding_format", "float");
-        polish = Polish::base64();
+        response_transform = ResponseTransform::base64();
     }
-    Shaped { body: fields.into_changed(), polish }
+    TransformedRequest { body: fields.into_changed(), response_transform }
 }
 
 /// Whether anything may have to be changed, so that the body is taken apart at all.
-fn concerns(config: &Config, asked: Asked<'_>, document: &Document) -> bool {
+fn needs_rewrite(config: &Config, target: RequestTarget<'_>, document: &Document) -> bool {
     let rejected = |name: &String| document.fields(name).next().is_some();
     config.override_model.is_some()
         || !config.llm_params.is_empty()
-        || asked.upstream.drop_params.iter().any(rejected)
-        || (asked.upstream.floats_only && is_embedding(asked))
+        || target.upstream.unsupported_params.iter().any(rejected)
+        || (target.upstream.float_embeddings_only && is_embedding(target))
 }
 
-fn set_params(fields: &mut Fields<'_>, params: &ModelParams, asked: Asked<'_>, endpoint: Endpoint) {
+fn set_params(fields: &mut Fields<'_>, params: &ModelParams, target: RequestTarget<'_>, endpoint: Endpoint) {
     if let Some(model) = &params.upstream_model {
         fields.set_text("model", model);
     }
     // A count is of the messages: parameters of the answer would be refused.
-    let counts = path(asked.url).ends_with("count_tokens") || path(asked.url).ends_with(":countTokens");
+    let counts = path(target.url).ends_with("count_tokens") || path(target.url).ends_with(":countTokens");
     if !counts {
         for (name, value) in &params.fields {
             fields.set(name, value);
         }
     }
     if let Some(text) = &params.append {
-        let shape = if counts { Some(Shape::Messages) } else { Shape::of(endpoint) };
-        if let Some(shape) = shape {
-            append::append(fields, shape, text);
+        let transform = if counts { Some(MessageSchema::Messages) } else { MessageSchema::of(endpoint) };
+        if let Some(transform) = transform {
+            append::append(fields, transform, text);
         }
     }
 }
 
 /// The tags of this request's thoughts; `None`: they stay.
-fn tags(config: &Config, params: Option<&ModelParams>) -> Option<Tags> {
+fn tags(config: &Config, params: Option<&ModelParams>) -> Option<ThinkTags> {
     let wanted = params.and_then(|params| params.filter_think).unwrap_or(config.strip_think);
     let (start, end) = params.map_or((None, None), |p| (p.think_start.as_deref(), p.think_end.as_deref()));
     wanted.then(|| config.think_tags.or(start, end))
 }
 
-fn is_embedding(asked: Asked<'_>) -> bool {
-    asked.endpoint == Some(Endpoint::Compute) && path(asked.url).trim_end_matches('/').ends_with("/embeddings")
+fn is_embedding(target: RequestTarget<'_>) -> bool {
+    target.endpoint == Some(Endpoint::Compute) && path(target.url).trim_end_matches('/').ends_with("/embeddings")
 }
 
 fn path(url: &str) -> &str {

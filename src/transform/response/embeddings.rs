@@ -1,11 +1,11 @@
 //! Embeddings as numbers in, as base64 out: OpenAI's `encoding_format`, the bytes of 32-bit floats, lowest first.
 
-use crate::json::{Edits, Json};
+use crate::json::{TextEdits, JsonCursor};
 use base64::prelude::{BASE64_STANDARD, Engine};
 
 /// The change that encodes every embedding of a list. `None`: not all of them are lists of numbers that fit.
-pub(super) fn encoded(root: Json<'_>) -> Option<Edits> {
-    let mut edits = Edits::default();
+pub(super) fn encoded(root: JsonCursor<'_>) -> Option<TextEdits> {
+    let mut edits = TextEdits::default();
     for item in root.get("data")?.items() {
         let embedding = item.get("embedding")?;
         if embedding.is_array() {
@@ -15,7 +15,7 @@ pub(super) fn encoded(root: Json<'_>) -> Option<Edits> {
     Some(edits)
 }
 
-fn encode(embedding: Json<'_>) -> Option<Vec<u8>> {
+fn encode(embedding: JsonCursor<'_>) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     for number in embedding.items() {
         // Read as a 32-bit float at once: by way of 64 bits it would be rounded twice.
@@ -32,7 +32,7 @@ mod tests {
     #[test]
     fn bits_are_kept() {
         let text = r#"{"data":[{"index":0,"embedding":[0.5, -0.25,1.00000005960464477539062500000000001]},{"embedding":"AAAA"}],"n":1.0}"#;
-        let out = String::from_utf8(encoded(Json::root(text)).unwrap().apply(text)).unwrap();
+        let out = String::from_utf8(encoded(JsonCursor::root(text)).unwrap().apply(text)).unwrap();
         let floats: Vec<u8> =
             [0.5f32, -0.25, 1.0 + f32::EPSILON].iter().flat_map(|float| float.to_le_bytes()).collect();
         let expected = BASE64_STANDARD.encode(floats);
@@ -41,7 +41,7 @@ mod tests {
             format!(r#"{{"data":[{{"index":0,"embedding":"{expected}"}},{{"embedding":"AAAA"}}],"n":1.0}}"#)
         );
         for none in [r#"{"data":[{"embedding":[1e39]}]}"#, r#"{"data":[{"embedding":["1"]}]}"#, r#"{"a":[]}"#] {
-            assert!(encoded(Json::root(none)).is_none(), "{none}");
+            assert!(encoded(JsonCursor::root(none)).is_none(), "{none}");
         }
     }
 }

@@ -1,24 +1,24 @@
 //! A list of models with those that exist here only: OpenAI's and Anthropic's lists, and bare ones (Together).
 
-use crate::json::{Edits, Json, quoted};
+use crate::json::{TextEdits, JsonCursor, to_json_string};
 
 /// The change that adds these models to a list. `None`: it is no list of models that is known, or not its last page.
-pub(super) fn added(root: Json<'_>, names: &[String]) -> Option<Edits> {
+pub(super) fn added(root: JsonCursor<'_>, names: &[String]) -> Option<TextEdits> {
     let list = if root.is_array() { root } else { root.get("data").filter(|data| data.is_array())? };
     let more = root.get("has_more").is_some_and(|more| more.text() == "true");
     if more {
         return None;
     }
     let first = list.items().next();
-    let like_anthropic = first.is_some_and(|model| model.get("type").is_some_and(|kind| kind.is("model")));
-    let is_new = |name: &&String| !list.items().any(|model| model.get("id").is_some_and(|id| id.is(name)));
+    let like_anthropic = first.is_some_and(|model| model.get("type").is_some_and(|kind| kind.eq_str("model")));
+    let is_new = |name: &&String| !list.items().any(|model| model.get("id").is_some_and(|id| id.eq_str(name)));
     let mut added = Vec::new();
     let mut follows = first.is_some();
     for name in names.iter().filter(is_new) {
         if std::mem::replace(&mut follows, true) {
             added.push(b',');
         }
-        let name = quoted(name.as_bytes());
+        let name = to_json_string(name.as_bytes());
         let model: [&[u8]; 5] = if like_anthropic {
             let begin = br#"{"type":"model","id":"#;
             [begin, &name, br#","display_name":"#, &name, br#","created_at":"1970-01-01T00:00:00Z"}"#]
@@ -27,9 +27,9 @@ pub(super) fn added(root: Json<'_>, names: &[String]) -> Option<Edits> {
         };
         added.extend(model.concat());
     }
-    let mut edits = Edits::default();
+    let mut edits = TextEdits::default();
     if !added.is_empty() {
-        edits.insert(list.closing(), added);
+        edits.insert(list.end_bracket(), added);
     }
     Some(edits)
 }
@@ -42,7 +42,7 @@ mod tests {
     fn adds_what_is_not_there() {
         let names = ["a".to_owned(), "b".to_owned()];
         let with =
-            |text: &str| added(Json::root(text), &names).map(|edits| String::from_utf8(edits.apply(text)).unwrap());
+            |text: &str| added(JsonCursor::root(text), &names).map(|edits| String::from_utf8(edits.apply(text)).unwrap());
         let b = r#"{"id":"b","object":"model","created":0,"owned_by":"reprise"}"#;
         assert_eq!(
             with(r#"{"object":"list","data":[{"id":"a","x":1.0}]}"#),

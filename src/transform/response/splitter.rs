@@ -5,7 +5,7 @@ use std::ops::Range;
 
 /// How a stream is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Cut {
+pub(super) enum SplitAt {
     /// `text/event-stream`.
     Events,
     /// One JSON text a line.
@@ -16,7 +16,7 @@ pub(super) enum Cut {
 
 /// A part of a stream.
 #[derive(Debug)]
-pub(super) enum Piece {
+pub(super) enum Segment {
     /// Bytes between events, or that are none.
     Raw(Vec<u8>),
     /// An event with everything that belongs to it.
@@ -69,8 +69,8 @@ impl Block {
 
 /// Cuts a stream that comes in any pieces.
 #[derive(Debug)]
-pub(super) struct Segmenter {
-    cut: Cut,
+pub(super) struct Splitter {
+    split_at: SplitAt,
     max_bytes: usize,
     buffer: Vec<u8>,
     /// Where the line that has not ended begins in the buffer.
@@ -79,7 +79,7 @@ pub(super) struct Segmenter {
     after_cr: bool,
     array: Array,
     /// Nothing is cut any more: an event is too long, or what should be an array is none.
-    passing: bool,
+    passing_through: bool,
 }
 
 /// Where in an array we are.
@@ -91,46 +91,46 @@ struct Array {
     escaped: bool,
 }
 
-impl Segmenter {
-    pub(super) fn new(cut: Cut, max_bytes: usize) -> Segmenter {
+impl Splitter {
+    pub(super) fn new(split_at: SplitAt, max_bytes: usize) -> Splitter {
         let array = Array::default();
-        Segmenter { cut, max_bytes, buffer: Vec::new(), line: 0, after_cr: false, array, passing: false }
+        Splitter { split_at, max_bytes, buffer: Vec::new(), line: 0, after_cr: false, array, passing_through: false }
     }
 
     /// Takes the next bytes.
-    pub(super) fn push(&mut self, bytes: &[u8], emit: &mut impl FnMut(Piece)) {
+    pub(super) fn push(&mut self, bytes: &[u8], emit: &mut impl FnMut(Segment)) {
         let mut rest = bytes;
         while let [byte, after @ ..] = rest {
-            if self.passing {
-                emit(Piece::Raw(rest.to_vec()));
+            if self.passing_through {
+                emit(Segment::Raw(rest.to_vec()));
                 return;
             }
             rest = after;
-            match self.cut {
-                Cut::Items => self.item_byte(*byte, emit),
+            match self.split_at {
+                SplitAt::Items => self.item_byte(*byte, emit),
                 _ => self.line_byte(*byte, emit),
             }
             if self.buffer.len() > self.max_bytes {
-                self.passing = true;
-                emit(Piece::Raw(std::mem::take(&mut self.buffer)));
+                self.passing_through = true;
+                emit(Segment::Raw(std::mem::take(&mut self.buffer)));
             }
         }
     }
 
     /// The stream has ended.
-    pub(super) fn finish(mut self, emit: &mut impl FnMut(Piece)) {
+    pub(super) fn finish(mut self, emit: &mut impl FnMut(Segment)) {
         if !self.buffer.is_empty() {
-            match self.cut {
-                Cut::Items => emit(Piece::Raw(self.buffer)),
+            match self.split_at {
+                SplitAt::Items => emit(Segment::Raw(self.buffer)),
                 _ => self.end(emit),
             }
         }
     }
 
-    fn line_byte(&mut self, byte: u8, emit: &mut impl FnMut(Piece)) {
+    fn line_byte(&mut self, byte: u8, emit: &mut impl FnMut(Segment)) {
         if std::mem::take(&mut self.after_cr) && byte == b'\n' {
             if self.buffer.is_empty() {
-                emit(Piece::Raw(vec![byte]));
+                emit(Segment::Raw(vec![byte]));
             } else {
                 self.buffer.push(byte);
                 self.line = self.buffer.len();
@@ -146,10 +146,10 @@ impl Segmenter {
         let line = self.buffer.get(self.line..end).unwrap_or_default();
         // A comment before an event keeps the connection alive: it does not wait for the event.
         let comment = self.line == 0 && line.first() == Some(&b':');
-        if self.cut == Cut::Lines || line.is_empty() {
+        if self.split_at == SplitAt::Lines || line.is_empty() {
             self.end(emit);
         } else if comment {
-            emit(Piece::Raw(std::mem::take(&mut self.buffer)));
+            emit(Segment::Raw(std::mem::take(&mut self.buffer)));
             self.line = 0;
         } else {
             self.line = self.buffer.len();
@@ -157,19 +157,19 @@ impl Segmenter {
     }
 
     /// What is in the buffer is an event, or nothing that anyone reads.
-    fn end(&mut self, emit: &mut impl FnMut(Piece)) {
+    fn end(&mut self, emit: &mut impl FnMut(Segment)) {
         self.line = 0;
         let piece = match String::from_utf8(std::mem::take(&mut self.buffer)) {
             Ok(raw) => {
-                let data = if self.cut == Cut::Events { data_lines(&raw) } else { whole_line(&raw) };
-                if data.is_empty() { Piece::Raw(raw.into_bytes()) } else { Piece::Event(Block { raw, data }) }
+                let data = if self.split_at == SplitAt::Events { data_lines(&raw) } else { whole_line(&raw) };
+                if data.is_empty() { Segment::Raw(raw.into_bytes()) } else { Segment::Event(Block { raw, data }) }
             }
-            Err(error) => Piece::Raw(error.into_bytes()),
+            Err(error) => Segment::Raw(error.into_bytes()),
         };
         emit(piece);
     }
 
-    fn item_byte(&mut self, byte: u8, emit: &mut impl FnMut(Piece)) {
+    fn item_byte(&mut self, byte: u8, emit: &mut impl FnMut(Segment)) {
         let array = &mut self.array;
         if array.depth > 0 {
             self.buffer.push(byte);
@@ -184,8 +184,8 @@ impl Segmenter {
             }
             if array.depth == 0 {
                 let piece = match String::from_utf8(std::mem::take(&mut self.buffer)) {
-                    Ok(raw) => Piece::Event(Block { data: std::iter::once(0..raw.len()).collect(), raw }),
-                    Err(error) => Piece::Raw(error.into_bytes()),
+                    Ok(raw) => Segment::Event(Block { data: std::iter::once(0..raw.len()).collect(), raw }),
+                    Err(error) => Segment::Raw(error.into_bytes()),
                 };
                 emit(piece);
             }
@@ -198,14 +198,14 @@ impl Segmenter {
                 return;
             }
             b']' if array.open => {
-                emit(Piece::Close);
-                self.passing = true;
+                emit(Segment::Close);
+                self.passing_through = true;
             }
             b'[' if !array.open => array.open = true,
             b' ' | b'\t' | b'\n' | b'\r' | b',' => {}
-            _ => self.passing = true,
+            _ => self.passing_through = true,
         }
-        emit(Piece::Raw(vec![byte]));
+        emit(Segment::Raw(vec![byte]));
     }
 }
 
@@ -235,21 +235,21 @@ fn whole_line(raw: &str) -> Vec<Range<usize>> {
 mod tests {
     use super::*;
 
-    fn cut(cut: Cut, text: &str, size: usize) -> (Vec<String>, String) {
-        let mut segmenter = Segmenter::new(cut, 1000);
+    fn split_at(split_at: SplitAt, text: &str, size: usize) -> (Vec<String>, String) {
+        let mut splitter = Splitter::new(split_at, 1000);
         let (mut data, mut raw) = (Vec::new(), Vec::new());
-        let mut emit = |piece: Piece| match piece {
-            Piece::Raw(bytes) => raw.extend(bytes),
-            Piece::Event(block) => {
+        let mut emit = |piece: Segment| match piece {
+            Segment::Raw(bytes) => raw.extend(bytes),
+            Segment::Event(block) => {
                 data.push(block.data());
                 raw.extend(block.raw());
             }
-            Piece::Close => {}
+            Segment::Close => {}
         };
         for piece in text.as_bytes().chunks(size) {
-            segmenter.push(piece, &mut emit);
+            splitter.push(piece, &mut emit);
         }
-        segmenter.finish(&mut emit);
+        splitter.finish(&mut emit);
         (data, String::from_utf8(raw).unwrap())
     }
 
@@ -259,33 +259,33 @@ mod tests {
         let lines = "{\"a\":1}\n\n{\"b\":2}\r\n{\"c\":3}";
         let items = " [{\"a\":\"]}\\\"\"}\n, {\"b\":[[]]},3,{}]\n ";
         for size in [1, 2, 3, 1000] {
-            let (data, raw) = cut(Cut::Events, events, size);
+            let (data, raw) = split_at(SplitAt::Events, events, size);
             assert_eq!(
                 (data, raw),
                 (vec!["{\"a\":1}".into(), "x\ny".into(), "[DONE]".into()], events.to_owned()),
                 "{size}"
             );
-            let (data, raw) = cut(Cut::Lines, lines, size);
+            let (data, raw) = split_at(SplitAt::Lines, lines, size);
             assert_eq!((data.len(), raw.as_str()), (3, lines));
-            let (data, raw) = cut(Cut::Items, items, size);
+            let (data, raw) = split_at(SplitAt::Items, items, size);
             assert_eq!(
                 (data.len(), raw.as_str()),
                 (2, items),
                 "3 is no event, and what is no array from there on passes"
             );
-            assert_eq!(cut(Cut::Items, "{\"a\":[{}]}", size).0.len(), 0);
+            assert_eq!(split_at(SplitAt::Items, "{\"a\":[{}]}", size).0.len(), 0);
         }
         let long = format!("data: {}\n\ndata: b\n\n", "a".repeat(2000));
-        assert_eq!(cut(Cut::Events, &long, 7), (vec![], long.clone()));
+        assert_eq!(split_at(SplitAt::Events, &long, 7), (vec![], long.clone()));
     }
 
     #[test]
     fn other_data_goes_into_the_same_place() {
         let mut blocks = Vec::new();
-        let mut segmenter = Segmenter::new(Cut::Events, 1000);
+        let mut splitter = Splitter::new(SplitAt::Events, 1000);
         let text = b"event: e\r\ndata:{\"a\":\r\nid: 7\r\ndata: 1}\r\n\r\n";
-        segmenter.push(text, &mut |piece| {
-            if let Piece::Event(block) = piece {
+        splitter.push(text, &mut |piece| {
+            if let Segment::Event(block) = piece {
                 blocks.push(block)
             }
         });

@@ -1,71 +1,71 @@
 //! Thoughts left out of a stream, event by event.
 
-use super::splitter::{Block, Cut, Piece, Segmenter};
+use super::splitter::{Block, SplitAt, Segment, Splitter};
 use super::strip;
 use super::tag_filter::TagFilter;
-use super::text_fields::{self, End, Place};
-use crate::config::think_tags::Tags;
-use crate::json::{Edits, Json, quoted};
-use crate::protocol::Dialect;
+use super::text_fields::{self, End, TextPosition};
+use crate::config::think_tags::ThinkTags;
+use crate::json::{TextEdits, JsonCursor, to_json_string};
+use crate::protocol::Protocol;
 use serde::de::IgnoredAny;
 
 /// A filter for one stream.
 #[derive(Debug)]
 pub(super) struct StreamFilter {
-    segmenter: Segmenter,
+    splitter: Splitter,
     texts: Texts,
 }
 
 /// The texts that have begun.
 #[derive(Debug)]
 struct Texts {
-    dialect: Dialect,
-    cut: Cut,
-    tags: Tags,
+    protocol: Protocol,
+    split_at: SplitAt,
+    tags: ThinkTags,
     open: Vec<Text>,
 }
 
 #[derive(Debug)]
 struct Text {
-    place: Place,
+    position: TextPosition,
     filter: TagFilter,
     /// The last event with a piece of it: what an event of our own is made like.
     last: String,
 }
 
 impl StreamFilter {
-    pub(super) fn new(dialect: Dialect, cut: Cut, tags: Tags, max_bytes: usize) -> StreamFilter {
-        let texts = Texts { dialect, cut, tags, open: Vec::new() };
-        StreamFilter { segmenter: Segmenter::new(cut, max_bytes), texts }
+    pub(super) fn new(protocol: Protocol, split_at: SplitAt, tags: ThinkTags, max_bytes: usize) -> StreamFilter {
+        let texts = Texts { protocol, split_at, tags, open: Vec::new() };
+        StreamFilter { splitter: Splitter::new(split_at, max_bytes), texts }
     }
 
     pub(super) fn push(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
         let texts = &mut self.texts;
-        self.segmenter.push(bytes, &mut |piece| texts.take(piece, &mut out));
+        self.splitter.push(bytes, &mut |piece| texts.take(piece, &mut out));
         out
     }
 
     pub(super) fn finish(mut self) -> Vec<u8> {
         let mut out = Vec::new();
         let texts = &mut self.texts;
-        self.segmenter.finish(&mut |piece| texts.take(piece, &mut out));
+        self.splitter.finish(&mut |piece| texts.take(piece, &mut out));
         // A stream that ends without saying so loses nothing either. (After an array's end nothing can follow.)
-        if texts.cut != Cut::Items {
-            texts.give_back(End::All, &mut out);
+        if texts.split_at != SplitAt::Items {
+            texts.flush(End::All, &mut out);
         }
         out
     }
 }
 
 impl Texts {
-    fn take(&mut self, piece: Piece, out: &mut Vec<u8>) {
+    fn take(&mut self, piece: Segment, out: &mut Vec<u8>) {
         match piece {
-            Piece::Raw(bytes) => out.extend(bytes),
-            Piece::Event(block) => self.event(&block, out),
-            Piece::Close => {
+            Segment::Raw(bytes) => out.extend(bytes),
+            Segment::Event(block) => self.event(&block, out),
+            Segment::Close => {
                 let mut rest = Vec::new();
-                self.give_back(End::All, &mut rest);
+                self.flush(End::All, &mut rest);
                 // What is given back has its comma behind it, and here belongs behind what came before.
                 if rest.pop().is_some() {
                     out.push(b',');
@@ -78,33 +78,33 @@ impl Texts {
     fn event(&mut self, block: &Block, out: &mut Vec<u8>) {
         let data = block.data();
         if data.trim() == "[DONE]" {
-            self.give_back(End::All, out);
+            self.flush(End::All, out);
         }
         if serde_json::from_str::<IgnoredAny>(&data).is_err() {
             out.extend(block.raw());
             return;
         }
-        let seen = text_fields::of_event(self.dialect, Json::root(&data));
-        let mut pieces: Vec<(Place, Json<'_>, Vec<u8>)> = Vec::new();
-        for (place, piece) in seen.pieces {
-            let kept = self.filtered(place, &data, &piece.string().unwrap_or_default());
-            pieces.push((place, piece, kept));
+        let seen = text_fields::of_event(self.protocol, JsonCursor::root(&data));
+        let mut pieces: Vec<(TextPosition, JsonCursor<'_>, Vec<u8>)> = Vec::new();
+        for (position, piece) in seen.pieces {
+            let kept = self.filtered(position, &data, &piece.string().unwrap_or_default());
+            pieces.push((position, piece, kept));
         }
         for end in seen.ends {
             for text in self.ended(end) {
-                let (place, rest) = (text.place, text.filter.finish());
+                let (position, rest) = (text.position, text.filter.finish());
                 // An event that says something and ends can say the rest too.
-                match pieces.iter_mut().rfind(|(of, ..)| *of == place) {
+                match pieces.iter_mut().rfind(|(of, ..)| *of == position) {
                     Some((.., kept)) => kept.extend(rest),
                     None if rest.is_empty() => {}
-                    None => self.say(place, &text.last, &rest, out),
+                    None => self.say(position, &text.last, &rest, out),
                 }
             }
         }
-        let mut edits = Edits::default();
+        let mut edits = TextEdits::default();
         for (_, piece, kept) in pieces {
             if piece.string().as_deref() != Some(&kept) {
-                edits.replace(piece.range(), quoted(&kept));
+                edits.replace(piece.range(), to_json_string(&kept));
             }
         }
         for whole in seen.wholes {
@@ -118,11 +118,11 @@ impl Texts {
     }
 
     /// What is known to stay of a piece of the text at this place, which may begin with it. `event`: what says it.
-    fn filtered(&mut self, place: Place, event: &str, piece: &[u8]) -> Vec<u8> {
-        if !self.open.iter().any(|text| text.place == place) {
-            self.open.push(Text { place, filter: TagFilter::new(self.tags.clone()), last: String::new() });
+    fn filtered(&mut self, position: TextPosition, event: &str, piece: &[u8]) -> Vec<u8> {
+        if !self.open.iter().any(|text| text.position == position) {
+            self.open.push(Text { position, filter: TagFilter::new(self.tags.clone()), last: String::new() });
         }
-        match self.open.iter_mut().find(|text| text.place == place) {
+        match self.open.iter_mut().find(|text| text.position == position) {
             Some(text) => {
                 event.clone_into(&mut text.last);
                 text.filter.push(piece)
@@ -132,26 +132,26 @@ impl Texts {
     }
 
     fn ended(&mut self, end: End) -> Vec<Text> {
-        let (ended, open) = std::mem::take(&mut self.open).into_iter().partition(|text| end.is_of(text.place));
+        let (ended, open) = std::mem::take(&mut self.open).into_iter().partition(|text| end.is_of(text.position));
         self.open = open;
         ended
     }
 
     /// Writes what is held of these texts in events of our own.
-    fn give_back(&mut self, end: End, out: &mut Vec<u8>) {
+    fn flush(&mut self, end: End, out: &mut Vec<u8>) {
         for text in self.ended(end) {
             let rest = text.filter.finish();
             if !rest.is_empty() {
-                self.say(text.place, &text.last, &rest, out);
+                self.say(text.position, &text.last, &rest, out);
             }
         }
     }
 
     /// Writes an event that says `text` at this place.
-    fn say(&self, place: Place, like: &str, text: &[u8], out: &mut Vec<u8>) {
-        let (name, data) = event_like(self.dialect, place, Json::root(like), like, &quoted(text));
-        match self.cut {
-            Cut::Events => {
+    fn say(&self, position: TextPosition, like: &str, text: &[u8], out: &mut Vec<u8>) {
+        let (name, data) = event_like(self.protocol, position, JsonCursor::root(like), like, &to_json_string(text));
+        match self.split_at {
+            SplitAt::Events => {
                 if let Some(name) = name {
                     out.extend(format!("event: {name}\n").bytes());
                 }
@@ -159,11 +159,11 @@ impl Texts {
                 out.extend(data);
                 out.extend_from_slice(b"\n\n");
             }
-            Cut::Lines => {
+            SplitAt::Lines => {
                 out.extend(data);
                 out.push(b'\n');
             }
-            Cut::Items => {
+            SplitAt::Items => {
                 out.extend(data);
                 out.push(b',');
             }
@@ -173,60 +173,60 @@ impl Texts {
 
 /// An event of a stream (its name, its data) that says `text`, a JSON string, and nothing else, made like `like`.
 fn event_like(
-    dialect: Dialect,
-    place: Place,
-    root: Json<'_>,
+    protocol: Protocol,
+    position: TextPosition,
+    root: JsonCursor<'_>,
     like: &str,
     text: &[u8],
 ) -> (Option<&'static str>, Vec<u8>) {
-    let index = place.0.to_string();
+    let index = position.0.to_string();
     let index = index.as_bytes();
-    match dialect {
-        Dialect::Chat | Dialect::Completions => {
+    match protocol {
+        Protocol::Chat | Protocol::Completions => {
             let around = members_but(root, &["choices", "usage", "obfuscation", "p"]);
             let said: [&[u8]; 3] =
-                if place.1 == 0 { [br#""delta":{"content":"#, text, b"}"] } else { [br#""text":"#, text, b""] };
+                if position.1 == 0 { [br#""delta":{"content":"#, text, b"}"] } else { [br#""text":"#, text, b""] };
             let choice =
                 [br#""choices":[{"index":"#, index, b",", &said.concat(), br#","finish_reason":null}]}"#].concat();
             (None, [&around, choice.as_slice()].concat())
         }
-        Dialect::Google => {
+        Protocol::Google => {
             let around = members_but(root, &["candidates", "usageMetadata"]);
             let begin = br#""candidates":[{"content":{"parts":[{"text":"#;
             (None, [&around, begin.as_slice(), text, br#"}],"role":"model"},"index":"#, index, b"}]}"].concat())
         }
-        Dialect::Anthropic => {
+        Protocol::Anthropic => {
             let begin = br#"{"type":"content_block_delta","index":"#;
             let data = [begin, index, br#","delta":{"type":"text_delta","text":"#, text, b"}}"].concat();
             (Some("content_block_delta"), data)
         }
-        Dialect::Cohere if root.get("event_type").is_some() => {
+        Protocol::Cohere if root.get("event_type").is_some() => {
             (None, [br#"{"is_finished":false,"event_type":"text-generation","text":"#, text, b"}"].concat())
         }
-        Dialect::Cohere => {
+        Protocol::Cohere => {
             let begin = br#"{"type":"content-delta","index":"#;
             let data = [begin, index, br#","delta":{"message":{"content":{"text":"#, text, b"}}}}"].concat();
             (Some("content-delta"), data)
         }
         // These say one thing an event: the last piece's is the frame.
-        Dialect::Responses | Dialect::Ollama => {
-            let mut edits = Edits::default();
-            for (_, piece) in text_fields::of_event(dialect, root).pieces {
+        Protocol::Responses | Protocol::Ollama => {
+            let mut edits = TextEdits::default();
+            for (_, piece) in text_fields::of_event(protocol, root).pieces {
                 edits.replace(piece.range(), text.to_vec());
             }
             if let Some(probabilities) = root.get("logprobs") {
                 edits.replace(probabilities.range(), b"[]".to_vec());
             }
-            let name = (dialect == Dialect::Responses).then_some("response.output_text.delta");
+            let name = (protocol == Protocol::Responses).then_some("response.output_text.delta");
             (name, edits.apply(like))
         }
     }
 }
 
 /// An object's opening and its members but these, each with a comma behind it.
-fn members_but(root: Json<'_>, left_out: &[&str]) -> Vec<u8> {
+fn members_but(root: JsonCursor<'_>, left_out: &[&str]) -> Vec<u8> {
     let mut out = b"{".to_vec();
-    for member in root.members().filter(|member| !left_out.iter().any(|name| member.key.is(name))) {
+    for member in root.members().filter(|member| !left_out.iter().any(|name| member.key.eq_str(name))) {
         out.extend_from_slice(member.key.text().as_bytes());
         out.push(b':');
         out.extend_from_slice(member.value.text().as_bytes());

@@ -1,12 +1,12 @@
 //! Which bytes of a text stand between tags? In any pieces, holding back no more than may still be a tag.
 
-use crate::config::think_tags::Tags;
+use crate::config::think_tags::ThinkTags;
 
 /// Leaves blocks out of one text. A block begins with the first start tag and ends with the first end tag after it; one
 /// that does not end is none.
 #[derive(Debug)]
 pub struct TagFilter {
-    tags: Tags,
+    tags: ThinkTags,
     /// What is held back: what may be the beginning of a start tag, or a block from its start tag on.
     held: Vec<u8>,
     inside: bool,
@@ -16,7 +16,7 @@ pub struct TagFilter {
 
 impl TagFilter {
     /// A filter at the beginning of a text.
-    pub fn new(tags: Tags) -> TagFilter {
+    pub fn new(tags: ThinkTags) -> TagFilter {
         TagFilter { tags, held: Vec::new(), inside: false, searched: 0 }
     }
 
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     fn filtered(pieces: &[&str]) -> String {
-        let mut filter = TagFilter::new(Tags::new(Some("<t>"), Some("</t>\n")));
+        let mut filter = TagFilter::new(ThinkTags::new(Some("<t>"), Some("</t>\n")));
         let mut out: Vec<u8> = pieces.iter().flat_map(|piece| filter.push(piece.as_bytes())).collect();
         out.extend(filter.finish());
         String::from_utf8(out).unwrap()
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn nothing_is_held_that_cannot_be_a_tag() {
-        let mut filter = TagFilter::new(Tags::default());
+        let mut filter = TagFilter::new(ThinkTags::default());
         assert_eq!(filter.push(b"a < b <<th"), b"a < b <");
         assert_eq!(filter.push(b"x"), b"<thx");
         assert_eq!(filter.push(b"<think>x</thin"), b"");

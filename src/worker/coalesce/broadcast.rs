@@ -191,7 +191,7 @@ impl Running {
     /// # Errors
     /// Why it is not worth keeping.
     pub async fn whole(&self, capture: Result<Capture, Reason>, now: impl FnOnce() -> u64) -> Result<Entry, Reason> {
-        let Some(relay) = &self.relay else { return capture.and(Err(Reason::AnswerEmpty)) };
+        let Some(relay) = &self.relay else { return capture.and(Err(Reason::ResponseEmpty)) };
         let ended = self.ended().await;
         let mut capture = capture?;
         match ended.as_deref() {

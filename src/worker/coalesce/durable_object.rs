@@ -2,12 +2,12 @@
 
 use super::broadcast::Running;
 use super::in_flight::{Call, Current, Errand, Finished, Head, Stage};
-use crate::cache::coalesce::{self, Job, Join, Phase};
+use crate::cache::coalesce::{self, CoalesceRequest, Join, InFlightState};
 use crate::config::Config;
 use crate::json;
-use crate::key::Key;
-use crate::proxy::Failure;
-use crate::telemetry::exchange_log::{Measures, Part};
+use crate::key::CacheKey;
+use crate::proxy::FetchError;
+use crate::telemetry::exchange_log::{Measurements, CoalesceRole};
 use crate::worker::platform::fetch::{Answer, Body};
 use crate::worker::platform::interop as convert;
 use crate::worker::platform::time::now;
@@ -52,7 +52,7 @@ extern "C" {
 /// What a caller gets.
 pub enum Landed {
     /// The upstream's answer as it comes, and how often it was asked again.
-    Answer(Answer, u32, Option<Part>),
+    Answer(Answer, u32, Option<CoalesceRole>),
     /// The whole answer, as a store would keep it. `finished`: it was there already.
     Entry {
         /// The entry.
@@ -61,7 +61,7 @@ pub enum Landed {
         finished: bool,
     },
     /// The caller's question was asked, and no answer came.
-    Failed(Failure, u32, Option<Part>),
+    Failed(FetchError, u32, Option<CoalesceRole>),
     /// The flight sees to the rest: the caller has its answer already, or has left.
     Done,
     /// The caller has its answer already, and the next one is being asked for.
@@ -75,7 +75,7 @@ pub enum Landed {
 
 impl Landed {
     /// What a leader gets of its call.
-    pub fn head((head, retries): Head, part: Option<Part>) -> Landed {
+    pub fn head((head, retries): Head, part: Option<CoalesceRole>) -> Landed {
         match head.map(|answer| answer.first()) {
             Ok(Some(answer)) => Landed::Answer(answer, retries, part),
             Ok(None) => Landed::Alone { late: false },
@@ -92,13 +92,13 @@ impl Namespace {
     }
 
     /// Takes a question to its flight. Whatever fails on the way there leaves the caller [`Landed::Alone`].
-    pub async fn land(&self, job: &Job, body: &Uint8Array, client: &AbortSignal) -> Landed {
+    pub async fn land(&self, job: &CoalesceRequest, body: &Uint8Array, client: &AbortSignal) -> Landed {
         let landed = self.try_to_land(job, body, client).await;
         landed.unwrap_or(if client.aborted() { Landed::Done } else { Landed::Alone { late: false } })
     }
 
     /// Tells a question's flight to forget its answer, and not to store the one that is on its way.
-    pub async fn forget(&self, key: &Key) {
+    pub async fn forget(&self, key: &CacheKey) {
         let init = RequestInit::new();
         init.set_method("DELETE");
         let told = || {
@@ -112,7 +112,7 @@ impl Namespace {
         }
     }
 
-    async fn try_to_land(&self, job: &Job, body: &Uint8Array, client: &AbortSignal) -> Option<Landed> {
+    async fn try_to_land(&self, job: &CoalesceRequest, body: &Uint8Array, client: &AbortSignal) -> Option<Landed> {
         let stub = self.get(&self.id_from_name(&job.key.to_string()).ok()?).ok()?;
         let job = serde_json::to_vec(job).ok()?;
         let length = u32::try_from(job.len()).ok()?;
@@ -133,14 +133,14 @@ impl Namespace {
         let retries = retries.parse().unwrap_or(0);
         let answer = || Answer::landed(Clone::clone(&response));
         Some(match word {
-            "leader" => Landed::Answer(answer(), retries, Some(Part::Leader)),
-            "follower" => Landed::Answer(answer(), retries, Some(Part::Follower)),
+            "leader" => Landed::Answer(answer(), retries, Some(CoalesceRole::Leader)),
+            "follower" => Landed::Answer(answer(), retries, Some(CoalesceRole::Follower)),
             "collapsed" | "finished" => {
                 let buffer = JsFuture::from(response.array_buffer().ok()?).await.ok()?;
                 Landed::Entry { value: Uint8Array::new(&buffer), finished: word == "finished" }
             }
-            "unreachable" => Landed::Failed(Failure::Unreachable, retries, Some(Part::Leader)),
-            "timed-out" => Landed::Failed(Failure::TimedOut, retries, Some(Part::Leader)),
+            "unreachable" => Landed::Failed(FetchError::Unreachable, retries, Some(CoalesceRole::Leader)),
+            "timed-out" => Landed::Failed(FetchError::TimedOut, retries, Some(CoalesceRole::Leader)),
             "done" => Landed::Done,
             "busy" => Landed::Busy,
             word => Landed::Alone { late: word == "late" },
@@ -167,9 +167,9 @@ impl DurableObject for Flight {
         if request.method() == "DELETE" {
             self.current.replace(None);
             let url = request.url();
-            if let Some(key) = url.rsplit('/').next().and_then(Key::from_hex) {
+            if let Some(key) = url.rsplit('/').next().and_then(CacheKey::from_hex) {
                 store::outdate(&key);
-                memory::bar(&key.name());
+                memory::bar(&key.storage_key());
             }
             return Ok(word("done").into());
         }
@@ -192,7 +192,7 @@ impl Flight {
     async fn meet(&self, frame: &Uint8Array, client: AbortSignal) -> Option<Response> {
         let length: [u8; 4] = frame.subarray(0, LENGTH).to_vec().try_into().ok()?;
         let at = LENGTH.checked_add(u32::from_be_bytes(length))?;
-        let job: Job = json::read(&frame.subarray(LENGTH, at).to_vec())?;
+        let job: CoalesceRequest = json::from_slice(&frame.subarray(LENGTH, at).to_vec())?;
         let body = frame.subarray(at, frame.length());
         let config = config(&self.env).ok()?;
         let came = now();
@@ -200,13 +200,13 @@ impl Flight {
         let current = self.current.borrow().clone();
         let stage = current.as_ref().map(|call| call.stage());
         let phase = match (&current, &stage) {
-            (_, Some(Stage::Finished(finished))) => Phase::Finished(&finished.head),
-            (Some(call), Some(Stage::Asking | Stage::Running { .. })) => Phase::Running {
-                carriage: call.carriage,
+            (_, Some(Stage::Finished(finished))) => InFlightState::Finished(&finished.head),
+            (Some(call), Some(Stage::UpstreamFetch | Stage::Running { .. })) => InFlightState::Running {
+                response_mode: call.response_mode,
                 callers: call.callers(),
                 closed: matches!(&stage, Some(Stage::Running { answer, .. }) if answer.overflowed() || !answer.status().is_success()),
             },
-            _ => Phase::Idle,
+            _ => InFlightState::Idle,
         };
         let join = coalesce::join(phase, &job, came, config.coalesce_ttl_ms);
         Some(match (join, current, stage) {
@@ -219,13 +219,13 @@ impl Flight {
                     Either::Left((response, _)) => response,
                     Either::Right(_) => {
                         let waited = now().saturating_sub(came);
-                        let measures = Measures {
+                        let measurements = Measurements {
                             ms: job.ms.saturating_add(waited),
-                            flight: Some(Part::Follower),
+                            flight: Some(CoalesceRole::Follower),
                             waited_ms: Some(waited),
-                            ..Measures::default()
+                            ..Measurements::default()
                         };
-                        write(&job.facts, measures, Ok(()));
+                        write(&job.log_fields, measurements, Ok(()));
                         word("done")
                     }
                 }
@@ -235,11 +235,11 @@ impl Flight {
     }
 
     /// Begins a call. Its leader gets the answer as it comes.
-    async fn lead(&self, job: Job, body: Uint8Array, config: Rc<Config>, client: AbortSignal) -> Response {
+    async fn lead(&self, job: CoalesceRequest, body: Uint8Array, config: Rc<Config>, client: AbortSignal) -> Response {
         let call = Rc::new(Call::new(&job));
         self.current.replace(Some(call.clone()));
         let _seat = call.wait(&client);
-        let behind = job.wish.behind;
+        let behind = job.freshness_wanted.behind;
         let store = Store::bound(&self.env, &config);
         let current = Some(self.current.clone());
         let budget = config.timeout.saturating_sub(Duration::from_millis(job.ms));
@@ -257,20 +257,20 @@ impl Flight {
                 }
                 None => word("alone"),
             },
-            Err(Failure::Unreachable) => word(&format!("unreachable {retries}")),
-            Err(Failure::TimedOut) => word(&format!("timed-out {retries}")),
+            Err(FetchError::Unreachable) => word(&format!("unreachable {retries}")),
+            Err(FetchError::TimedOut) => word(&format!("timed-out {retries}")),
         }
     }
 }
 
 /// Waits for what a caller who did not lead can use. `shared`: callers are not one party each.
-async fn follow(call: &Call, join: Join, job: &Job, shared: bool) -> Response {
-    let same = call.covered && call.carriage == job.carriage;
+async fn follow(call: &Call, join: Join, job: &CoalesceRequest, shared: bool) -> Response {
+    let same = call.key_covers_request && call.response_mode == job.response_mode;
     let mark = || (HeaderName::from_static(DISPOSITION), HeaderValue::from_static("follower"));
     let shared_with = |answer: &Running| answer.share(shared, mark()).unwrap_or_else(|| word("alone"));
     loop {
         match call.stage() {
-            Stage::Asking => {}
+            Stage::UpstreamFetch => {}
             Stage::Running { answer, .. } if join == Join::Follow && answer.status().is_success() => {
                 return shared_with(&answer);
             }

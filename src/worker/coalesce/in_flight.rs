@@ -2,14 +2,14 @@
 
 use super::broadcast::Running;
 use crate::cache::admission::Capture;
-use crate::cache::coalesce::{Job, MAX_LINGERING};
+use crate::cache::coalesce::{CoalesceRequest, MAX_RETAINED_BYTES};
 use crate::cache::entry::{self, Entry};
 use crate::config::Config;
-use crate::http::retry::Repeatable;
-use crate::protocol::Carriage;
-use crate::proxy::Failure;
+use crate::http::retry::RetrySafety;
+use crate::protocol::ResponseMode;
+use crate::proxy::FetchError;
 use crate::status::Reason;
-use crate::telemetry::exchange_log::{Measures, Part};
+use crate::telemetry::exchange_log::{Measurements, CoalesceRole};
 use crate::worker::platform::fetch::{self as upstream, Body, Effort};
 use crate::worker::platform::time::now;
 use crate::worker::store::{self, Store};
@@ -26,7 +26,7 @@ use web_sys::AbortSignal;
 /// A whole answer worth keeping.
 pub struct Finished {
     /// Its head.
-    pub head: entry::Head,
+    pub head: entry::EntryHead,
     /// All of it, as a store keeps it.
     pub value: Uint8Array,
 }
@@ -35,7 +35,7 @@ pub struct Finished {
 #[derive(Clone)]
 pub enum Stage {
     /// The upstream has not answered yet.
-    Asking,
+    UpstreamFetch,
     /// Its answer is coming in. `storable`: its head allows it to be kept.
     Running {
         /// The answer.
@@ -59,9 +59,9 @@ pub enum Stage {
 /// One call upstream and those who wait for it.
 pub struct Call {
     /// How its leader wants the answer.
-    pub carriage: Carriage,
+    pub response_mode: ResponseMode,
     /// Whether an error is the same to everyone who has the key, and asks in the same way.
-    pub covered: bool,
+    pub key_covers_request: bool,
     stage: RefCell<Stage>,
     changes: RefCell<Vec<oneshot::Sender<()>>>,
     /// Those who wait for the answer's head or end.
@@ -70,11 +70,11 @@ pub struct Call {
 
 impl Call {
     /// A call that is about to be made.
-    pub fn new(job: &Job) -> Call {
+    pub fn new(job: &CoalesceRequest) -> Call {
         Call {
-            carriage: job.carriage,
-            covered: job.covered,
-            stage: RefCell::new(Stage::Asking),
+            response_mode: job.response_mode,
+            key_covers_request: job.key_covers_request,
+            stage: RefCell::new(Stage::UpstreamFetch),
             changes: RefCell::default(),
             waiting: RefCell::default(),
         }
@@ -136,7 +136,7 @@ impl Drop for Seat<'_> {
 }
 
 /// What the leader gets: the answer, or why none came, and how often the upstream was asked again.
-pub type Head = (Result<Rc<Running>, Failure>, u32);
+pub type Head = (Result<Rc<Running>, FetchError>, u32);
 
 /// The call that later askers join.
 pub type Current = Rc<RefCell<Option<Rc<Call>>>>;
@@ -146,7 +146,7 @@ pub struct Errand {
     /// The call.
     pub call: Rc<Call>,
     /// What is asked.
-    pub job: Job,
+    pub job: CoalesceRequest,
     /// The settings.
     pub config: Rc<Config>,
     /// How long the upstream's head may take.
@@ -164,17 +164,17 @@ impl Errand {
     pub async fn run(self, body: Body, head_came: oneshot::Sender<Head>) {
         let turn = store::turn();
         let (job, config) = (&self.job, &self.config);
-        let gone = || !job.wish.behind && self.call.is_deserted();
+        let gone = || !job.freshness_wanted.behind && self.call.is_deserted();
         // What will not be kept is wanted by nobody once its client has left.
         let client = Some(&self.client).filter(|_| self.current.is_none() && job.keep.is_err());
-        let effort = Effort { config, budget: self.budget, repeatable: Repeatable::Always, gone: &gone, client };
-        let asked = upstream::ask(&job.outbound(), body, &effort).await;
-        let measures = Measures {
-            ms: if job.wish.behind { job.ms } else { job.ms.saturating_add(asked.ms) },
+        let effort = Effort { config, budget: self.budget, retry_safety: RetrySafety::Always, gone: &gone, client };
+        let asked = upstream::ask(&job.upstream_request(), body, &effort).await;
+        let measurements = Measurements {
+            ms: if job.freshness_wanted.behind { job.ms } else { job.ms.saturating_add(asked.ms) },
             upstream_ms: Some(asked.ms),
             retries: asked.retries,
-            flight: self.current.as_ref().map(|_| Part::Leader),
-            ..Measures::default()
+            flight: self.current.as_ref().map(|_| CoalesceRole::Leader),
+            ..Measurements::default()
         };
         let answer = match asked.answer {
             Ok(answer) => answer,
@@ -183,16 +183,16 @@ impl Errand {
                 self.call.advance(Stage::Failed);
                 self.forget();
                 return if !handed_over {
-                    self.write(None, measures, Err(failure.reason()))
+                    self.write(None, measurements, Err(failure.reason()))
                 };
             }
         };
         let status = answer.status.as_u16();
-        let capture = job.keep.and_then(|_| Capture::open(job.terms(config), answer.status, &answer.headers));
+        let capture = job.keep.and_then(|_| Capture::open(job.capture_options(config), answer.status, &answer.headers));
         let why_not = capture.as_ref().err().copied();
         // Nobody joins what is for one alone, so nothing of it is held that is not kept.
         let cap = if why_not.is_some() && self.current.is_none() { 0 } else { config.max_bytes };
-        let first = Some(&self.client).filter(|_| !job.wish.behind);
+        let first = Some(&self.client).filter(|_| !job.freshness_wanted.behind);
         let answer = Rc::new(Running::new(answer, config.idle_timeout, cap, first, why_not.is_none()));
         let handed_over = self.hand_over(head_came, (Ok(answer.clone()), asked.retries));
         self.call.advance(Stage::Running { answer: answer.clone(), storable: why_not.is_none() });
@@ -215,13 +215,13 @@ impl Errand {
         self.forget();
         // What leads to an entry is written about here, where it is known what came of it.
         if why_not.is_none() || !handed_over {
-            self.write(Some(status), Measures { bytes: answer.size(), ..measures }, kept);
+            self.write(Some(status), Measurements { bytes: answer.size(), ..measurements }, kept);
         }
     }
 
     /// Gives the leader its answer, who writes about it unless it has left.
     fn hand_over(&self, leader: oneshot::Sender<Head>, head: Head) -> bool {
-        leader.send(head).is_ok() && !self.job.wish.behind && !self.client.aborted()
+        leader.send(head).is_ok() && !self.job.freshness_wanted.behind && !self.client.aborted()
     }
 
     /// Gives a whole answer to those who wait for it, and stores it, unless a newer one has been meanwhile.
@@ -231,7 +231,7 @@ impl Errand {
         self.call.advance(Stage::Finished(Rc::new(finished)));
         match &self.store {
             Some(store) => {
-                store.put((&self.job.key, self.job.sealing.as_ref()), &entry.head, &value, turn, &self.config).await
+                store.put((&self.job.key, self.job.salt.as_ref()), &entry.head, &value, turn, &self.config).await
             }
             None => Err(Reason::StoreMissing),
         }
@@ -248,7 +248,7 @@ impl Errand {
         let lingers = match &*self.call.stage.borrow() {
             Stage::Finished(finished) => {
                 let length = usize::try_from(finished.value.length()).unwrap_or(usize::MAX);
-                self.config.coalesce_ttl_ms > 0 && length <= MAX_LINGERING
+                self.config.coalesce_ttl_ms > 0 && length <= MAX_RETAINED_BYTES
             }
             _ => false,
         };
@@ -257,11 +257,11 @@ impl Errand {
         }
     }
 
-    fn write(&self, status: Option<u16>, measures: Measures, kept: Result<(), Reason>) {
-        let mut facts = self.job.facts.clone();
-        if !self.job.wish.behind {
-            facts.status = status;
+    fn write(&self, status: Option<u16>, measurements: Measurements, kept: Result<(), Reason>) {
+        let mut log_fields = self.job.log_fields.clone();
+        if !self.job.freshness_wanted.behind {
+            log_fields.status = status;
         }
-        write(&facts, measures, kept);
+        write(&log_fields, measurements, kept);
     }
 }

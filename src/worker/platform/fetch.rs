@@ -1,9 +1,9 @@
 //! Asking the upstream, again where that may help, until its answer's head is there.
 
 use crate::config::Config;
-use crate::http::message::Outbound;
-use crate::http::retry::{self, Moment, Outcome, Repeatable};
-use crate::proxy::Failure;
+use crate::http::message::UpstreamRequest;
+use crate::http::retry::{self, Attempt, AttemptResult, RetrySafety};
+use crate::proxy::FetchError;
 use crate::worker::platform::interop as convert;
 use crate::worker::platform::time::{now, timer, within};
 use http::{HeaderMap, Method, StatusCode};
@@ -107,7 +107,7 @@ pub struct Effort<'a> {
     /// How long all of it may take.
     pub budget: Duration,
     /// What may be asked again.
-    pub repeatable: Repeatable,
+    pub retry_safety: RetrySafety,
     /// Whether everyone has left who wanted the answer: then nothing is asked again.
     pub gone: &'a dyn Fn() -> bool,
     /// Where the answer is for one client alone: rings when that leaves, and then the upstream is left too.
@@ -117,7 +117,7 @@ pub struct Effort<'a> {
 /// What came of asking.
 pub struct Asked {
     /// The answer, if one came within `TIMEOUT`.
-    pub answer: Result<Answer, Failure>,
+    pub answer: Result<Answer, FetchError>,
     /// How often the upstream was asked again.
     pub retries: u32,
     /// How many milliseconds it took.
@@ -126,33 +126,33 @@ pub struct Asked {
 
 /// Asks the upstream, again if it fails and that may help, until an answer comes that is to be given on. If in the end
 /// none comes, the last one that did is given.
-pub async fn ask(outbound: &Outbound, body: Body, effort: &Effort<'_>) -> Asked {
+pub async fn ask(upstream_request: &UpstreamRequest, body: Body, effort: &Effort<'_>) -> Asked {
     let started = now();
     let mut retries = 0;
-    let answer = persist(outbound, body, effort, started, &mut retries).await;
+    let answer = persist(upstream_request, body, effort, started, &mut retries).await;
     Asked { answer, retries, ms: now().saturating_sub(started) }
 }
 
 async fn persist(
-    outbound: &Outbound,
+    upstream_request: &UpstreamRequest,
     mut body: Body,
     effort: &Effort<'_>,
     started: u64,
     retries: &mut u32,
-) -> Result<Answer, Failure> {
+) -> Result<Answer, FetchError> {
     let left = || effort.budget.saturating_sub(Duration::from_millis(now().saturating_sub(started)));
     let mut last: Option<Answer> = None;
     loop {
         let (this, next) = body.twice();
-        let outcome = send(outbound, this, left(), effort.client).await;
+        let outcome = send(upstream_request, this, left(), effort.client).await;
         let seen = match &outcome {
-            Ok(answer) => Outcome::Answer { status: answer.status.as_u16(), headers: &answer.headers },
-            Err(Failure::Unreachable) => Outcome::NoAnswer,
-            Err(Failure::TimedOut) => return last.ok_or(Failure::TimedOut),
+            Ok(answer) => AttemptResult::Answer { status: answer.status.as_u16(), headers: &answer.headers },
+            Err(FetchError::Unreachable) => AttemptResult::NoResponse,
+            Err(FetchError::TimedOut) => return last.ok_or(FetchError::TimedOut),
         };
         let left_ms = u64::try_from(left().as_millis()).unwrap_or(u64::MAX);
-        let at = Moment { attempts: retries.saturating_add(1), now: now(), left_ms, random: Math::random() };
-        let wait = effort.config.retry.wait(effort.repeatable, seen, at).filter(|_| !(effort.gone)());
+        let at = Attempt { attempts: retries.saturating_add(1), now: now(), left_ms, random: Math::random() };
+        let wait = effort.config.retry.wait(effort.retry_safety, seen, at).filter(|_| !(effort.gone)());
         let (Some(wait), Some(next)) = (wait, next) else {
             return outcome.or_else(|failure| last.ok_or(failure));
         };
@@ -163,12 +163,12 @@ async fn persist(
             }
             // Its body may have taken a while.
             if left() <= Duration::from_millis(wait) {
-                return last.ok_or(Failure::TimedOut);
+                return last.ok_or(FetchError::TimedOut);
             }
         }
         timer(Duration::from_millis(wait)).await;
         if (effort.gone)() {
-            return last.ok_or(Failure::Unreachable);
+            return last.ok_or(FetchError::Unreachable);
         }
         body = next;
         *retries = retries.saturating_add(1);
@@ -194,7 +194,7 @@ async fn set_aside(answer: Answer, left: Duration) -> Aside {
         answer.abort();
         return Aside::Kept(None);
     };
-    let out_of_quota = answer.status == StatusCode::TOO_MANY_REQUESTS && retry::is_out_of_quota(&body);
+    let out_of_quota = answer.status == StatusCode::TOO_MANY_REQUESTS && retry::is_quota_exhausted(&body);
     let response = convert::again(&answer.response, &body);
     let answer = Answer { body: response.body(), response, ..answer };
     if out_of_quota { Aside::Final(answer) } else { Aside::Kept(Some(answer)) }
@@ -204,16 +204,16 @@ async fn set_aside(answer: Answer, left: Duration) -> Aside {
 /// upstream is left as soon as the client leaves.
 ///
 /// # Errors
-/// [`Failure`] if none comes within `timeout`.
+/// [`FetchError`] if none comes within `timeout`.
 pub async fn send(
-    outbound: &Outbound,
+    upstream_request: &UpstreamRequest,
     body: Body,
     timeout: Duration,
     client: Option<&AbortSignal>,
-) -> Result<Answer, Failure> {
+) -> Result<Answer, FetchError> {
     let init = RequestInit::new();
-    init.set_method(outbound.method.as_str());
-    init.set_headers(&convert::js_headers(&outbound.headers));
+    init.set_method(upstream_request.method.as_str());
+    init.set_headers(&convert::js_headers(&upstream_request.headers));
     // Redirects are the client's to follow.
     init.set_redirect(RequestRedirect::Manual);
     match &body {
@@ -221,34 +221,34 @@ pub async fn send(
         Body::Stream(stream) | Body::Small(stream) => init.set_body(stream),
         Body::Bytes(bytes) => init.set_body(bytes),
     }
-    let call = AbortController::new().map_err(|_| Failure::Unreachable)?;
+    let call = AbortController::new().map_err(|_| FetchError::Unreachable)?;
     let ours = call.signal();
     let signals: Array = std::iter::once(&ours).chain(client).collect();
     init.set_signal(Some(&any_signal(&signals)));
-    let asked = js_fetch(&outbound.url, &init).map_err(|_| Failure::Unreachable)?;
+    let asked = js_fetch(&upstream_request.url, &init).map_err(|_| FetchError::Unreachable)?;
     match within(timeout, JsFuture::from(asked)).await {
         Some(Ok(response)) => Ok(Answer::new(sound(response.unchecked_into())?, Some(call))),
-        Some(Err(_)) => Err(Failure::Unreachable),
+        Some(Err(_)) => Err(FetchError::Unreachable),
         None => {
             call.abort();
-            Err(Failure::TimedOut)
+            Err(FetchError::TimedOut)
         }
     }
 }
 
 /// An answer that can be given on: a final status, or a switched protocol with its socket.
-fn sound(response: Response) -> Result<Response, Failure> {
+fn sound(response: Response) -> Result<Response, FetchError> {
     let switched = response.status() == 101 && convert::socket(&response).is_some();
-    if switched || (200..600).contains(&response.status()) { Ok(response) } else { Err(Failure::Unreachable) }
+    if switched || (200..600).contains(&response.status()) { Ok(response) } else { Err(FetchError::Unreachable) }
 }
 
 /// Whether `url` gives any HTTP answer.
 ///
 /// # Errors
-/// [`Failure`] if none comes within `timeout`.
-pub async fn probe(url: &str, timeout: Duration) -> Result<(), Failure> {
-    let outbound = Outbound { method: Method::GET, url: url.to_owned(), headers: HeaderMap::new(), body: None };
-    let answer = send(&outbound, Body::None, timeout, None).await?;
+/// [`FetchError`] if none comes within `timeout`.
+pub async fn probe(url: &str, timeout: Duration) -> Result<(), FetchError> {
+    let upstream_request = UpstreamRequest { method: Method::GET, url: url.to_owned(), headers: HeaderMap::new(), body: None };
+    let answer = send(&upstream_request, Body::None, timeout, None).await?;
     // Unread bodies keep connections.
     answer.abort();
     Ok(())

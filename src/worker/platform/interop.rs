@@ -2,7 +2,7 @@
 
 use super::fetch as upstream;
 use crate::http::message::RequestHead;
-use crate::proxy::reply::Edits;
+use crate::proxy::reply::HeaderEdits;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use js_sys::{JSON, Reflect, Uint8Array};
 use wasm_bindgen::prelude::*;
@@ -50,13 +50,13 @@ pub fn request_head(request: &Request) -> RequestHead {
         Some((path, query)) => (path, Some(query.to_owned())),
         None => (target, None),
     };
-    let (headers, unreadable) = header_map(lines);
+    let (headers, invalid_header) = header_map(lines);
     RequestHead {
         method: Method::from_bytes(method.as_bytes()).unwrap_or_default(),
         path: if path.is_empty() { "/" } else { path }.to_owned(),
         query,
         headers,
-        unreadable,
+        invalid_header,
     }
 }
 
@@ -64,14 +64,14 @@ pub fn request_head(request: &Request) -> RequestHead {
 /// reading of their bytes, so that they go on as they came.
 fn header_map<'a>(mut lines: impl Iterator<Item = &'a str>) -> (HeaderMap, Option<String>) {
     let mut map = HeaderMap::new();
-    let mut unreadable = None;
+    let mut invalid_header = None;
     while let (Some(name), Some(value)) = (lines.next(), lines.next()) {
         match (name.parse::<HeaderName>(), HeaderValue::from_bytes(value.as_bytes())) {
             (Ok(name), Ok(value)) => _ = map.append(name, value),
-            _ => unreadable = Some(name.to_owned()),
+            _ => invalid_header = Some(name.to_owned()),
         }
     }
-    (map, unreadable)
+    (map, invalid_header)
 }
 
 /// Headers as a text for the platform.
@@ -189,7 +189,7 @@ pub fn socket(response: &Response) -> Option<JsValue> {
 }
 
 /// The upstream's answer for the client: its head with `edits` and without the headers `removed`, and `body`.
-pub fn passing(response: &Response, body: Option<&ReadableStream>, edits: &Edits, removed: &[&str]) -> Response {
+pub fn passing(response: &Response, body: Option<&ReadableStream>, edits: &HeaderEdits, removed: &[&str]) -> Response {
     let one = |(name, value): &(&str, String)| lines(std::iter::once((*name, value.as_str())));
     js_rebuilt(response, handle(body), &removed.join("\n"), &one(&edits.set), &one(&edits.append))
 }

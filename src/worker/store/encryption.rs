@@ -2,7 +2,7 @@
 
 use crate::cache::entry::SEALED_HEAD;
 use crate::config::secret::Secret;
-use crate::key::Sealing;
+use crate::key::EncryptionSalt;
 use js_sys::{Array, JsString, Promise, Uint8Array};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
@@ -10,10 +10,10 @@ use wasm_bindgen_futures::JsFuture;
 #[wasm_bindgen(module = "/src/worker/store/encryption.js")]
 extern "C" {
     #[wasm_bindgen(js_name = seal)]
-    fn js_seal(secret: &str, sealing: &Uint8Array, head: &Uint8Array, entry: &Uint8Array) -> Promise;
+    fn js_seal(secret: &str, salt: &Uint8Array, head: &Uint8Array, entry: &Uint8Array) -> Promise;
 
     #[wasm_bindgen(js_name = unseal)]
-    fn js_unseal(secrets: &Array, sealing: &Uint8Array, head: &Uint8Array, value: &Uint8Array) -> Promise;
+    fn js_unseal(secrets: &Array, salt: &Uint8Array, head: &Uint8Array, value: &Uint8Array) -> Promise;
 }
 
 fn handle(bytes: &[u8]) -> Uint8Array {
@@ -21,19 +21,19 @@ fn handle(bytes: &[u8]) -> Uint8Array {
 }
 
 /// An encoded entry, sealed with the first secret. `None`: it cannot be.
-pub async fn seal(secrets: &[Secret], sealing: &Sealing, entry: &Uint8Array) -> Option<Uint8Array> {
+pub async fn seal(secrets: &[Secret], salt: &EncryptionSalt, entry: &Uint8Array) -> Option<Uint8Array> {
     let Secret(secret) = secrets.first()?;
-    let sealed = js_seal(secret, &handle(sealing.as_bytes()), &handle(&SEALED_HEAD), entry);
+    let sealed = js_seal(secret, &handle(salt.as_bytes()), &handle(&SEALED_HEAD), entry);
     JsFuture::from(sealed).await.ok()?.dyn_into().ok()
 }
 
 /// The encoded entry in a sealed value. `None`: it is not sealed, not with one of these secrets, or damaged.
-pub async fn unseal(secrets: &[Secret], sealing: &Sealing, value: &Uint8Array) -> Option<Uint8Array> {
+pub async fn unseal(secrets: &[Secret], salt: &EncryptionSalt, value: &Uint8Array) -> Option<Uint8Array> {
     let length = u32::try_from(SEALED_HEAD.len()).ok()?;
     if value.subarray(0, length).to_vec() != SEALED_HEAD {
         return None;
     }
     let secrets: Array = secrets.iter().map(|Secret(secret)| JsString::from(secret.as_str())).collect();
-    let opened = js_unseal(&secrets, &handle(sealing.as_bytes()), &handle(&SEALED_HEAD), value);
+    let opened = js_unseal(&secrets, &handle(salt.as_bytes()), &handle(&SEALED_HEAD), value);
     JsFuture::from(opened).await.ok()?.dyn_into().ok()
 }

@@ -9,8 +9,8 @@ mod write_order;
 use crate::cache::entry::{self, Prefix};
 use crate::cache::upstash as commands;
 use crate::config::Config;
-use crate::key::{self, Key, Sealing};
-use crate::proxy::Found;
+use crate::key::{self, CacheKey, EncryptionSalt};
+use crate::proxy::Lookup;
 use crate::routing::admin::Purge;
 use crate::status::Reason;
 use crate::worker::platform::time::{now, timer, within};
@@ -59,12 +59,12 @@ impl Store {
     }
 
     /// Looks a name up: what is there, and its body as the platform's own buffer.
-    pub async fn get(&self, name: &str, sealing: Option<&Sealing>, config: &Config) -> (Found, Option<Uint8Array>) {
-        taken(name, self.fetch(name, sealing, config).await).await
+    pub async fn get(&self, name: &str, salt: Option<&EncryptionSalt>, config: &Config) -> (Lookup, Option<Uint8Array>) {
+        taken(name, self.fetch(name, salt, config).await).await
     }
 
     /// The encoded entry under a key, unsealed but not yet checked.
-    async fn value(&self, key: &str, sealing: Option<&Sealing>, config: &Config) -> Result<Option<Uint8Array>, Reason> {
+    async fn value(&self, key: &str, salt: Option<&EncryptionSalt>, config: &Config) -> Result<Option<Uint8Array>, Reason> {
         let timeout = config.store_timeout;
         let value = match self {
             Store::Kv(kv) => kv.get(key).await.map(|value| value.map(Some)).map_err(|_| Reason::StoreError),
@@ -72,8 +72,8 @@ impl Store {
         };
         let Some(value) = value? else { return Ok(None) };
         // Where entries are sealed, one that is not may be anybody's.
-        let value = match (value, sealing) {
-            (Some(value), Some(sealing)) => encryption::unseal(&config.encryption, sealing, &value).await,
+        let value = match (value, salt) {
+            (Some(value), Some(salt)) => encryption::unseal(&config.encryption, salt, &value).await,
             (value, _) => value,
         };
         value.map(Some).ok_or(Reason::EntryCorrupt)
@@ -86,10 +86,10 @@ impl Store {
     pub async fn fetch(
         &self,
         key: &str,
-        sealing: Option<&Sealing>,
+        salt: Option<&EncryptionSalt>,
         config: &Config,
     ) -> Result<Option<Uint8Array>, Reason> {
-        let value = within(config.store_timeout, self.value(key, sealing, config)).await;
+        let value = within(config.store_timeout, self.value(key, salt, config)).await;
         value.unwrap_or(Err(Reason::StoreTimeout))
     }
 
@@ -100,24 +100,24 @@ impl Store {
     /// Why it is not stored.
     pub async fn put(
         &self,
-        (key, sealing): (&Key, Option<&Sealing>),
-        head: &entry::Head,
+        (key, salt): (&CacheKey, Option<&EncryptionSalt>),
+        head: &entry::EntryHead,
         value: &Uint8Array,
         turn: u64,
         config: &Config,
     ) -> Result<(), Reason> {
-        let sealed = match sealing {
-            Some(sealing) => encryption::seal(&config.encryption, sealing, value).await.ok_or(Reason::StoreError)?,
+        let sealed = match salt {
+            Some(salt) => encryption::seal(&config.encryption, salt, value).await.ok_or(Reason::StoreError)?,
             None => value.clone(),
         };
         if !takes(key, turn) {
             return Err(Reason::Superseded);
         }
-        memory::written(&key.name(), value);
+        memory::written(&key.storage_key(), value);
         let written = self.write(key, head, &sealed, turn, config).await;
         // It was deleted while it was written: whichever came last.
         if was_deleted(key, turn) {
-            let _ = self.delete(&key.name()).await;
+            let _ = self.delete(&key.storage_key()).await;
             return Err(Reason::Superseded);
         }
         written
@@ -125,15 +125,15 @@ impl Store {
 
     async fn write(
         &self,
-        key: &Key,
-        head: &entry::Head,
+        key: &CacheKey,
+        head: &entry::EntryHead,
         value: &Uint8Array,
         turn: u64,
         config: &Config,
     ) -> Result<(), Reason> {
-        let name = key.name();
+        let name = key.storage_key();
         let beyond_ms = config.stale_if_error_ms.max(config.stale_while_revalidate_ms);
-        let ttl = || head.keep_for(now(), beyond_ms).filter(|ttl| *ttl <= LONGEST_TTL);
+        let ttl = || head.retention_secs(now(), beyond_ms).filter(|ttl| *ttl <= LONGEST_TTL);
         match self {
             Store::Kv(kv) => {
                 let began = now();
@@ -146,7 +146,7 @@ impl Store {
                         Some(Err(_)) => {}
                     }
                     let left_ms = LONGEST_WRITE_MS.saturating_sub(now().saturating_sub(began));
-                    let wait = config.retry.wait_to_write(attempts, left_ms, Math::random());
+                    let wait = config.retry.write_retry_delay(attempts, left_ms, Math::random());
                     timer(Duration::from_millis(wait.ok_or(Reason::StoreError)?)).await;
                     if !takes(key, turn) {
                         return Err(Reason::Superseded);
@@ -162,23 +162,23 @@ impl Store {
 }
 
 /// Checks what a store gave under a key, and remembers it.
-pub async fn taken(key: &str, value: Result<Option<Uint8Array>, Reason>) -> (Found, Option<Uint8Array>) {
+pub async fn taken(key: &str, value: Result<Option<Uint8Array>, Reason>) -> (Lookup, Option<Uint8Array>) {
     let value = match value {
         Ok(Some(value)) => value,
-        Ok(None) => return (Found::Nothing, None),
-        Err(reason) => return (Found::Failed(reason), None),
+        Ok(None) => return (Lookup::Nothing, None),
+        Err(reason) => return (Lookup::Failed(reason), None),
     };
     match open(&value).await {
         Some((head, body)) => {
             memory::read(key, &value);
-            (Found::Entry(head), Some(body))
+            (Lookup::Entry(head), Some(body))
         }
-        None => (Found::Failed(Reason::EntryCorrupt), None),
+        None => (Lookup::Failed(Reason::EntryCorrupt), None),
     }
 }
 
 /// Takes an entry apart that has been checked before.
-pub fn open_checked(value: &Uint8Array) -> Option<(entry::Head, Uint8Array)> {
+pub fn open_checked(value: &Uint8Array) -> Option<(entry::EntryHead, Uint8Array)> {
     let fixed = u32::try_from(entry::PREFIX_LEN).ok()?;
     let prefix = Prefix::decode(&value.subarray(0, fixed).to_vec())?;
     let body_start = u32::try_from(prefix.body_start()).ok()?;
@@ -191,8 +191,8 @@ impl Store {
     ///
     /// # Errors
     /// Why it may still be there.
-    pub async fn forget(&self, key: &Key) -> Result<usize, Reason> {
-        let name = key.name();
+    pub async fn forget(&self, key: &CacheKey) -> Result<usize, Reason> {
+        let name = key.storage_key();
         outdate(key);
         memory::bar(&name);
         self.delete(&name).await
@@ -210,7 +210,7 @@ impl Store {
     /// # Errors
     /// Why not all of them may be gone.
     pub async fn purge(&self, purge: &Purge) -> Result<(usize, Option<String>), Reason> {
-        let prefix = key::name_prefix(&purge.namespace);
+        let prefix = key::storage_prefix(&purge.namespace);
         memory::bar_all(&prefix);
         match self {
             Store::Kv(kv) => {
@@ -234,7 +234,7 @@ impl Store {
 }
 
 /// Checks an entry and takes it apart. The body stays where it is; the platform computes the digest.
-pub async fn open(value: &Uint8Array) -> Option<(entry::Head, Uint8Array)> {
+pub async fn open(value: &Uint8Array) -> Option<(entry::EntryHead, Uint8Array)> {
     let fixed = u32::try_from(entry::PREFIX_LEN).ok()?;
     let prefix = Prefix::decode(&value.subarray(0, fixed).to_vec())?;
     let rest = value.subarray(fixed, value.length());

@@ -1,9 +1,9 @@
 //! Redis behind Upstash's REST API: one request a command.
 
-use crate::cache::upstash::{self, Refused};
+use crate::cache::upstash::{self, CommandError};
 use crate::config::Upstash;
-use crate::http::message::Outbound;
-use crate::proxy::Failure;
+use crate::http::message::UpstreamRequest;
+use crate::proxy::FetchError;
 use crate::status::Reason;
 use crate::worker::platform::fetch::{self as upstream, Answer, Body};
 use crate::worker::platform::interop as convert;
@@ -96,16 +96,16 @@ impl Database {
     }
 
     async fn ask(&self, command: &str, timeout: Duration) -> Result<Answer, Reason> {
-        let outbound =
-            Outbound { method: Method::POST, url: self.url.clone(), headers: self.headers.clone(), body: None };
+        let upstream_request =
+            UpstreamRequest { method: Method::POST, url: self.url.clone(), headers: self.headers.clone(), body: None };
         let body = Body::Bytes(Uint8Array::from(command.as_bytes()));
-        upstream::send(&outbound, body, timeout, None).await.map_err(|failure| match failure {
-            Failure::TimedOut => Reason::StoreTimeout,
-            Failure::Unreachable => Reason::StoreError,
+        upstream::send(&upstream_request, body, timeout, None).await.map_err(|failure| match failure {
+            FetchError::TimedOut => Reason::StoreTimeout,
+            FetchError::Unreachable => Reason::StoreError,
         })
     }
 }
 
-fn refused(_: Refused) -> Reason {
+fn refused(_: CommandError) -> Reason {
     Reason::StoreError
 }

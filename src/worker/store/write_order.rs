@@ -1,6 +1,6 @@
 //! Which of the writes to a key comes last: the one for the question that was asked last in this isolate.
 
-use crate::key::Key;
+use crate::key::CacheKey;
 use crate::worker::platform::time::now;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -8,7 +8,7 @@ use std::collections::HashMap;
 thread_local! {
     static TURNS: Cell<u64> = const { Cell::new(0) };
     /// What was last done to each key.
-    static NEWEST: RefCell<HashMap<Key, Newest>> = RefCell::default();
+    static NEWEST: RefCell<HashMap<CacheKey, Newest>> = RefCell::default();
     /// When old ones were last forgotten, in milliseconds since 1970.
     static SWEPT: Cell<u64> = const { Cell::new(0) };
 }
@@ -34,13 +34,13 @@ pub fn turn() -> u64 {
 }
 
 /// From now on, what was asked for before is not written under this key.
-pub fn outdate(key: &Key) {
+pub fn outdate(key: &CacheKey) {
     let newest = Newest { turn: turn(), at: now(), deleted: true };
     NEWEST.with_borrow_mut(|all| all.insert(*key, newest));
 }
 
 /// Whether what was asked for in this turn may be written under this key: nothing newer was, and it was not deleted.
-pub fn takes(key: &Key, turn: u64) -> bool {
+pub fn takes(key: &CacheKey, turn: u64) -> bool {
     let now = now();
     NEWEST.with_borrow_mut(|all| {
         if all.len() >= MANY_WRITES && now.saturating_sub(SWEPT.get()) >= SWEEP_MS {
@@ -56,6 +56,6 @@ pub fn takes(key: &Key, turn: u64) -> bool {
 }
 
 /// Whether a key has been deleted since this turn, and not been written again.
-pub fn was_deleted(key: &Key, turn: u64) -> bool {
+pub fn was_deleted(key: &CacheKey, turn: u64) -> bool {
     NEWEST.with_borrow(|all| all.get(key).is_some_and(|newest| newest.deleted && newest.turn > turn))
 }
