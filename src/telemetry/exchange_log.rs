@@ -72,7 +72,7 @@ pub struct Measurements {
     /// Size of the answer's body, if it is known.
     pub bytes: Option<u64>,
     /// The part that the request had in a flight.
-    pub coalesce: Option<CoalesceRole>,
+    pub coalesce_role: Option<CoalesceRole>,
     /// Milliseconds that it waited for another's answer.
     pub waited_ms: Option<u64>,
 }
@@ -103,7 +103,7 @@ struct LogLine<'a> {
     retries: u32,
     bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    coalesce: Option<CoalesceRole>,
+    coalesce_role: Option<CoalesceRole>,
     #[serde(skip_serializing_if = "Option::is_none")]
     waited_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -144,7 +144,7 @@ pub fn line(log_fields: &LogFields, measurements: Measurements, stored: Result<(
         upstream_ms: measurements.upstream_ms,
         retries: measurements.retries,
         bytes: measurements.bytes,
-        coalesce: measurements.coalesce,
+        coalesce_role: measurements.coalesce_role,
         waited_ms: measurements.waited_ms,
         // What the first reason would hide.
         not_stored: stored.err().filter(|why| log_fields.reason.is_some_and(|first| first != *why)).map(Reason::as_str),

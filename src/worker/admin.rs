@@ -25,8 +25,8 @@ impl Edge {
 
     async fn delete(&self, order: &AdminCommand) -> Option<(usize, Option<String>)> {
         // The flight first, or it might store the entry again.
-        if let (AdminCommand::Delete(key), Some(flights)) = (order, &self.flights) {
-            flights.forget(key).await;
+        if let (AdminCommand::Delete(key), Some(coalescer)) = (order, &self.coalescer) {
+            coalescer.forget(key).await;
         }
         match (order, &self.store) {
             (AdminCommand::Delete(key), Some(store)) => store.forget(key).await.ok().map(|n| (n, None)),

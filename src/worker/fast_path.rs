@@ -1,7 +1,7 @@
 //! The short way for requests that this isolate has seen before: see [`crate::proxy::FastPathPlan`]. `repeat.js` walks it, and comes
 //! here once for each answer; the long way begins in [`super::fetch`].
 
-use super::platform::interop as convert;
+use super::platform::interop as interop;
 use super::store::memory;
 use super::store::{Store, kv};
 use super::{METRICS, config, length};
@@ -22,14 +22,14 @@ use worker::Env;
 #[wasm_bindgen(module = "/src/worker/fast_path.js")]
 extern "C" {
     /// The requests that have been seen before, of the isolate.
-    type Repeats;
+    type FastPath;
 
     #[wasm_bindgen(js_name = theRepeats)]
-    fn the_repeats() -> Repeats;
+    fn the_repeats() -> FastPath;
 
     #[wasm_bindgen(method)]
     fn begin(
-        this: &Repeats,
+        this: &FastPath,
         tell_nothing: &Array,
         most: f64,
         memory: Option<&memory::Entries>,
@@ -38,35 +38,35 @@ extern "C" {
     );
 
     #[wasm_bindgen(method)]
-    fn prepared(this: &Repeats, request: &Request) -> Option<Prepared>;
+    fn probe(this: &FastPath, request: &Request) -> Option<Probe>;
 
     #[wasm_bindgen(method)]
-    fn met(this: &Repeats, prepared: &Prepared);
+    fn remember_head(this: &FastPath, probe: &Probe);
 
     #[wasm_bindgen(method)]
-    fn learn(this: &Repeats, prepared: &Prepared, plan: Plan, name: &str);
+    fn add_plan(this: &FastPath, probe: &Probe, plan: PlanHandle, name: &str);
 
     /// What the short way has found out about a request.
-    pub type Prepared;
+    pub type Probe;
 
     /// Its body, where that has been read.
     #[wasm_bindgen(method, getter)]
-    pub fn body(this: &Prepared) -> Option<Uint8Array>;
+    pub fn body(this: &Probe) -> Option<Uint8Array>;
 
     /// Whether its body broke off.
     #[wasm_bindgen(method, getter)]
-    pub fn failed(this: &Prepared) -> Option<bool>;
+    pub fn failed(this: &Probe) -> Option<bool>;
 
     /// When it came, in milliseconds since 1970.
     #[wasm_bindgen(method, getter)]
-    pub fn started(this: &Prepared) -> f64;
+    pub fn started(this: &Probe) -> f64;
 
     /// Whether it has a name by which it can be told from others.
     #[wasm_bindgen(method, getter)]
-    fn named(this: &Prepared) -> bool;
+    fn named(this: &Probe) -> bool;
 
     #[wasm_bindgen(method, getter)]
-    fn found(this: &Prepared) -> Option<Lookup>;
+    fn found(this: &Probe) -> Option<Lookup>;
 
     /// What the store gave, and under which name.
     type Lookup;
@@ -79,12 +79,12 @@ extern "C" {
 }
 
 thread_local! {
-    static REPEATS: OnceCell<Repeats> = const { OnceCell::new() };
+    static REPEATS: OnceCell<FastPath> = const { OnceCell::new() };
 }
 
 /// Where the worker's entry finds the short way.
 #[wasm_bindgen]
-pub fn repeats() -> JsValue {
+pub fn fast_path() -> JsValue {
     the_repeats().into()
 }
 
@@ -92,43 +92,43 @@ pub fn repeats() -> JsValue {
 pub fn set_up(config: &Config, memory: Option<&memory::Entries>, store: Option<&Store>) {
     REPEATS.with(|cell| {
         cell.get_or_init(|| {
-            let repeats = the_repeats();
+            let fast_path = the_repeats();
             let tell_nothing: Array = FAST_PATH_IGNORED_HEADERS.iter().map(|name| JsString::from(*name)).collect();
             // What lies in KV as it is, the platform can fetch without us.
             let plain = matches!(store, Some(Store::Kv(_))) && config.encryption.is_empty();
             let timeout = config.store_timeout.as_millis() as f64;
             // Exact below 2^53.
-            repeats.begin(&tell_nothing, config.max_bytes as f64, memory, plain.then_some(kv::BINDING), timeout);
-            repeats
+            fast_path.begin(&tell_nothing, config.max_bytes as f64, memory, plain.then_some(kv::BINDING), timeout);
+            fast_path
         });
     });
 }
 
-fn with<T>(act: impl FnOnce(&Repeats) -> T) -> Option<T> {
+fn with<T>(act: impl FnOnce(&FastPath) -> T) -> Option<T> {
     REPEATS.with(|cell| cell.get().map(act))
 }
 
 /// What the short way has found out about a request that it has left to the long one; it may have been another instance's.
-pub fn prepared(request: &Request) -> Option<Prepared> {
-    the_repeats().prepared(request)
+pub fn probe(request: &Request) -> Option<Probe> {
+    the_repeats().probe(request)
 }
 
 /// The bodies of requests with this head are read, whatever they are.
-pub fn met(prepared: &Prepared) {
-    let _ = with(|repeats| repeats.met(prepared));
+pub fn remember_head(probe: &Probe) {
+    let _ = with(|fast_path| fast_path.remember_head(probe));
 }
 
 /// Whoever asks this again, byte for byte, can have the same without being read.
-pub fn learn(prepared: &Prepared, question: &CacheableRequest) {
-    let Some(repeat) = question.repeat().filter(|_| prepared.named()) else { return };
+pub fn add_plan(probe: &Probe, request: &CacheableRequest) {
+    let Some(repeat) = request.repeat().filter(|_| probe.named()) else { return };
     let name = repeat.key.storage_key();
-    let plan = Plan { repeat, given: RefCell::default() };
-    let _ = with(|repeats| repeats.learn(prepared, plan, &name));
+    let plan = PlanHandle { repeat, given: RefCell::default() };
+    let _ = with(|fast_path| fast_path.add_plan(probe, plan, &name));
 }
 
 /// What the short way has got from the store under this name, if it asked.
-pub fn looked_up(prepared: &Prepared, name: &str) -> Option<Result<Option<Uint8Array>, Reason>> {
-    let lookup = prepared.found().filter(|lookup| lookup.name() == name)?;
+pub fn looked_up(probe: &Probe, name: &str) -> Option<Result<Option<Uint8Array>, Reason>> {
+    let lookup = probe.found().filter(|lookup| lookup.name() == name)?;
     let value = lookup.value();
     let reason = value.as_string().map(|reason| match reason.as_str() {
         reason if reason == Reason::StoreTimeout.as_str() => Reason::StoreTimeout,
@@ -140,7 +140,7 @@ pub fn looked_up(prepared: &Prepared, name: &str) -> Option<Result<Option<Uint8A
 
 /// What to do about a question whenever it is asked again.
 #[wasm_bindgen]
-pub struct Plan {
+pub struct PlanHandle {
     repeat: FastPathPlan,
     /// What the last answer was.
     given: RefCell<(LogFields, Measurements)>,
@@ -158,7 +158,7 @@ struct Head {
 }
 
 #[wasm_bindgen]
-impl Plan {
+impl PlanHandle {
     /// The head of the answer out of an entry, as JSON. `digest`: the SHA-256 of what follows the entry's
     /// prefix; an entry without has been checked before, and is remembered. Nothing: this takes the long way.
     pub fn answer(&self, value: &Uint8Array, digest: Option<Box<[u8]>>, now: f64) -> Option<String> {
@@ -174,7 +174,7 @@ impl Plan {
         let bytes = usize::try_from(value.length()).ok().and_then(|all| length(Some(all.saturating_sub(start))));
         let measurements = Measurements { bytes, ..Measurements::default() };
         let line = exchange_log::line_around_ms(&replay.log_fields, measurements);
-        let answer = Head { status: replay.status, headers: convert::text(&replay.headers), start, until, line };
+        let answer = Head { status: replay.status, headers: interop::text(&replay.headers), start, until, line };
         let json = serde_json::to_string(&answer).ok()?;
         *self.given.borrow_mut() = (replay.log_fields, measurements);
         Some(json)

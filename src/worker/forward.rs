@@ -1,12 +1,12 @@
 //! Steps 4 and 5 of [`crate::proxy`]: the upstream is asked, by the question's flight or by ourselves.
 
-use super::coalesce::broadcast as relay;
-use super::coalesce::durable_object::Landed;
-use super::coalesce::in_flight::{Call, Errand};
+use super::coalesce::broadcast as broadcast;
+use super::coalesce::durable_object::Coalesced;
+use super::coalesce::in_flight::{Call, FetchTask};
 use super::platform::fetch::Body;
 use super::revalidation as refresh;
 use super::transform as response_transform;
-use super::{Edge, bytes, length, replayed, reply, store, write};
+use super::{Edge, bytes, length, replayed, reply, store, log_exchange};
 use crate::http::fields;
 use crate::proxy::UpstreamFetch;
 use crate::telemetry::exchange_log::{LogFields, Measurements, CoalesceRole};
@@ -29,36 +29,36 @@ impl Edge {
         head_came: oneshot::Sender<Response>,
     ) {
         let began = now();
-        let landed = match self.land(&mut upstream_fetch, &body, &self.client).await {
-            Landed::Entry { value, finished } => match self.taken(&mut upstream_fetch, &value, finished, began).await {
+        let landed = match self.join_coalesced(&mut upstream_fetch, &body, &self.client).await {
+            Coalesced::Entry { value, finished } => match self.verify_and_cache(&mut upstream_fetch, &value, finished, began).await {
                 Some(response) => return drop(head_came.send(response)),
-                None => Landed::Alone { late: false },
+                None => Coalesced::Alone { late: false },
             },
             landed => landed,
         };
         match landed {
-            Landed::Alone { late } => {
-                let gone = if late { Duration::from_millis(now().saturating_sub(began)) } else { Duration::ZERO };
-                let budget = self.config.timeout.saturating_sub(gone);
-                let (head, errand) = self.alone(&mut upstream_fetch, body, budget, self.client.clone());
+            Coalesced::Alone { late } => {
+                let client_gone = if late { Duration::from_millis(now().saturating_sub(began)) } else { Duration::ZERO };
+                let budget = self.config.timeout.saturating_sub(client_gone);
+                let (head, task) = self.alone(&mut upstream_fetch, body, budget, self.client.clone());
                 let answered = async {
-                    let landed = head.await.map_or(Landed::Done, |head| Landed::head(head, None));
+                    let landed = head.await.map_or(Coalesced::Done, |head| Coalesced::head(head, None));
                     self.answer_with(upstream_fetch, landed, stored, head_came, began);
                 };
-                join(errand, answered).await;
+                join(task, answered).await;
             }
             landed => self.answer_with(upstream_fetch, landed, stored, head_came, began),
         }
     }
 
     /// Takes the question to its flight, where there are any and it may be shared.
-    async fn land(&self, upstream_fetch: &mut UpstreamFetch, body: &Body, client: &AbortSignal) -> Landed {
-        match (&self.flights, body) {
-            (Some(flights), Body::Bytes(body)) if upstream_fetch.may_coalesce() => {
+    async fn join_coalesced(&self, upstream_fetch: &mut UpstreamFetch, body: &Body, client: &AbortSignal) -> Coalesced {
+        match (&self.coalescer, body) {
+            (Some(coalescer), Body::Bytes(body)) if upstream_fetch.may_coalesce() => {
                 let job = upstream_fetch.coalesce_request(self.measurements().ms);
-                flights.land(&job, body, client).await
+                coalescer.join_coalesced(&job, body, client).await
             }
-            _ => Landed::Alone { late: false },
+            _ => Coalesced::Alone { late: false },
         }
     }
 
@@ -73,11 +73,11 @@ impl Edge {
         let job = upstream_fetch.coalesce_request(self.measurements().ms);
         let call = Rc::new(Call::new(&job));
         let (store, config) = (self.store.clone(), self.config.clone());
-        let errand = Errand { call: call.clone(), job, config, budget, store, client: client.clone(), current: None };
+        let task = FetchTask { call: call.clone(), job, config, budget, store, client: client.clone(), current: None };
         let (head_came, head) = oneshot::channel();
         let run = async move {
             let _seat = call.wait(&client);
-            errand.run(body, head_came).await;
+            task.run(body, head_came).await;
         };
         (head, run)
     }
@@ -86,7 +86,7 @@ impl Edge {
     fn answer_with(
         &self,
         mut upstream_fetch: UpstreamFetch,
-        landed: Landed,
+        landed: Coalesced,
         stored: Option<Uint8Array>,
         head_came: oneshot::Sender<Response>,
         began: u64,
@@ -94,16 +94,16 @@ impl Edge {
         // Nobody listens any more if the client has left.
         let give = |response| drop(head_came.send(response));
         let (answer, retries, part) = match landed {
-            Landed::Answer(answer, retries, part) => (Ok(answer), retries, part),
-            Landed::Failed(failure, retries, part) => (Err(failure), retries, part),
-            Landed::Entry { .. } | Landed::Done | Landed::Busy | Landed::Alone { .. } => return,
+            Coalesced::UpstreamResponse(answer, retries, part) => (Ok(answer), retries, part),
+            Coalesced::Failed(failure, retries, part) => (Err(failure), retries, part),
+            Coalesced::Entry { .. } | Coalesced::Done | Coalesced::Busy | Coalesced::Alone { .. } => return,
         };
         let waited = Some(now().saturating_sub(began));
         let measurements = if part == Some(CoalesceRole::Follower) {
             upstream_fetch.mark_collapsed();
-            Measurements { flight: part, waited_ms: waited, ..self.measurements() }
+            Measurements { coalesce_role: part, waited_ms: waited, ..self.measurements() }
         } else {
-            Measurements { flight: part, upstream_ms: waited, retries, ..self.measurements() }
+            Measurements { coalesce_role: part, upstream_ms: waited, retries, ..self.measurements() }
         };
         let outcome = answer.as_ref().map(|answer| answer.status).map_err(|failure| *failure);
         if let Some(replay) = upstream_fetch.serve_stale(outcome, now(), || bytes(stored.as_ref())) {
@@ -111,7 +111,7 @@ impl Edge {
                 answer.abort();
             }
             let (response, bytes) = replayed(&replay, stored.as_ref());
-            write(&replay.log_fields, Measurements { bytes, ..measurements }, Ok(()));
+            log_exchange(&replay.log_fields, Measurements { bytes, ..measurements }, Ok(()));
             return give(response);
         }
         let answer = match answer {
@@ -123,21 +123,21 @@ impl Edge {
         if part == Some(CoalesceRole::Follower) || capture.is_err() {
             let bytes = length(fields::content_length(&answer.headers));
             let kept = if part == Some(CoalesceRole::Follower) { Ok(()) } else { capture.map(drop) };
-            write(&upstream_fetch.log_fields, Measurements { bytes, ..measurements }, kept);
+            log_exchange(&upstream_fetch.log_fields, Measurements { bytes, ..measurements }, kept);
         }
         let body_transform = upstream_fetch.body_transform(&self.config, answer.status, &answer.headers);
-        let body = relay::watched(&answer, self.config.idle_timeout, &self.client);
+        let body = broadcast::with_idle_timeout(&answer, self.config.idle_timeout, &self.client);
         give(response_transform::passing(&answer.response, body.as_ref(), &edits, body_transform));
     }
 
     /// The answer that the flight has as a whole. `None`: it is of no use to this caller after all.
-    async fn taken(&self, upstream_fetch: &mut UpstreamFetch, value: &Uint8Array, finished: bool, began: u64) -> Option<Response> {
+    async fn verify_and_cache(&self, upstream_fetch: &mut UpstreamFetch, value: &Uint8Array, finished: bool, began: u64) -> Option<Response> {
         let (head, body) = store::open(value).await?;
         let replay = upstream_fetch.from_coalesced(&head, finished, now(), || body.to_vec())?;
         let (response, bytes) = replayed(&replay, Some(&body));
         let waited_ms = Some(now().saturating_sub(began));
-        let measurements = Measurements { bytes, flight: Some(CoalesceRole::Follower), waited_ms, ..self.measurements() };
-        write(&replay.log_fields, measurements, Ok(()));
+        let measurements = Measurements { bytes, coalesce_role: Some(CoalesceRole::Follower), waited_ms, ..self.measurements() };
+        log_exchange(&replay.log_fields, measurements, Ok(()));
         Some(response)
     }
 
@@ -146,10 +146,10 @@ impl Edge {
         upstream_fetch.log_fields = log_fields;
         // Its client may well leave: it has its answer.
         let nobody = AbortController::new().map_or(self.client.clone(), |controller| controller.signal());
-        match self.land(&mut upstream_fetch, &body, &nobody).await {
+        match self.join_coalesced(&mut upstream_fetch, &body, &nobody).await {
             // The flight sees to it, and writes the line.
-            Landed::Done => {}
-            Landed::Busy | Landed::Entry { .. } => write(&upstream_fetch.log_fields, measurements, Ok(())),
+            Coalesced::Done => {}
+            Coalesced::Busy | Coalesced::Entry { .. } => log_exchange(&upstream_fetch.log_fields, measurements, Ok(())),
             _ => self.alone(&mut upstream_fetch, body, self.config.timeout, nobody).1.await,
         }
         refresh::end(&upstream_fetch.key);

@@ -16,13 +16,13 @@ extern "C" {
 }
 
 /// A rate limit as the platform gives it.
-pub struct Limiter(JsValue);
+pub struct RateLimiter(JsValue);
 
-impl Limiter {
+impl RateLimiter {
     /// The limit that the environment binds, if any.
-    pub fn bound(env: &Env) -> Option<Limiter> {
+    pub fn bound(env: &Env) -> Option<RateLimiter> {
         let binding = Reflect::get(env, &BINDING.into()).ok()?;
-        (!binding.is_undefined() && !binding.is_null()).then_some(Limiter(binding))
+        (!binding.is_undefined() && !binding.is_null()).then_some(RateLimiter(binding))
     }
 
     /// Whether a caller may ask once more. What fails, or takes longer than `timeout`, is no reason to refuse it.

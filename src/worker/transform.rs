@@ -5,7 +5,7 @@ use super::coalesce::durable_object::DISPOSITION;
 use crate::http::fields::REPRESENTATION_HEADERS;
 use crate::proxy::reply::HeaderEdits;
 use crate::transform::response::BodyTransform;
-use crate::worker::platform::interop as convert;
+use crate::worker::platform::interop as interop;
 use js_sys::{Object, Reflect, Uint8Array};
 use std::cell::RefCell;
 use wasm_bindgen::prelude::*;
@@ -19,10 +19,10 @@ pub fn passing(
     body_transform: Option<BodyTransform>,
 ) -> Response {
     let (Some(body), Some(body_transform)) = (body, body_transform) else {
-        return convert::passing(response, body, edits, &[DISPOSITION]);
+        return interop::passing(response, body, edits, &[DISPOSITION]);
     };
-    let Ok(body) = piped(body, body_transform) else { return convert::bare_response(502) };
-    convert::passing(response, Some(&body), edits, &[&REPRESENTATION_HEADERS[..], &[DISPOSITION]].concat())
+    let Ok(body) = piped(body, body_transform) else { return interop::empty_response(502) };
+    interop::passing(response, Some(&body), edits, &[&REPRESENTATION_HEADERS[..], &[DISPOSITION]].concat())
 }
 
 /// The platform moves the pieces and calls us for each: nothing here waits, and a client that leaves or an upstream that

@@ -1,19 +1,19 @@
 //! The flight of a question: a Durable Object that all callers of one key meet in, and how they reach it.
 
-use super::broadcast::Running;
-use super::in_flight::{Call, Current, Errand, Finished, Head, Stage};
-use crate::cache::coalesce::{self, CoalesceRequest, Join, InFlightState};
+use super::broadcast::SharedBody;
+use super::in_flight::{InFlightFetch, Current, FetchTask, Finished, Head, FetchState};
+use crate::cache::coalesce::{self, CoalesceRequest, Role, InFlightState};
 use crate::config::Config;
 use crate::json;
 use crate::key::CacheKey;
 use crate::proxy::FetchError;
 use crate::telemetry::exchange_log::{Measurements, CoalesceRole};
-use crate::worker::platform::fetch::{Answer, Body};
-use crate::worker::platform::interop as convert;
+use crate::worker::platform::fetch::{UpstreamResponse, Body};
+use crate::worker::platform::interop as interop;
 use crate::worker::platform::time::now;
 use crate::worker::store::memory;
 use crate::worker::store::{self, Store};
-use crate::worker::{config, write};
+use crate::worker::{config, log_exchange};
 use futures_channel::oneshot;
 use futures_util::future::{Either, select};
 use http::{HeaderName, HeaderValue};
@@ -50,9 +50,9 @@ extern "C" {
 }
 
 /// What a caller gets.
-pub enum Landed {
+pub enum Coalesced {
     /// The upstream's answer as it comes, and how often it was asked again.
-    Answer(Answer, u32, Option<CoalesceRole>),
+    UpstreamResponse(UpstreamResponse, u32, Option<CoalesceRole>),
     /// The whole answer, as a store would keep it. `finished`: it was there already.
     Entry {
         /// The entry.
@@ -73,13 +73,13 @@ pub enum Landed {
     },
 }
 
-impl Landed {
+impl Coalesced {
     /// What a leader gets of its call.
-    pub fn head((head, retries): Head, part: Option<CoalesceRole>) -> Landed {
+    pub fn head((head, retries): Head, part: Option<CoalesceRole>) -> Coalesced {
         match head.map(|answer| answer.first()) {
-            Ok(Some(answer)) => Landed::Answer(answer, retries, part),
-            Ok(None) => Landed::Alone { late: false },
-            Err(failure) => Landed::Failed(failure, retries, part),
+            Ok(Some(answer)) => Coalesced::UpstreamResponse(answer, retries, part),
+            Ok(None) => Coalesced::Alone { late: false },
+            Err(failure) => Coalesced::Failed(failure, retries, part),
         }
     }
 }
@@ -91,10 +91,10 @@ impl Namespace {
         (!binding.is_undefined() && !binding.is_null()).then(|| binding.unchecked_into())
     }
 
-    /// Takes a question to its flight. Whatever fails on the way there leaves the caller [`Landed::Alone`].
-    pub async fn land(&self, job: &CoalesceRequest, body: &Uint8Array, client: &AbortSignal) -> Landed {
-        let landed = self.try_to_land(job, body, client).await;
-        landed.unwrap_or(if client.aborted() { Landed::Done } else { Landed::Alone { late: false } })
+    /// Takes a question to its flight. Whatever fails on the way there leaves the caller [`Coalesced::Alone`].
+    pub async fn join_coalesced(&self, job: &CoalesceRequest, body: &Uint8Array, client: &AbortSignal) -> Coalesced {
+        let landed = self.try_join(job, body, client).await;
+        landed.unwrap_or(if client.aborted() { Coalesced::Done } else { Coalesced::Alone { late: false } })
     }
 
     /// Tells a question's flight to forget its answer, and not to store the one that is on its way.
@@ -112,7 +112,7 @@ impl Namespace {
         }
     }
 
-    async fn try_to_land(&self, job: &CoalesceRequest, body: &Uint8Array, client: &AbortSignal) -> Option<Landed> {
+    async fn try_join(&self, job: &CoalesceRequest, body: &Uint8Array, client: &AbortSignal) -> Option<Coalesced> {
         let stub = self.get(&self.id_from_name(&job.key.to_string()).ok()?).ok()?;
         let job = serde_json::to_vec(job).ok()?;
         let length = u32::try_from(job.len()).ok()?;
@@ -131,35 +131,35 @@ impl Namespace {
         let disposition = response.headers().get(DISPOSITION).ok()??;
         let (word, retries) = disposition.split_once(' ').unwrap_or((&disposition, "0"));
         let retries = retries.parse().unwrap_or(0);
-        let answer = || Answer::landed(Clone::clone(&response));
+        let answer = || UpstreamResponse::landed(Clone::clone(&response));
         Some(match word {
-            "leader" => Landed::Answer(answer(), retries, Some(CoalesceRole::Leader)),
-            "follower" => Landed::Answer(answer(), retries, Some(CoalesceRole::Follower)),
+            "leader" => Coalesced::UpstreamResponse(answer(), retries, Some(CoalesceRole::Leader)),
+            "follower" => Coalesced::UpstreamResponse(answer(), retries, Some(CoalesceRole::Follower)),
             "collapsed" | "finished" => {
                 let buffer = JsFuture::from(response.array_buffer().ok()?).await.ok()?;
-                Landed::Entry { value: Uint8Array::new(&buffer), finished: word == "finished" }
+                Coalesced::Entry { value: Uint8Array::new(&buffer), finished: word == "finished" }
             }
-            "unreachable" => Landed::Failed(FetchError::Unreachable, retries, Some(CoalesceRole::Leader)),
-            "timed-out" => Landed::Failed(FetchError::TimedOut, retries, Some(CoalesceRole::Leader)),
-            "done" => Landed::Done,
-            "busy" => Landed::Busy,
-            word => Landed::Alone { late: word == "late" },
+            "unreachable" => Coalesced::Failed(FetchError::Unreachable, retries, Some(CoalesceRole::Leader)),
+            "timed-out" => Coalesced::Failed(FetchError::TimedOut, retries, Some(CoalesceRole::Leader)),
+            "done" => Coalesced::Done,
+            "busy" => Coalesced::Busy,
+            word => Coalesced::Alone { late: word == "late" },
         })
     }
 }
 
-/// The Durable Object behind the binding `FLIGHTS`: one for each key.
+/// The Durable Object behind the binding `COALESCER`: one for each key.
 #[durable_object(fetch)]
-pub struct Flight {
+pub struct Coalescer {
     state: State,
     env: Env,
     /// The call that later askers join; an older one goes on for those who have joined it.
     current: Current,
 }
 
-impl DurableObject for Flight {
-    fn new(state: State, env: Env) -> Flight {
-        Flight { state, env, current: Rc::default() }
+impl DurableObject for Coalescer {
+    fn new(state: State, env: Env) -> Coalescer {
+        Coalescer { state, env, current: Rc::default() }
     }
 
     async fn fetch(&self, request: worker::Request) -> worker::Result<worker::Response> {
@@ -168,28 +168,28 @@ impl DurableObject for Flight {
             self.current.replace(None);
             let url = request.url();
             if let Some(key) = url.rsplit('/').next().and_then(CacheKey::from_hex) {
-                store::outdate(&key);
-                memory::bar(&key.storage_key());
+                store::supersede(&key);
+                memory::invalidate(&key.storage_key());
             }
             return Ok(word("done").into());
         }
         let buffer = JsFuture::from(request.array_buffer()?).await?;
-        let response = self.meet(&Uint8Array::new(&buffer), request.signal()).await;
+        let response = self.handle_join(&Uint8Array::new(&buffer), request.signal()).await;
         Ok(response.unwrap_or_else(|| word("alone")).into())
     }
 }
 
 /// An answer that has nothing but its disposition.
 fn word(disposition: &str) -> Response {
-    convert::response(200, &[(DISPOSITION.to_owned(), disposition.to_owned())], None)
+    interop::response(200, &[(DISPOSITION.to_owned(), disposition.to_owned())], None)
 }
 
-fn whole(finished: &Finished, disposition: &str) -> Response {
-    convert::response(200, &[(DISPOSITION.to_owned(), disposition.to_owned())], Some(&finished.value))
+fn into_entry(finished: &Finished, disposition: &str) -> Response {
+    interop::response(200, &[(DISPOSITION.to_owned(), disposition.to_owned())], Some(&finished.value))
 }
 
-impl Flight {
-    async fn meet(&self, frame: &Uint8Array, client: AbortSignal) -> Option<Response> {
+impl Coalescer {
+    async fn handle_join(&self, frame: &Uint8Array, client: AbortSignal) -> Option<Response> {
         let length: [u8; 4] = frame.subarray(0, LENGTH).to_vec().try_into().ok()?;
         let at = LENGTH.checked_add(u32::from_be_bytes(length))?;
         let job: CoalesceRequest = json::from_slice(&frame.subarray(LENGTH, at).to_vec())?;
@@ -200,20 +200,20 @@ impl Flight {
         let current = self.current.borrow().clone();
         let stage = current.as_ref().map(|call| call.stage());
         let phase = match (&current, &stage) {
-            (_, Some(Stage::Finished(finished))) => InFlightState::Finished(&finished.head),
-            (Some(call), Some(Stage::UpstreamFetch | Stage::Running { .. })) => InFlightState::Running {
+            (_, Some(FetchState::Complete(finished))) => InFlightState::Complete(&finished.head),
+            (Some(call), Some(FetchState::AwaitingHead | FetchState::Streaming { .. })) => InFlightState::Fetching {
                 response_mode: call.response_mode,
-                callers: call.callers(),
-                closed: matches!(&stage, Some(Stage::Running { answer, .. }) if answer.overflowed() || !answer.status().is_success()),
+                clients: call.clients(),
+                closed: matches!(&stage, Some(FetchState::Streaming { answer, .. }) if answer.overflowed() || !answer.status().is_success()),
             },
             _ => InFlightState::Idle,
         };
         let join = coalesce::join(phase, &job, came, config.coalesce_ttl_ms);
         Some(match (join, current, stage) {
-            (Join::Lead, ..) => self.lead(job, body, config, client).await,
-            (Join::Take, _, Some(Stage::Finished(finished))) => whole(&finished, "finished"),
-            (Join::Take, ..) => word("busy"),
-            (Join::Follow | Join::Await, Some(call), _) => {
+            (Role::Lead, ..) => self.lead(job, body, config, client).await,
+            (Role::Take, _, Some(FetchState::Complete(finished))) => into_entry(&finished, "finished"),
+            (Role::Take, ..) => word("busy"),
+            (Role::Follow | Role::Await, Some(call), _) => {
                 let _seat = call.wait(&client);
                 match select(pin!(follow(&call, join, &job, config.shared_scope)), pin!(left(&client))).await {
                     Either::Left((response, _)) => response,
@@ -221,11 +221,11 @@ impl Flight {
                         let waited = now().saturating_sub(came);
                         let measurements = Measurements {
                             ms: job.ms.saturating_add(waited),
-                            flight: Some(CoalesceRole::Follower),
+                            coalesce_role: Some(CoalesceRole::Follower),
                             waited_ms: Some(waited),
                             ..Measurements::default()
                         };
-                        write(&job.log_fields, measurements, Ok(()));
+                        log_exchange(&job.log_fields, measurements, Ok(()));
                         word("done")
                     }
                 }
@@ -236,24 +236,24 @@ impl Flight {
 
     /// Begins a call. Its leader gets the answer as it comes.
     async fn lead(&self, job: CoalesceRequest, body: Uint8Array, config: Rc<Config>, client: AbortSignal) -> Response {
-        let call = Rc::new(Call::new(&job));
+        let call = Rc::new(InFlightFetch::new(&job));
         self.current.replace(Some(call.clone()));
         let _seat = call.wait(&client);
         let behind = job.freshness_wanted.behind;
         let store = Store::bound(&self.env, &config);
         let current = Some(self.current.clone());
         let budget = config.timeout.saturating_sub(Duration::from_millis(job.ms));
-        let errand = Errand { call: call.clone(), job, config, budget, store, client, current };
+        let task = FetchTask { call: call.clone(), job, config, budget, store, client, current };
         let (head_came, head) = oneshot::channel();
-        self.state.wait_until(errand.run(Body::Bytes(body), head_came));
+        self.state.wait_until(task.run(Body::Bytes(body), head_came));
         if behind {
             return word("done");
         }
         let Ok((head, retries)) = head.await else { return word("alone") };
         match head {
             Ok(answer) => match answer.first() {
-                Some(Answer { response, body, .. }) => {
-                    convert::with_header(&response, body.as_ref(), DISPOSITION, &format!("leader {retries}"))
+                Some(UpstreamResponse { response, body, .. }) => {
+                    interop::with_header(&response, body.as_ref(), DISPOSITION, &format!("leader {retries}"))
                 }
                 None => word("alone"),
             },
@@ -264,25 +264,25 @@ impl Flight {
 }
 
 /// Waits for what a caller who did not lead can use. `shared`: callers are not one party each.
-async fn follow(call: &Call, join: Join, job: &CoalesceRequest, shared: bool) -> Response {
+async fn follow(call: &InFlightFetch, join: Role, job: &CoalesceRequest, shared: bool) -> Response {
     let same = call.key_covers_request && call.response_mode == job.response_mode;
     let mark = || (HeaderName::from_static(DISPOSITION), HeaderValue::from_static("follower"));
-    let shared_with = |answer: &Running| answer.share(shared, mark()).unwrap_or_else(|| word("alone"));
+    let shared_with = |answer: &SharedBody| answer.share(shared, mark()).unwrap_or_else(|| word("alone"));
     loop {
         match call.stage() {
-            Stage::UpstreamFetch => {}
-            Stage::Running { answer, .. } if join == Join::Follow && answer.status().is_success() => {
+            FetchState::AwaitingHead => {}
+            FetchState::Streaming { answer, .. } if join == Role::Follow && answer.status().is_success() => {
                 return shared_with(&answer);
             }
             // An error is the same to everyone who asks the same, and is given as a whole.
-            Stage::Running { answer, .. } if same && !answer.status().is_success() && !answer.overflowed() => {}
-            Stage::Gone { answer, whole: true } if same && !answer.status().is_success() => {
+            FetchState::Streaming { answer, .. } if same && !answer.status().is_success() && !answer.overflowed() => {}
+            FetchState::Discarded { answer, into_entry: true } if same && !answer.status().is_success() => {
                 return shared_with(&answer);
             }
-            Stage::Running { storable: true, .. } => {}
-            Stage::Finished(finished) => return whole(&finished, "collapsed"),
-            Stage::Failed => return word("late"),
-            Stage::Running { .. } | Stage::Gone { .. } => return word("alone"),
+            FetchState::Streaming { storable: true, .. } => {}
+            FetchState::Complete(finished) => return into_entry(&finished, "collapsed"),
+            FetchState::Failed => return word("late"),
+            FetchState::Streaming { .. } | FetchState::Discarded { .. } => return word("alone"),
         }
         call.changed().await;
     }

@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::http::message::UpstreamRequest;
 use crate::http::retry::{self, Attempt, AttemptResult, RetrySafety};
 use crate::proxy::FetchError;
-use crate::worker::platform::interop as convert;
+use crate::worker::platform::interop as interop;
 use crate::worker::platform::time::{now, timer, within};
 use http::{HeaderMap, Method, StatusCode};
 use js_sys::{Array, Math, Promise, Reflect, Uint8Array};
@@ -31,28 +31,28 @@ pub enum Body {
     /// Passed on as it comes in.
     Stream(ReadableStream),
     /// The same, and small enough to be held for another attempt.
-    Small(ReadableStream),
+    Replayable(ReadableStream),
     /// Read already.
     Bytes(Uint8Array),
 }
 
 impl Body {
     /// The same body twice. `None` for the second: it can be sent once only.
-    fn twice(self) -> (Body, Option<Body>) {
+    fn try_clone(self) -> (Body, Option<Body>) {
         match self {
             Body::None => (Body::None, Some(Body::None)),
             Body::Bytes(bytes) => (Body::Bytes(bytes.clone()), Some(Body::Bytes(bytes))),
             Body::Stream(stream) => (Body::Stream(stream), None),
-            Body::Small(stream) => {
-                let [this, next] = convert::tee(&stream);
-                (Body::Stream(this), Some(Body::Small(next)))
+            Body::Replayable(stream) => {
+                let [this, next] = interop::tee(&stream);
+                (Body::Stream(this), Some(Body::Replayable(next)))
             }
         }
     }
 }
 
 /// An answer of the upstream, its body still to come.
-pub struct Answer {
+pub struct UpstreamResponse {
     /// The platform's own object.
     pub response: Response,
     /// Its body, for whoever has the answer.
@@ -65,24 +65,24 @@ pub struct Answer {
     call: Option<AbortController>,
 }
 
-impl Answer {
+impl UpstreamResponse {
     /// An answer as a call of its own brings it.
-    fn new(response: Response, call: Option<AbortController>) -> Answer {
-        let (status, headers) = convert::response_head(&response);
+    fn new(response: Response, call: Option<AbortController>) -> UpstreamResponse {
+        let (status, headers) = interop::response_head(&response);
         let body = response.body();
-        Answer { response, body, status, headers, call }
+        UpstreamResponse { response, body, status, headers, call }
     }
 
     /// An answer that a flight gives on.
-    pub fn landed(response: Response) -> Answer {
-        Answer::new(response, None)
+    pub fn landed(response: Response) -> UpstreamResponse {
+        UpstreamResponse::new(response, None)
     }
 
     /// The same answer for somebody who does not end its call, with a body of its own.
-    pub fn given(&self, body: Option<ReadableStream>) -> Answer {
+    pub fn with_body(&self, body: Option<ReadableStream>) -> UpstreamResponse {
         // The handle: the method of this name would divide the body.
         let response = Clone::clone(&self.response);
-        Answer { response, body, status: self.status, headers: self.headers.clone(), call: None }
+        UpstreamResponse { response, body, status: self.status, headers: self.headers.clone(), call: None }
     }
 
     /// Its own call, if it has one.
@@ -101,7 +101,7 @@ impl Answer {
 }
 
 /// How to ask.
-pub struct Effort<'a> {
+pub struct FetchOptions<'a> {
     /// The settings.
     pub config: &'a Config,
     /// How long all of it may take.
@@ -109,15 +109,15 @@ pub struct Effort<'a> {
     /// What may be asked again.
     pub retry_safety: RetrySafety,
     /// Whether everyone has left who wanted the answer: then nothing is asked again.
-    pub gone: &'a dyn Fn() -> bool,
+    pub client_gone: &'a dyn Fn() -> bool,
     /// Where the answer is for one client alone: rings when that leaves, and then the upstream is left too.
     pub client: Option<&'a AbortSignal>,
 }
 
 /// What came of asking.
-pub struct Asked {
+pub struct FetchOutcome {
     /// The answer, if one came within `TIMEOUT`.
-    pub answer: Result<Answer, FetchError>,
+    pub answer: Result<UpstreamResponse, FetchError>,
     /// How often the upstream was asked again.
     pub retries: u32,
     /// How many milliseconds it took.
@@ -126,40 +126,40 @@ pub struct Asked {
 
 /// Asks the upstream, again if it fails and that may help, until an answer comes that is to be given on. If in the end
 /// none comes, the last one that did is given.
-pub async fn ask(upstream_request: &UpstreamRequest, body: Body, effort: &Effort<'_>) -> Asked {
+pub async fn ask(upstream_request: &UpstreamRequest, body: Body, options: &FetchOptions<'_>) -> FetchOutcome {
     let started = now();
     let mut retries = 0;
-    let answer = persist(upstream_request, body, effort, started, &mut retries).await;
-    Asked { answer, retries, ms: now().saturating_sub(started) }
+    let answer = fetch_with_retries(upstream_request, body, options, started, &mut retries).await;
+    FetchOutcome { answer, retries, ms: now().saturating_sub(started) }
 }
 
-async fn persist(
+async fn fetch_with_retries(
     upstream_request: &UpstreamRequest,
     mut body: Body,
-    effort: &Effort<'_>,
+    options: &FetchOptions<'_>,
     started: u64,
     retries: &mut u32,
-) -> Result<Answer, FetchError> {
-    let left = || effort.budget.saturating_sub(Duration::from_millis(now().saturating_sub(started)));
-    let mut last: Option<Answer> = None;
+) -> Result<UpstreamResponse, FetchError> {
+    let left = || options.budget.saturating_sub(Duration::from_millis(now().saturating_sub(started)));
+    let mut last: Option<UpstreamResponse> = None;
     loop {
-        let (this, next) = body.twice();
-        let outcome = send(upstream_request, this, left(), effort.client).await;
+        let (this, next) = body.try_clone();
+        let outcome = send(upstream_request, this, left(), options.client).await;
         let seen = match &outcome {
-            Ok(answer) => AttemptResult::Answer { status: answer.status.as_u16(), headers: &answer.headers },
+            Ok(answer) => AttemptResult::Response { status: answer.status.as_u16(), headers: &answer.headers },
             Err(FetchError::Unreachable) => AttemptResult::NoResponse,
             Err(FetchError::TimedOut) => return last.ok_or(FetchError::TimedOut),
         };
         let left_ms = u64::try_from(left().as_millis()).unwrap_or(u64::MAX);
         let at = Attempt { attempts: retries.saturating_add(1), now: now(), left_ms, random: Math::random() };
-        let wait = effort.config.retry.wait(effort.retry_safety, seen, at).filter(|_| !(effort.gone)());
+        let wait = options.config.retry.wait(options.retry_safety, seen, at).filter(|_| !(options.client_gone)());
         let (Some(wait), Some(next)) = (wait, next) else {
             return outcome.or_else(|failure| last.ok_or(failure));
         };
         if let Ok(answer) = outcome {
-            match set_aside(answer, left()).await {
-                Aside::Final(answer) => return Ok(answer),
-                Aside::Kept(answer) => last = answer,
+            match buffer_error(answer, left()).await {
+                BufferedError::Final(answer) => return Ok(answer),
+                BufferedError::Kept(answer) => last = answer,
             }
             // Its body may have taken a while.
             if left() <= Duration::from_millis(wait) {
@@ -167,7 +167,7 @@ async fn persist(
             }
         }
         timer(Duration::from_millis(wait)).await;
-        if (effort.gone)() {
+        if (options.client_gone)() {
             return last.ok_or(FetchError::Unreachable);
         }
         body = next;
@@ -176,11 +176,11 @@ async fn persist(
 }
 
 /// An answer that is to be followed by another.
-enum Aside {
+enum BufferedError {
     /// Nothing will follow: it says itself that waiting is no use.
-    Final(Answer),
+    Final(UpstreamResponse),
     /// It is kept, if it is small, for the case that no other comes.
-    Kept(Option<Answer>),
+    Kept(Option<UpstreamResponse>),
 }
 
 /// What is kept of an answer that is asked for again, in bytes, and how long its body may take.
@@ -188,16 +188,16 @@ const LARGEST_ASIDE: usize = 1 << 20;
 const LONGEST_ASIDE: Duration = Duration::from_secs(2);
 
 /// Takes an answer's body off its connection.
-async fn set_aside(answer: Answer, left: Duration) -> Aside {
-    let body = within(left.min(LONGEST_ASIDE), convert::bytes(&answer.response, LARGEST_ASIDE)).await;
+async fn buffer_error(answer: UpstreamResponse, left: Duration) -> BufferedError {
+    let body = within(left.min(LONGEST_ASIDE), interop::bytes(&answer.response, LARGEST_ASIDE)).await;
     let Some(Ok(Some(body))) = body else {
         answer.abort();
-        return Aside::Kept(None);
+        return BufferedError::Kept(None);
     };
     let out_of_quota = answer.status == StatusCode::TOO_MANY_REQUESTS && retry::is_quota_exhausted(&body);
-    let response = convert::again(&answer.response, &body);
-    let answer = Answer { body: response.body(), response, ..answer };
-    if out_of_quota { Aside::Final(answer) } else { Aside::Kept(Some(answer)) }
+    let response = interop::again(&answer.response, &body);
+    let answer = UpstreamResponse { body: response.body(), response, ..answer };
+    if out_of_quota { BufferedError::Final(answer) } else { BufferedError::Kept(Some(answer)) }
 }
 
 /// Sends a request once and waits for its answer's head. `client`: where the answer is for this client alone, the
@@ -210,15 +210,15 @@ pub async fn send(
     body: Body,
     timeout: Duration,
     client: Option<&AbortSignal>,
-) -> Result<Answer, FetchError> {
+) -> Result<UpstreamResponse, FetchError> {
     let init = RequestInit::new();
     init.set_method(upstream_request.method.as_str());
-    init.set_headers(&convert::js_headers(&upstream_request.headers));
+    init.set_headers(&interop::js_headers(&upstream_request.headers));
     // Redirects are the client's to follow.
     init.set_redirect(RequestRedirect::Manual);
     match &body {
         Body::None => {}
-        Body::Stream(stream) | Body::Small(stream) => init.set_body(stream),
+        Body::Stream(stream) | Body::Replayable(stream) => init.set_body(stream),
         Body::Bytes(bytes) => init.set_body(bytes),
     }
     let call = AbortController::new().map_err(|_| FetchError::Unreachable)?;
@@ -227,7 +227,7 @@ pub async fn send(
     init.set_signal(Some(&any_signal(&signals)));
     let asked = js_fetch(&upstream_request.url, &init).map_err(|_| FetchError::Unreachable)?;
     match within(timeout, JsFuture::from(asked)).await {
-        Some(Ok(response)) => Ok(Answer::new(sound(response.unchecked_into())?, Some(call))),
+        Some(Ok(response)) => Ok(UpstreamResponse::new(validate(response.unchecked_into())?, Some(call))),
         Some(Err(_)) => Err(FetchError::Unreachable),
         None => {
             call.abort();
@@ -237,8 +237,8 @@ pub async fn send(
 }
 
 /// An answer that can be given on: a final status, or a switched protocol with its socket.
-fn sound(response: Response) -> Result<Response, FetchError> {
-    let switched = response.status() == 101 && convert::socket(&response).is_some();
+fn validate(response: Response) -> Result<Response, FetchError> {
+    let switched = response.status() == 101 && interop::socket(&response).is_some();
     if switched || (200..600).contains(&response.status()) { Ok(response) } else { Err(FetchError::Unreachable) }
 }
 

@@ -214,6 +214,6 @@ pub fn response(status: u16, headers: &[(String, String)], body: Option<&Uint8Ar
 }
 
 /// A status with nothing else, for where nothing else can be built.
-pub fn bare_response(status: u16) -> Response {
+pub fn empty_response(status: u16) -> Response {
     js_response(status, "", None)
 }

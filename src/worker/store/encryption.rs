@@ -12,7 +12,7 @@ extern "C" {
     #[wasm_bindgen(js_name = seal)]
     fn js_seal(secret: &str, salt: &Uint8Array, head: &Uint8Array, entry: &Uint8Array) -> Promise;
 
-    #[wasm_bindgen(js_name = unseal)]
+    #[wasm_bindgen(js_name = open)]
     fn js_unseal(secrets: &Array, salt: &Uint8Array, head: &Uint8Array, value: &Uint8Array) -> Promise;
 }
 
@@ -28,7 +28,7 @@ pub async fn seal(secrets: &[Secret], salt: &EncryptionSalt, entry: &Uint8Array)
 }
 
 /// The encoded entry in a sealed value. `None`: it is not sealed, not with one of these secrets, or damaged.
-pub async fn unseal(secrets: &[Secret], salt: &EncryptionSalt, value: &Uint8Array) -> Option<Uint8Array> {
+pub async fn open(secrets: &[Secret], salt: &EncryptionSalt, value: &Uint8Array) -> Option<Uint8Array> {
     let length = u32::try_from(SEALED_HEAD.len()).ok()?;
     if value.subarray(0, length).to_vec() != SEALED_HEAD {
         return None;

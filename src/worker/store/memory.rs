@@ -23,13 +23,13 @@ extern "C" {
     fn read(this: &Entries, key: &str, value: &Uint8Array, now: f64);
 
     #[wasm_bindgen(method)]
-    fn written(this: &Entries, key: &str, value: &Uint8Array, now: f64);
+    fn put(this: &Entries, key: &str, value: &Uint8Array, now: f64);
 
     #[wasm_bindgen(method, js_name = barAll)]
-    fn bar_all(this: &Entries, prefix: &str, now: f64);
+    fn invalidate_prefix(this: &Entries, prefix: &str, now: f64);
 
     #[wasm_bindgen(method)]
-    fn bar(this: &Entries, key: &str, now: f64);
+    fn invalidate(this: &Entries, key: &str, now: f64);
 }
 
 thread_local! {
@@ -59,17 +59,17 @@ pub fn read(name: &str, value: &Uint8Array) {
 }
 
 /// Remembers what the store was given.
-pub fn written(name: &str, value: &Uint8Array) {
-    let _ = with(|entries, now| entries.written(name, value, now));
+pub fn put(name: &str, value: &Uint8Array) {
+    let _ = with(|entries, now| entries.put(name, value, now));
 }
 
 /// Forgets an entry that is deleted, or in whose place a newer one is asked for; what is read of it meanwhile may be older,
 /// and is not remembered.
-pub fn bar(name: &str) {
-    let _ = with(|entries, now| entries.bar(name, now));
+pub fn invalidate(name: &str) {
+    let _ = with(|entries, now| entries.invalidate(name, now));
 }
 
 /// The same for all entries whose names begin with this.
-pub fn bar_all(prefix: &str) {
-    let _ = with(|entries, now| entries.bar_all(prefix, now));
+pub fn invalidate_prefix(prefix: &str) {
+    let _ = with(|entries, now| entries.invalidate_prefix(prefix, now));
 }

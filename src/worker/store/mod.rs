@@ -19,8 +19,8 @@ use std::time::Duration;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 use worker::Env;
-pub use write_order::{outdate, turn};
-use write_order::{takes, was_deleted};
+pub use write_order::{supersede, sequence};
+use write_order::{claim, was_deleted};
 
 /// Beyond this an entry may as well stay for ever, and no store is asked to count that far: ten years, in seconds.
 const LONGEST_TTL: u64 = 10 * 365 * 24 * 3600;
@@ -60,7 +60,7 @@ impl Store {
 
     /// Looks a name up: what is there, and its body as the platform's own buffer.
     pub async fn get(&self, name: &str, salt: Option<&EncryptionSalt>, config: &Config) -> (Lookup, Option<Uint8Array>) {
-        taken(name, self.fetch(name, salt, config).await).await
+        verify_and_cache(name, self.fetch(name, salt, config).await).await
     }
 
     /// The encoded entry under a key, unsealed but not yet checked.
@@ -73,13 +73,13 @@ impl Store {
         let Some(value) = value? else { return Ok(None) };
         // Where entries are sealed, one that is not may be anybody's.
         let value = match (value, salt) {
-            (Some(value), Some(salt)) => encryption::unseal(&config.encryption, salt, &value).await,
+            (Some(value), Some(salt)) => encryption::open(&config.encryption, salt, &value).await,
             (value, _) => value,
         };
         value.map(Some).ok_or(Reason::EntryCorrupt)
     }
 
-    /// The same in time, for who takes it with [`taken`] later.
+    /// The same in time, for who takes it with [`verify_and_cache`] later.
     ///
     /// # Errors
     /// Why there may be one all the same.
@@ -94,7 +94,7 @@ impl Store {
     }
 
     /// Stores an encoded entry, again where KV refuses it: it takes one write a second for each key. What was asked for
-    /// later than in this [`turn`] is not overwritten.
+    /// later than in this [`sequence`] is not overwritten.
     ///
     /// # Errors
     /// Why it is not stored.
@@ -103,32 +103,32 @@ impl Store {
         (key, salt): (&CacheKey, Option<&EncryptionSalt>),
         head: &entry::EntryHead,
         value: &Uint8Array,
-        turn: u64,
+        sequence: u64,
         config: &Config,
     ) -> Result<(), Reason> {
         let sealed = match salt {
             Some(salt) => encryption::seal(&config.encryption, salt, value).await.ok_or(Reason::StoreError)?,
             None => value.clone(),
         };
-        if !takes(key, turn) {
+        if !claim(key, sequence) {
             return Err(Reason::Superseded);
         }
-        memory::written(&key.storage_key(), value);
-        let written = self.write(key, head, &sealed, turn, config).await;
+        memory::put(&key.storage_key(), value);
+        let put = self.log_exchange(key, head, &sealed, sequence, config).await;
         // It was deleted while it was written: whichever came last.
-        if was_deleted(key, turn) {
+        if was_deleted(key, sequence) {
             let _ = self.delete(&key.storage_key()).await;
             return Err(Reason::Superseded);
         }
-        written
+        put
     }
 
-    async fn write(
+    async fn log_exchange(
         &self,
         key: &CacheKey,
         head: &entry::EntryHead,
         value: &Uint8Array,
-        turn: u64,
+        sequence: u64,
         config: &Config,
     ) -> Result<(), Reason> {
         let name = key.storage_key();
@@ -148,7 +148,7 @@ impl Store {
                     let left_ms = LONGEST_WRITE_MS.saturating_sub(now().saturating_sub(began));
                     let wait = config.retry.write_retry_delay(attempts, left_ms, Math::random());
                     timer(Duration::from_millis(wait.ok_or(Reason::StoreError)?)).await;
-                    if !takes(key, turn) {
+                    if !claim(key, sequence) {
                         return Err(Reason::Superseded);
                     }
                 }
@@ -162,7 +162,7 @@ impl Store {
 }
 
 /// Checks what a store gave under a key, and remembers it.
-pub async fn taken(key: &str, value: Result<Option<Uint8Array>, Reason>) -> (Lookup, Option<Uint8Array>) {
+pub async fn verify_and_cache(key: &str, value: Result<Option<Uint8Array>, Reason>) -> (Lookup, Option<Uint8Array>) {
     let value = match value {
         Ok(Some(value)) => value,
         Ok(None) => return (Lookup::Nothing, None),
@@ -178,7 +178,7 @@ pub async fn taken(key: &str, value: Result<Option<Uint8Array>, Reason>) -> (Loo
 }
 
 /// Takes an entry apart that has been checked before.
-pub fn open_checked(value: &Uint8Array) -> Option<(entry::EntryHead, Uint8Array)> {
+pub fn split_verified(value: &Uint8Array) -> Option<(entry::EntryHead, Uint8Array)> {
     let fixed = u32::try_from(entry::PREFIX_LEN).ok()?;
     let prefix = Prefix::decode(&value.subarray(0, fixed).to_vec())?;
     let body_start = u32::try_from(prefix.body_start()).ok()?;
@@ -193,15 +193,15 @@ impl Store {
     /// Why it may still be there.
     pub async fn forget(&self, key: &CacheKey) -> Result<usize, Reason> {
         let name = key.storage_key();
-        outdate(key);
-        memory::bar(&name);
+        supersede(key);
+        memory::invalidate(&name);
         self.delete(&name).await
     }
 
     async fn delete(&self, name: &str) -> Result<usize, Reason> {
         match self {
             Store::Kv(kv) => kv.forget(name).await.map_err(|_| Reason::StoreError),
-            Store::Upstash(database) => database.forget(name, WRITE_TIMEOUT).await,
+            Store::Upstash(database) => database.delete(name, WRITE_TIMEOUT).await,
         }
     }
 
@@ -211,7 +211,7 @@ impl Store {
     /// Why not all of them may be gone.
     pub async fn purge(&self, purge: &Purge) -> Result<(usize, Option<String>), Reason> {
         let prefix = key::storage_prefix(&purge.namespace);
-        memory::bar_all(&prefix);
+        memory::invalidate_prefix(&prefix);
         match self {
             Store::Kv(kv) => {
                 let purged = kv.purge(&prefix, purge.cursor.as_deref(), purge.limit).await;
@@ -220,7 +220,7 @@ impl Store {
             Store::Upstash(database) => {
                 let (mut deleted, mut cursor) = (0usize, purge.cursor.clone());
                 for _ in 0..SCANS {
-                    let (n, next) = database.forget_some(&prefix, cursor.as_deref(), SCAN_COUNT, WRITE_TIMEOUT).await?;
+                    let (n, next) = database.delete_scanned(&prefix, cursor.as_deref(), SCAN_COUNT, WRITE_TIMEOUT).await?;
                     deleted = deleted.saturating_add(n);
                     cursor = next;
                     if cursor.is_none() || deleted >= purge.limit {
@@ -242,5 +242,5 @@ pub async fn open(value: &Uint8Array) -> Option<(entry::EntryHead, Uint8Array)> 
     if Uint8Array::new(&digest).to_vec() != prefix.digest {
         return None;
     }
-    open_checked(value)
+    split_verified(value)
 }

@@ -5,8 +5,8 @@ use crate::config::Upstash;
 use crate::http::message::UpstreamRequest;
 use crate::proxy::FetchError;
 use crate::status::Reason;
-use crate::worker::platform::fetch::{self as upstream, Answer, Body};
-use crate::worker::platform::interop as convert;
+use crate::worker::platform::fetch::{self as upstream, UpstreamResponse, Body};
+use crate::worker::platform::interop as interop;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method};
 use js_sys::Uint8Array;
@@ -17,7 +17,7 @@ use web_sys::Response;
 #[wasm_bindgen(module = "/src/worker/store/upstash.js")]
 extern "C" {
     #[wasm_bindgen(catch)]
-    async fn found(response: &Response, limit: f64) -> Result<JsValue, JsValue>;
+    async fn parse_get(response: &Response, limit: f64) -> Result<JsValue, JsValue>;
 }
 
 /// A database at Upstash.
@@ -44,9 +44,9 @@ impl Database {
     /// # Errors
     /// [`Reason::StoreTimeout`], or [`Reason::StoreError`] where the database does not answer as it should.
     pub async fn get(&self, key: &str, timeout: Duration) -> Result<Option<Option<Uint8Array>>, Reason> {
-        let answer = self.ask(&upstash::get(key), timeout).await?;
+        let answer = self.post(&upstash::get(key), timeout).await?;
         // Exact below 2^53.
-        let value = found(&answer.response, upstash::MAX_ANSWER as f64).await.map_err(|_| Reason::StoreError)?;
+        let value = parse_get(&answer.response, upstash::MAX_RESPONSE as f64).await.map_err(|_| Reason::StoreError)?;
         Ok(if value.is_null() { None } else { Some(value.dyn_into().ok()) })
     }
 
@@ -55,47 +55,47 @@ impl Database {
     /// # Errors
     /// As there.
     pub async fn put(&self, command: &str, timeout: Duration) -> Result<(), Reason> {
-        upstash::stored(&self.say(command, timeout).await?).map_err(refused)
+        upstash::parse_set(&self.execute(command, timeout).await?).map_err(refused)
     }
 
     /// Forgets a key. Gives how many there were.
     ///
     /// # Errors
     /// As there.
-    pub async fn forget(&self, key: &str, timeout: Duration) -> Result<usize, Reason> {
-        upstash::deleted(&self.say(&upstash::forget(key), timeout).await?).map_err(refused)
+    pub async fn delete(&self, key: &str, timeout: Duration) -> Result<usize, Reason> {
+        upstash::parse_deleted(&self.execute(&upstash::del(key), timeout).await?).map_err(refused)
     }
 
     /// Forgets the keys with a prefix among the next `count` of all. Gives how many there were, and where to go on.
     ///
     /// # Errors
     /// As there.
-    pub async fn forget_some(
+    pub async fn delete_scanned(
         &self,
         prefix: &str,
         cursor: Option<&str>,
         count: usize,
         timeout: Duration,
     ) -> Result<(usize, Option<String>), Reason> {
-        let answer = self.say(&upstash::scan(prefix, cursor, count), timeout).await?;
-        let (cursor, names) = upstash::scanned(&answer).map_err(refused)?;
+        let answer = self.execute(&upstash::scan(prefix, cursor, count), timeout).await?;
+        let (cursor, names) = upstash::parse_scan(&answer).map_err(refused)?;
         let deleted = match names.is_empty() {
             true => 0,
-            false => upstash::deleted(&self.say(&upstash::delete(&names), timeout).await?).map_err(refused)?,
+            false => upstash::parse_deleted(&self.execute(&upstash::delete(&names), timeout).await?).map_err(refused)?,
         };
         Ok((deleted, cursor))
     }
 
-    async fn say(&self, command: &str, timeout: Duration) -> Result<Vec<u8>, Reason> {
-        let answer = self.ask(command, timeout).await?;
+    async fn execute(&self, command: &str, timeout: Duration) -> Result<Vec<u8>, Reason> {
+        let answer = self.post(command, timeout).await?;
         // Errors come with a status of their own, and with `{"error":…}` too.
-        match convert::bytes(&answer.response, upstash::MAX_ANSWER).await {
+        match interop::bytes(&answer.response, upstash::MAX_RESPONSE).await {
             Ok(Some(bytes)) => Ok(bytes),
             _ => Err(Reason::StoreError),
         }
     }
 
-    async fn ask(&self, command: &str, timeout: Duration) -> Result<Answer, Reason> {
+    async fn post(&self, command: &str, timeout: Duration) -> Result<UpstreamResponse, Reason> {
         let upstream_request =
             UpstreamRequest { method: Method::POST, url: self.url.clone(), headers: self.headers.clone(), body: None };
         let body = Body::Bytes(Uint8Array::from(command.as_bytes()));
