@@ -1,155 +1,86 @@
-//! One question in flight, one call upstream: what is told to a key's flight, and what it does with each asker.
+//! Coalescing: equal requests in flight share one upstream request.
 //!
-//! A flight is an object that all callers of one key meet in. The first leads: the flight asks the upstream. The others
-//! attach to the running answer, wait for its end, or, where it is no use to them, go on by themselves.
+//! The first client of a cache key leads: its request goes upstream. Others attach to the response while it streams, wait for
+//! its end, or go on independently where it is of no use to them. [`role`] decides which.
 
-use crate::cache::admission::CaptureOptions;
-use crate::cache::entry;
+use crate::cache::entry::EntryHead;
 use crate::cache::representation;
-use crate::config::Config;
-use crate::http::message::UpstreamRequest;
-use crate::key::{CacheKey, EncryptionSalt};
-use crate::protocol::{ResponseMode, Protocol};
+use crate::protocol::{Protocol, ResponseMode};
 use crate::routing::endpoint::Endpoint;
 use crate::status::Reason;
-use crate::telemetry::exchange_log::LogFields;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde::{Deserialize, Serialize};
 
-/// The most callers that wait for one answer, or receive it, at a time; the others go on by themselves.
+/// The most clients that wait for one response, or receive it, at a time. The others go on independently.
 pub const MAX_FOLLOWERS: usize = 4_096;
-/// The largest entry, in bytes, that stays in its flight: many flights share one isolate's memory.
+/// The largest entry, in bytes, that is retained after the fetch: many coalescers share one isolate's memory.
 pub const MAX_RETAINED_BYTES: usize = 1 << 20;
 
-/// What an asker tells the flight.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct CoalesceRequest {
-    /// The question's name.
-    pub key: CacheKey,
-    /// What its entry is sealed with, where entries are.
-    pub salt: Option<EncryptionSalt>,
-    /// What is asked, in which grammar.
-    pub endpoint: Endpoint,
-    /// How the answer is wanted.
-    pub response_mode: ResponseMode,
-    /// How long the answer is kept, in milliseconds (`None`: for ever), or why it is not.
-    pub keep: Result<Option<u64>, Reason>,
-    /// Whether the key covers all that the upstream is told, so that an error is the same to all who have it.
-    pub key_covers_request: bool,
-    /// What the asker accepts.
-    pub freshness_wanted: RequestedFreshness,
-    /// For the log.
-    pub log_fields: LogFields,
-    /// Milliseconds from the request to now, for the log.
-    pub ms: u64,
-    /// What is sent upstream: the method,
-    pub method: String,
-    /// the URL,
-    pub url: String,
-    /// and the headers, in order.
-    pub headers: Vec<(String, String)>,
-}
-
-/// What an asker accepts.
+/// How fresh a response has to be for a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct RequestedFreshness {
-    /// A call that began before this one is not new enough.
-    pub refresh: bool,
-    /// Nor is an answer that has ended: what is stored of it is damaged, and is to be written again.
-    pub rewrite: bool,
-    /// The oldest answer, in seconds.
+    /// A fetch that began before this request is too old.
+    pub force_refresh: bool,
+    /// The stored entry is damaged and has to be written again, so a retained one is of no use.
+    pub repair: bool,
+    /// The highest age, in seconds.
     pub max_age: Option<u64>,
-    /// The asker has an answer already; the call is for the next ones.
-    pub behind: bool,
+    /// The client has a stale response already: the fetch revalidates in the background.
+    pub background: bool,
 }
 
-impl CoalesceRequest {
-    /// A job with what is to be sent upstream.
-    pub fn new(upstream_request: &UpstreamRequest, key: CacheKey, endpoint: Endpoint, response_mode: ResponseMode) -> CoalesceRequest {
-        let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-        CoalesceRequest {
-            key,
-            salt: None,
-            endpoint,
-            response_mode,
-            keep: Ok(None),
-            key_covers_request: true,
-            freshness_wanted: RequestedFreshness::default(),
-            log_fields: LogFields::default(),
-            ms: 0,
-            method: upstream_request.method.to_string(),
-            url: upstream_request.url.clone(),
-            headers: upstream_request.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect(),
-        }
-    }
-
-    /// What is sent upstream.
-    pub fn upstream_request(&self) -> UpstreamRequest {
-        let headers = self.headers.iter().filter_map(|(name, value)| {
-            Some((name.parse::<HeaderName>().ok()?, HeaderValue::from_bytes(value.as_bytes()).ok()?))
-        });
-        UpstreamRequest {
-            method: Method::from_bytes(self.method.as_bytes()).unwrap_or(Method::POST),
-            url: self.url.clone(),
-            headers: headers.collect::<HeaderMap>(),
-            body: None,
-        }
-    }
-
-    /// What the capture of its answer needs to know.
-    pub fn capture_options(&self, config: &Config) -> CaptureOptions {
-        CaptureOptions {
-            endpoint: self.endpoint,
-            response_mode: self.response_mode,
-            max_bytes: config.max_bytes,
-            lifetime_ms: self.keep.ok().flatten(),
-            shared: config.shared_scope,
-        }
-    }
+/// What a client asks of the coalescer.
+#[derive(Debug, Clone, Copy)]
+pub struct JoinRequest {
+    /// The endpoint.
+    pub endpoint: Endpoint,
+    /// The mode that the client wants the response in.
+    pub response_mode: ResponseMode,
+    /// How fresh the response has to be.
+    pub freshness: RequestedFreshness,
 }
 
-/// Where a flight is.
+/// The state of a key's fetch.
 #[derive(Debug, Clone, Copy)]
 pub enum InFlightState<'a> {
-    /// Nothing has been asked, or nothing came of it.
+    /// Nothing is being fetched, and nothing is retained.
     Idle,
-    /// A call is under way.
+    /// A fetch is under way.
     Fetching {
-        /// How its leader wants the answer.
+        /// The mode that its leader wants the response in.
         response_mode: ResponseMode,
-        /// How many callers wait for it or receive it.
+        /// How many clients wait for the response or receive it.
         clients: usize,
-        /// Its answer is an error, or longer than what is kept for those who join.
+        /// Whether nobody can join: the response is an error, or longer than what is held for followers.
         closed: bool,
     },
-    /// The last call's answer is still here.
-    Complete(&'a entry::EntryHead),
+    /// The last response is still retained.
+    Complete(&'a EntryHead),
 }
 
-/// What an asker does.
+/// A client's role in a key's fetch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// It leads a new call.
+    /// It leads a new fetch.
     Leader,
-    /// It gets the running answer as it comes.
+    /// It receives the running response as it comes.
     StreamFollower,
-    /// It gets the running answer, in its own form, once that is whole.
+    /// It receives the response, in its own mode, once that is complete.
     Waiter,
-    /// It gets the answer that is still here.
-    ReuseFinished,
-    /// It goes on by itself.
+    /// It receives the retained response.
+    ReuseComplete,
+    /// It fetches on its own.
     Independent,
 }
 
-/// What an asker does about a flight at `now` (milliseconds since 1970). `retain_ms`: how long an answer stays.
-pub fn join(phase: InFlightState<'_>, job: &CoalesceRequest, now: u64, retain_ms: u64) -> Role {
-    match phase {
-        _ if job.freshness_wanted.refresh => Role::Leader,
+/// A client's role at `now` (milliseconds since 1970). `retain_ms`: how long a response is retained.
+pub fn role(state: InFlightState<'_>, request: &JoinRequest, now: u64, retain_ms: u64) -> Role {
+    match state {
+        _ if request.freshness.force_refresh => Role::Leader,
         InFlightState::Idle => Role::Leader,
-        InFlightState::Fetching { .. } if job.freshness_wanted.behind => Role::ReuseFinished,
+        InFlightState::Fetching { .. } if request.freshness.background => Role::ReuseComplete,
         InFlightState::Fetching { clients, closed, .. } if clients >= MAX_FOLLOWERS || closed => Role::Independent,
-        // A plain answer is of use only when it is known to be whole.
-        InFlightState::Fetching { response_mode, .. } if response_mode == job.response_mode => {
+        // A plain response is of use only once it is known to be complete.
+        InFlightState::Fetching { response_mode, .. } if response_mode == request.response_mode => {
             if response_mode.stream {
                 Role::StreamFollower
             } else {
@@ -157,17 +88,104 @@ pub fn join(phase: InFlightState<'_>, job: &CoalesceRequest, now: u64, retain_ms
             }
         }
         InFlightState::Fetching { response_mode, .. } => {
-            let lacks_usage = response_mode.stream && job.response_mode.include_usage && !response_mode.include_usage;
-            let converts = Protocol::of(job.endpoint).is_some() && !lacks_usage;
+            let wanted = request.response_mode;
+            let lacks_usage = response_mode.stream && wanted.include_usage && !response_mode.include_usage;
+            let converts = Protocol::of(request.endpoint).is_some() && !lacks_usage;
             if converts { Role::Waiter } else { Role::Independent }
         }
         InFlightState::Complete(head) => {
             let age_ms = now.saturating_sub(head.stored_at);
-            let new_enough = job.freshness_wanted.max_age.is_none_or(|most| most > 0 && age_ms <= most.saturating_mul(1000));
+            let max_age = request.freshness.max_age;
+            let new_enough = max_age.is_none_or(|most| most > 0 && age_ms <= most.saturating_mul(1000));
             let fresh = head.expires_at.is_none_or(|at| now < at) && new_enough && age_ms < retain_ms;
-            let usable = fresh && !job.freshness_wanted.rewrite && representation::representation(job.endpoint, head, job.response_mode).is_some();
-            if usable { Role::ReuseFinished } else { Role::Leader }
+            let convertible =
+                representation::representation(request.endpoint, head, request.response_mode).is_some();
+            if fresh && !request.freshness.repair && convertible { Role::ReuseComplete } else { Role::Leader }
         }
+    }
+}
+
+/// What the Durable Object says to the Worker about a client, in a header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disposition {
+    /// The body is the upstream's response to this client's request.
+    Leader {
+        /// How often the request was retried.
+        retries: u32,
+        /// Whether the response may be stored, by its head.
+        storable: Result<(), Reason>,
+    },
+    /// The body is the upstream's response to another client's request.
+    Follower,
+    /// The body is the entry that came of another client's request.
+    Entry,
+    /// The body is the entry that was retained.
+    Retained,
+    /// The upstream could not be reached for this client's request.
+    Unreachable {
+        /// How often the request was retried.
+        retries: u32,
+    },
+    /// The upstream did not respond in time to this client's request.
+    TimedOut {
+        /// How often the request was retried.
+        retries: u32,
+    },
+    /// The object does the rest: the client has its response already, or has disconnected.
+    Handled,
+    /// A background request that is not needed: the key is being fetched already.
+    Busy,
+    /// The client fetches on its own.
+    Independent {
+        /// Whether the fetch that it waited for has failed, so that its time for the response head has run already.
+        late: bool,
+    },
+}
+
+impl Disposition {
+    /// The header's value.
+    pub fn to_header_value(self) -> String {
+        match self {
+            Disposition::Leader { retries, storable: Ok(()) } => format!("leader {retries}"),
+            Disposition::Leader { retries, storable: Err(reason) } => format!("leader {retries} {}", reason.as_str()),
+            Disposition::Unreachable { retries } => format!("unreachable {retries}"),
+            Disposition::TimedOut { retries } => format!("timed-out {retries}"),
+            Disposition::Follower => "follower".to_owned(),
+            Disposition::Entry => "entry".to_owned(),
+            Disposition::Retained => "retained".to_owned(),
+            Disposition::Handled => "handled".to_owned(),
+            Disposition::Busy => "busy".to_owned(),
+            Disposition::Independent { late: false } => "independent".to_owned(),
+            Disposition::Independent { late: true } => "independent-late".to_owned(),
+        }
+    }
+
+    /// Reads a header's value. `None`: it is none of these.
+    pub fn parse(value: &str) -> Option<Disposition> {
+        let mut words = value.split(' ');
+        let word = words.next()?;
+        let mut number = || words.next()?.parse::<u32>().ok();
+        let disposition = match word {
+            "leader" => {
+                let retries = number()?;
+                let storable = match words.next() {
+                    Some(token) => Err(Reason::from_token(token)?),
+                    None => Ok(()),
+                };
+                Disposition::Leader { retries, storable }
+            }
+            "unreachable" => Disposition::Unreachable { retries: number()? },
+            "timed-out" => Disposition::TimedOut { retries: number()? },
+            "follower" => Disposition::Follower,
+            "entry" => Disposition::Entry,
+            "retained" => Disposition::Retained,
+            "handled" => Disposition::Handled,
+            "busy" => Disposition::Busy,
+            "independent" => Disposition::Independent { late: false },
+            "independent-late" => Disposition::Independent { late: true },
+            _ => return None,
+        };
+        words.next().is_none().then_some(disposition)
     }
 }
 
@@ -179,82 +197,85 @@ mod tests {
     const STREAM: ResponseMode = ResponseMode { stream: true, include_usage: false };
     const USAGE: ResponseMode = ResponseMode { stream: true, include_usage: true };
 
-    fn job(response_mode: ResponseMode, freshness_wanted: RequestedFreshness) -> CoalesceRequest {
-        let upstream_request = UpstreamRequest {
-            method: Method::POST,
-            url: "https://a/v1".into(),
-            headers: [("x-a", "1"), ("x-a", "ü")]
-                .into_iter()
-                .map(|(name, value)| {
-                    (name.parse::<HeaderName>().unwrap(), HeaderValue::from_bytes(value.as_bytes()).unwrap())
-                })
-                .collect(),
-            body: None,
-        };
-        CoalesceRequest {
-            freshness_wanted,
-            ..CoalesceRequest::new(&upstream_request, CacheKey::from_hex(&"0".repeat(64)).unwrap(), Endpoint::ChatCompletions, response_mode)
-        }
+    fn request(response_mode: ResponseMode, freshness: RequestedFreshness) -> JoinRequest {
+        JoinRequest { endpoint: Endpoint::ChatCompletions, response_mode, freshness }
     }
 
-    fn running(response_mode: ResponseMode) -> InFlightState<'static> {
+    fn plain(response_mode: ResponseMode) -> JoinRequest {
+        request(response_mode, RequestedFreshness::default())
+    }
+
+    fn fetching(response_mode: ResponseMode) -> InFlightState<'static> {
         InFlightState::Fetching { response_mode, clients: 1, closed: false }
     }
 
     #[test]
-    fn a_job_comes_out_as_it_went_in() {
-        let job = job(USAGE, RequestedFreshness { max_age: Some(3), ..RequestedFreshness::default() });
-        let back: CoalesceRequest = serde_json::from_slice(&serde_json::to_vec(&job).unwrap()).unwrap();
-        assert_eq!(format!("{back:?}"), format!("{job:?}"));
-        let upstream_request = back.upstream_request();
-        assert_eq!((upstream_request.method, upstream_request.url.as_str()), (Method::POST, "https://a/v1"));
-        let values: Vec<_> = upstream_request.headers.get_all("x-a").iter().map(HeaderValue::as_bytes).collect();
-        assert_eq!(values, [b"1", "ü".as_bytes()]);
+    fn clients_in_the_same_mode_stream_and_others_wait() {
+        let role = |theirs, ours| role(fetching(theirs), &plain(ours), 0, 60_000);
+        assert_eq!(role(STREAM, STREAM), Role::StreamFollower);
+        assert_eq!(role(USAGE, USAGE), Role::StreamFollower);
+        assert_eq!(role(PLAIN, PLAIN), Role::Waiter);
+        assert_eq!(role(STREAM, PLAIN), Role::Waiter);
+        assert_eq!(role(PLAIN, USAGE), Role::Waiter);
+        assert_eq!(role(USAGE, STREAM), Role::Waiter);
+        assert_eq!(role(STREAM, USAGE), Role::Independent);
     }
 
     #[test]
-    fn askers_of_one_kind_share_a_call_and_others_wait_for_its_end() {
-        let join = |theirs, ours| join(running(theirs), &job(ours, RequestedFreshness::default()), 0, 60_000);
-        assert_eq!(join(STREAM, STREAM), Role::StreamFollower);
-        assert_eq!(join(USAGE, USAGE), Role::StreamFollower);
-        assert_eq!(join(PLAIN, PLAIN), Role::Waiter);
-        assert_eq!(join(STREAM, PLAIN), Role::Waiter);
-        assert_eq!(join(PLAIN, USAGE), Role::Waiter);
-        assert_eq!(join(USAGE, STREAM), Role::Waiter);
-        assert_eq!(join(STREAM, USAGE), Role::Independent);
-    }
-
-    #[test]
-    fn a_refresh_leads_always_and_bounds_are_kept() {
-        let refresh = RequestedFreshness { refresh: true, ..RequestedFreshness::default() };
-        assert_eq!(join(running(PLAIN), &job(PLAIN, refresh), 0, 60_000), Role::Leader);
+    fn a_refresh_always_leads_and_limits_hold() {
+        let refresh = RequestedFreshness { force_refresh: true, ..RequestedFreshness::default() };
+        assert_eq!(role(fetching(PLAIN), &request(PLAIN, refresh), 0, 60_000), Role::Leader);
         let full = InFlightState::Fetching { response_mode: PLAIN, clients: MAX_FOLLOWERS, closed: false };
-        assert_eq!(join(full, &job(PLAIN, RequestedFreshness::default()), 0, 60_000), Role::Independent);
+        assert_eq!(role(full, &plain(PLAIN), 0, 60_000), Role::Independent);
         let closed = InFlightState::Fetching { response_mode: STREAM, clients: 1, closed: true };
-        assert_eq!(join(closed, &job(STREAM, RequestedFreshness::default()), 0, 60_000), Role::Independent);
-        let behind = RequestedFreshness { behind: true, ..RequestedFreshness::default() };
-        assert_eq!(join(running(PLAIN), &job(PLAIN, behind), 0, 60_000), Role::ReuseFinished);
-        assert_eq!(join(InFlightState::Idle, &job(PLAIN, behind), 0, 60_000), Role::Leader);
+        assert_eq!(role(closed, &plain(STREAM), 0, 60_000), Role::Independent);
+        let background = RequestedFreshness { background: true, ..RequestedFreshness::default() };
+        assert_eq!(role(fetching(PLAIN), &request(PLAIN, background), 0, 60_000), Role::ReuseComplete);
+        assert_eq!(role(InFlightState::Idle, &request(PLAIN, background), 0, 60_000), Role::Leader);
     }
 
     #[test]
-    fn a_finished_answer_is_taken_only_while_it_would_be_a_hit() {
-        let head = entry::EntryHead {
+    fn a_retained_response_is_used_only_while_it_would_be_a_hit() {
+        let head = EntryHead {
             status: 200,
             headers: Vec::new(),
             stored_at: 1_000,
             expires_at: Some(11_000),
             stream: false,
-            asked: PLAIN,
+            requested_mode: PLAIN,
             has_usage: false,
         };
-        let take = |freshness_wanted, now| join(InFlightState::Complete(&head), &job(PLAIN, freshness_wanted), now, 5_000);
-        assert_eq!((take(RequestedFreshness::default(), 5_999), take(RequestedFreshness::default(), 6_000)), (Role::ReuseFinished, Role::Leader));
+        let at = |freshness, now| role(InFlightState::Complete(&head), &request(PLAIN, freshness), now, 5_000);
+        assert_eq!(at(RequestedFreshness::default(), 5_999), Role::ReuseComplete);
+        assert_eq!(at(RequestedFreshness::default(), 6_000), Role::Leader);
         let max_age = |seconds| RequestedFreshness { max_age: Some(seconds), ..RequestedFreshness::default() };
-        assert_eq!(take(max_age(0), 1_000), Role::Leader);
-        assert_eq!((take(max_age(1), 2_000), take(max_age(1), 2_001)), (Role::ReuseFinished, Role::Leader));
-        assert_eq!(take(RequestedFreshness { rewrite: true, ..RequestedFreshness::default() }, 1_000), Role::Leader);
-        let expired = entry::EntryHead { expires_at: Some(2_000), ..head.clone() };
-        assert_eq!(join(InFlightState::Complete(&expired), &job(PLAIN, RequestedFreshness::default()), 2_000, 5_000), Role::Leader);
+        assert_eq!(at(max_age(0), 1_000), Role::Leader);
+        assert_eq!((at(max_age(1), 2_000), at(max_age(1), 2_001)), (Role::ReuseComplete, Role::Leader));
+        assert_eq!(at(RequestedFreshness { repair: true, ..RequestedFreshness::default() }, 1_000), Role::Leader);
+        let expired = EntryHead { expires_at: Some(2_000), ..head.clone() };
+        assert_eq!(role(InFlightState::Complete(&expired), &plain(PLAIN), 2_000, 5_000), Role::Leader);
+    }
+
+    #[test]
+    fn every_disposition_is_read_back() {
+        let mut all = vec![
+            Disposition::Follower,
+            Disposition::Entry,
+            Disposition::Retained,
+            Disposition::Unreachable { retries: 0 },
+            Disposition::TimedOut { retries: 7 },
+            Disposition::Handled,
+            Disposition::Busy,
+            Disposition::Independent { late: false },
+            Disposition::Independent { late: true },
+            Disposition::Leader { retries: 3, storable: Ok(()) },
+        ];
+        all.extend(Reason::ALL.iter().map(|reason| Disposition::Leader { retries: 0, storable: Err(*reason) }));
+        for disposition in all {
+            assert_eq!(Disposition::parse(&disposition.to_header_value()), Some(disposition));
+        }
+        for other in ["", "leader", "leader x", "leader 1 nonsense", "follower 1", "someone"] {
+            assert_eq!(Disposition::parse(other), None, "{other}");
+        }
     }
 }

@@ -23,7 +23,7 @@ pub struct Policy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetrySafety {
     /// Asking twice does no harm: it computes an answer, or its method is idempotent.
-    Always,
+    Idempotent,
     /// It may change something: only after a failure which proves that the upstream did not take it.
     OnlyIfUnprocessed,
 }
@@ -95,13 +95,13 @@ fn full_jitter(backoff_cap: u64, random: f64) -> u64 {
 fn may_retry(retry_safety: RetrySafety, outcome: AttemptResult<'_>) -> bool {
     let AttemptResult::Response { status, headers } = outcome else {
         // The platform does not tell a refused connection from a broken one, so this proves nothing.
-        return retry_safety == RetrySafety::Always;
+        return retry_safety == RetrySafety::Idempotent;
     };
     let word = headers.get("x-should-retry").map(|value| value.as_bytes().to_ascii_lowercase());
     match (retry_safety, word.as_deref()) {
         (_, Some(b"false")) => false,
-        (RetrySafety::Always, Some(b"true")) if status >= 400 => true,
-        (RetrySafety::Always, _) => is_transient(status),
+        (RetrySafety::Idempotent, Some(b"true")) if status >= 400 => true,
+        (RetrySafety::Idempotent, _) => is_transient(status),
         // 521 and 523: Cloudflare's edge could not connect to the upstream.
         (RetrySafety::OnlyIfUnprocessed, _) => {
             matches!(status, 429 | 521 | 523) || (status == 503 && headers.contains_key(http::header::RETRY_AFTER))
@@ -158,7 +158,7 @@ mod tests {
     }
 
     fn always(status: u16, pairs: &[(&'static str, &str)]) -> Option<u64> {
-        after(RetrySafety::Always, status, pairs)
+        after(RetrySafety::Idempotent, status, pairs)
     }
 
     fn if_not_taken(status: u16, pairs: &[(&'static str, &str)]) -> Option<u64> {
@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn backs_off_exponentially_with_full_jitter() {
-        let wait = |attempts, random| POLICY.wait(RetrySafety::Always, AttemptResult::NoResponse, at(attempts, random));
+        let wait = |attempts, random| POLICY.wait(RetrySafety::Idempotent, AttemptResult::NoResponse, at(attempts, random));
         assert_eq!((1..=6).map(|n| wait(n, 1.0)).collect::<Vec<_>>(), {
             [Some(1_000), Some(2_000), Some(4_000), Some(8_000), Some(16_000), None]
         });
@@ -199,7 +199,7 @@ mod tests {
     fn no_setting_overflows() {
         let policy = Policy { max_retries: u32::MAX, base_delay_ms: u64::MAX, rate_limit_wait_ms: u64::MAX };
         let at = Attempt { attempts: u32::MAX, now: u64::MAX, left_ms: u64::MAX, random: 0.5 };
-        assert!(policy.wait(RetrySafety::Always, AttemptResult::NoResponse, at).is_some());
+        assert!(policy.wait(RetrySafety::Idempotent, AttemptResult::NoResponse, at).is_some());
         assert_eq!(policy.write_retry_delay(u32::MAX, 10_000, 1.0), None);
     }
 
@@ -231,7 +231,7 @@ mod tests {
         let wait = |left_ms, value| {
             let headers = headers(&[("retry-after", value)]);
             let outcome = AttemptResult::Response { status: 503, headers: &headers };
-            POLICY.wait(RetrySafety::Always, outcome, Attempt { left_ms, ..at(1, 0.5) })
+            POLICY.wait(RetrySafety::Idempotent, outcome, Attempt { left_ms, ..at(1, 0.5) })
         };
         assert_eq!((wait(5_001, "5"), wait(5_000, "5"), wait(300_000, "1e300")), (Some(5_000), None, None));
     }

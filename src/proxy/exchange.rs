@@ -1,204 +1,392 @@
-//! One exchange from its head to its answer, as a chain of decisions.
-//!
-//! Nothing here waits or touches the world. Each step is a value that exists only in its phase; its methods take what
-//! the edge found out and give the next step:
-//!
-//! 1. [`on_request`] on the request's head: answer at once, pass on, or [`PendingRequest`]: read the body.
-//! 2. [`PendingRequest::with_body`]: the body in the operator's [`shape`]; answer, pass on, or a [`CacheableRequest`] with its key
-//!    and rules.
-//! 3. [`CacheableRequest::on_lookup`] at what the store holds: a hit, an answer without the upstream, or [`UpstreamFetch`].
-//! 4. [`UpstreamFetch::answered`] with the upstream's head: what the client sees, and perhaps a
-//!    [`Capture`](crate::cache::admission::Capture) and a [`BodyTransform`].
-//! 5. [`Capture`](crate::cache::admission::Capture) with the body, behind the client's back: an entry, or why not.
+//! The life of a request.
 
-use super::forward::{self as upstream_fetch, FetchError};
-use super::lookup::PendingRequest;
-use crate::auth::client::{self, Client};
-use crate::auth::upstream_credential;
-use crate::cache::directives::Directives;
-use crate::config::{Config, ConfigError};
-use crate::http::fields;
-use crate::http::forwarding;
-use crate::http::media_type;
-use crate::http::message::{UpstreamRequest, RequestHead};
-use crate::http::retry::RetrySafety;
-use crate::proxy::reply::{self, HeaderEdits, ProxyResponse};
-use crate::routing::admin::{self, AdminCommand};
-use crate::routing::route::{self, Route};
-use crate::status::error::{ErrorKind, ProxyError};
-use crate::status::{Reason, CacheStatus};
-use crate::telemetry::exchange_log::{DebugFields, LogFields};
-use crate::transform::request as request_transform;
-use crate::transform::response::{ResponseTransform, BodyTransform};
-use http::{HeaderMap, Method, StatusCode};
+use super::coalescer::Joined;
+use super::forward::UpstreamFetch;
+use super::in_flight::{FetchTask, FetchedHead, InFlightFetch};
+use super::lookup::{Decision, OnLookup};
+use super::platform::{
+    BodyRead, Buffer, ClientSignal, FetchError, FetchOptions, Platform, SharedResponse, UpstreamHead, AdminResult,
+    measurements,
+};
+use super::reply::{self, ProxyResponse};
+use super::request::{self, Bypass, OnBody, OnRequest};
+use crate::config::ConfigError;
+use crate::http::fields::content_length;
+use crate::http::message::RequestHead;
+use crate::routing::admin;
+use crate::status::Reason;
+use crate::telemetry::exchange_log::{CoalesceRole, ExchangeLog, LogFields, LogSink, Measurements};
+use futures_channel::oneshot;
+use futures_util::future::join;
+use std::rc::Rc;
+use std::time::Duration;
 
-/// Step 1: what a request's head asks for.
-#[derive(Debug)]
-pub enum OnRequest {
-    /// The proxy answers by itself.
-    Answer(ProxyResponse),
-    /// Ask whether this URL answers at all, and reply with [`reply::health`].
-    Health(String, LogFields),
-    /// The operator orders this. Reply with [`reply::deleted`], [`reply::metrics`] or [`reply::operator_error`].
-    Operate(AdminCommand, LogFields),
-    /// To the upstream and back, the body unread.
-    Pass(Box<Bypass>),
-    /// The body decides. It is read up to [`PendingRequest::max_bytes`].
-    Read(Box<PendingRequest>),
-}
+/// Takes one request to its response.
+///
+/// 1. Route and authenticate: the request's head decides whether the proxy responds by itself, whether the request bypasses
+///    the cache, or whether its body has to be read.
+/// 2. Read the body, apply the operator's transforms, and compute the cache key.
+/// 3. Look the key up: a fresh stored response is served.
+/// 4. Otherwise coalesce, fetch with retries, and respond as soon as the upstream's head is there.
+/// 5. Capture the body while the client receives it, and store it if it is complete. [`FetchTask::run`] does that.
+///
+/// Every exchange writes exactly one log line.
+pub async fn exchange<P: Platform>(platform: P, head: RequestHead, body: P::Body) -> P::Response {
+    let mut log = ExchangeLog::new(LogFields::of(&head), platform.log_sink());
+    let config = platform.config().clone();
 
-/// A request that the cache lets by.
-#[derive(Debug)]
-pub struct Bypass {
-    /// What to send.
-    pub upstream_request: UpstreamRequest,
-    /// Whether it may be sent again if it fails.
-    pub retry_safety: RetrySafety,
-    /// Under which name the caller's requests are counted.
-    pub rate_limit_key: String,
-    /// Of its body, in bytes, if it is known.
-    pub(super) length: Option<usize>,
-    /// For the log.
-    pub log_fields: LogFields,
-    pub(super) cache_status: CacheStatus,
-    pub(super) response_transform: ResponseTransform,
-    pub(super) max_bytes: usize,
-}
-
-/// The reply to every request but `/healthz` while a variable cannot be read.
-pub fn misconfigured(error: &ConfigError, request: &RequestHead) -> ProxyResponse {
-    if request.path == "/healthz" {
-        return reply::alive();
+    // (1)
+    let mut body = body;
+    let mut step = request::on_request(&config, head, platform.has_body(&body), log.fields_mut());
+    if let OnRequest::ProbeBody(routed) = step {
+        let is_empty = platform.is_empty(body).await;
+        body = platform.no_body();
+        step = routed.with_probed_body(&config, is_empty, log.fields_mut());
     }
-    let message = format!("The variable {} {}", error.variable, error.message);
-    reply::refusal(&ProxyError::new(ErrorKind::Misconfigured, message), LogFields::of(request))
-}
-
-/// The reply to a GET or HEAD with a body, which the platform cannot send on.
-pub fn body_not_allowed(request: &RequestHead) -> ProxyResponse {
-    let message = format!("A {} request with a body cannot be passed on. Send it without, or as POST.", request.method);
-    reply::refusal(&ProxyError::new(ErrorKind::BodyNotAllowed, message), LogFields::of(request))
-}
-
-/// The reply to a caller who may not come in, for where something has to be done before [`on_request`].
-pub fn unauthorized(config: &Config, request: &RequestHead) -> Option<ProxyResponse> {
-    let proxied = matches!(route::route(config, &request.path, None), Route::Upstream(_));
-    let admitted = !proxied || Client::authenticate(config, &mut request.clone()).is_some();
-    (!admitted).then(|| reply::refusal(&client::unauthorized(), LogFields::of(request)))
-}
-
-pub(super) fn limited(log_fields: LogFields) -> ProxyResponse {
-    let message = "You have asked more often than this proxy allows. Wait before you ask again.";
-    reply::refusal(&ProxyError::new(ErrorKind::RateLimited, message), log_fields)
-}
-
-/// What the operator's endpoints do: nothing, as if they did not exist, unless there is an `ADMIN_TOKEN`.
-fn admin(config: &Config, request: &RequestHead, log_fields: LogFields) -> OnRequest {
-    let Some(admin) = &config.admin else { return OnRequest::Answer(reply::not_found(config, log_fields)) };
-    if !admin.authorizes(&request.headers) {
-        let message = "This needs the operator's ADMIN_TOKEN, as Authorization: Bearer.";
-        let error = ProxyError::new(ErrorKind::InvalidToken, message);
-        return OnRequest::Answer(reply::operator_error(&error, log_fields));
-    }
-    match admin::command(&request.method, &request.path, request.query.as_deref()) {
-        Ok(Some(order)) => OnRequest::Operate(order, log_fields),
-        Ok(None) => OnRequest::Answer(reply::not_found(config, log_fields)),
-        Err(error) => OnRequest::Answer(reply::operator_error(&error, log_fields)),
-    }
-}
-
-/// Step 1. `has_body`: whether there is a body at all.
-pub fn on_request(config: &Config, mut request: RequestHead, has_body: bool) -> OnRequest {
-    let own = matches!(request.method, Method::GET | Method::HEAD);
-    let log_fields = LogFields::of(&request);
-    // Before the route is taken, which has the query in it. An operator shows no caller's token.
-    let client = if admin::is_admin_path(&request.path) { None } else { Client::authenticate(config, &mut request) };
-    let target = match route::route(config, &request.path, request.query.as_deref()) {
-        Route::Index if own => return OnRequest::Answer(reply::index(config, log_fields)),
-        Route::Liveness if own => return OnRequest::Answer(reply::alive()),
-        Route::Readiness if own => return OnRequest::Health(config.default.base.to_string(), log_fields),
-        Route::Admin => return admin(config, &request, log_fields),
-        Route::Upstream(target) => target,
-        _ => return OnRequest::Answer(reply::not_found(config, log_fields)),
+    let pending = match step {
+        OnRequest::Respond(response) => return respond(&platform, &response, log),
+        OnRequest::RespondUnlogged(response) => {
+            log.discard();
+            return platform.respond(&response);
+        }
+        OnRequest::HealthCheck(target) => {
+            let responded = platform.probe(&target).await;
+            let response = reply::health(&target, responded, log.fields_mut());
+            return respond(&platform, &response, log);
+        }
+        OnRequest::Admin(command) => {
+            let response = match platform.admin(&command).await {
+                AdminResult::Metrics(text) => reply::metrics(text, log.fields_mut()),
+                AdminResult::Deleted(n, cursor) => reply::deleted(n, cursor.as_deref(), log.fields_mut()),
+                AdminResult::StoreFailed => reply::admin_error(&admin::store_failed(), log.fields_mut()),
+            };
+            return respond(&platform, &response, log);
+        }
+        OnRequest::Bypass(bypass) => {
+            if !platform.allows(&bypass.rate_limit_key).await {
+                let response = bypass.rate_limited(log.fields_mut());
+                return respond(&platform, &response, log);
+            }
+            if config.retry.max_retries > 0 && bypass.may_buffer_body() {
+                body = platform.replayable(body);
+            }
+            return forward_uncached(&platform, *bypass, body, log).await;
+        }
+        OnRequest::ReadBody(pending) => *pending,
+        OnRequest::ProbeBody(_) => return platform.respond_empty(500),
     };
-    let Some(client) = client.filter(|client| !(client.is_preflight && has_body)) else {
-        return OnRequest::Answer(reply::refusal(&client::unauthorized(), log_fields));
-    };
-    if let Some(name) = &request.invalid_header {
-        let message = format!("The header {name} has a value with control characters. Correct it or leave it out.");
-        return OnRequest::Answer(reply::refusal(&ProxyError::new(ErrorKind::InvalidHeader, message), log_fields));
+
+    // (2) The body is read before anything else is awaited: the Workers runtime ties it to this event.
+    let read = platform.read_body(body, pending.max_bytes).await;
+    if !matches!(read, BodyRead::Incomplete) && !platform.allows(pending.rate_limit_key()).await {
+        let response = pending.rate_limited(log.fields_mut());
+        return respond(&platform, &response, log);
     }
-    let directives = match Directives::read(&request.headers) {
-        Ok(directives) => directives,
-        Err(error) => return OnRequest::Answer(reply::refusal(&error, log_fields)),
+    let (step, body) = match read {
+        BodyRead::Complete(bytes, body) => {
+            (pending.with_body(&config, &bytes, platform.has_store(), log.fields_mut()), body)
+        }
+        BodyRead::TooLarge(body) => (pending.too_large(log.fields_mut()), body),
+        BodyRead::Incomplete => {
+            let response = pending.incomplete_body(log.fields_mut());
+            return respond(&platform, &response, log);
+        }
     };
-    // Other protocols than WebSocket (curl offers `h2c`) are between the caller and us.
-    let upgrade =
-        request.headers.get(http::header::UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    let debug = config.debug.then(|| DebugFields {
-        upstream: target.url.split('?').next().unwrap_or_default().to_owned(),
-        request_headers: request.headers.keys().map(ToString::to_string).collect(),
-        cache_status: None,
-    });
-    let ours = if client.lacks_credential { upstream_credential::inject_operator_key(&target, &mut request) } else { None };
-    let mut headers = forwarding::forwarded(&request.headers, upgrade);
-    headers.extend(ours);
-    let pending = PendingRequest {
-        max_bytes: config.max_bytes,
-        log_fields: LogFields { provider: target.upstream.name.clone().into(), debug, ..log_fields },
-        response_transform: request_transform::response_transform_for(config, &request.method, &target),
-        upstream: target.upstream,
-        upstream_request: UpstreamRequest { method: request.method.clone(), url: target.url, headers, body: None },
+    let body = step.changed_body().map_or(body, |changed| platform.body(changed));
+    let request = match step {
+        OnBody::Respond(response) => return respond(&platform, &response, log),
+        OnBody::Bypass(bypass) => return forward_uncached(&platform, *bypass, body, log).await,
+        OnBody::LookUp(request) => *request,
+    };
+    platform.remember(&request, &log);
+
+    // (3)
+    let (lookup, stored) = platform.look_up(&request).await;
+    let decision = match request.on_lookup(&lookup, platform.now(), log.fields_mut()) {
+        OnLookup::Decided(decision) => decision,
+        OnLookup::NeedsBody(conversion) => conversion.with_body(&bytes(stored.as_ref()), log.fields_mut()),
+    };
+    match decision {
+        Decision::Serve(cached) => {
+            let (response, bytes) = platform.serve(&cached, stored.as_ref());
+            log.finish(&Measurements { bytes, ..measurements(&platform) }, Ok(()));
+            response
+        }
+        Decision::ServeStale(cached, fetch) => {
+            let (response, bytes) = platform.serve(&cached, stored.as_ref());
+            let measured = Measurements { bytes, ..measurements(&platform) };
+            if platform.begin_revalidation(&fetch.key) {
+                platform.spawn(revalidate(platform.clone(), *fetch, body, log, measured));
+            } else {
+                log.finish(&measured, Ok(()));
+            }
+            response
+        }
+        Decision::Respond(response) => respond(&platform, &response, log),
+        Decision::Forward(fetch) => {
+            if fetch.is_refresh() {
+                platform.invalidate(&fetch.key);
+            }
+            // (4) In a task of its own, because it continues if the client disconnects.
+            let (sender, response) = oneshot::channel();
+            platform.spawn(forward(platform.clone(), *fetch, body, stored, log, sender));
+            response.await.unwrap_or_else(|_| platform.respond_empty(500))
+        }
+    }
+}
+
+/// Responds while a variable cannot be read. `elapsed_ms`: milliseconds since the request came.
+pub fn misconfigured(
+    error: &ConfigError,
+    head: &RequestHead,
+    sink: Rc<dyn LogSink>,
+    elapsed_ms: u64,
+) -> ProxyResponse {
+    let mut log = ExchangeLog::new(LogFields::of(head), sink);
+    match request::misconfigured(error, head, log.fields_mut()) {
+        Some(response) => {
+            let measured = Measurements { ms: elapsed_ms, bytes: size(response.body.len()), ..Measurements::default() };
+            log.finish(&measured, Ok(()));
+            response
+        }
+        None => {
+            log.discard();
+            reply::liveness()
+        }
+    }
+}
+
+fn respond<P: Platform>(platform: &P, response: &ProxyResponse, log: ExchangeLog) -> P::Response {
+    respond_after(platform, response, log, measurements(platform))
+}
+
+fn respond_after<P: Platform>(
+    platform: &P,
+    response: &ProxyResponse,
+    log: ExchangeLog,
+    measured: Measurements,
+) -> P::Response {
+    log.finish(&Measurements { bytes: size(response.body.len()), ..measured }, Ok(()));
+    platform.respond(response)
+}
+
+/// Forwards a request that bypasses the cache. It is for one client alone, so it ends when that client disconnects.
+async fn forward_uncached<P: Platform>(
+    platform: &P,
+    mut bypass: Bypass,
+    body: P::Body,
+    mut log: ExchangeLog,
+) -> P::Response {
+    let client = platform.client();
+    let options = FetchOptions {
+        budget: platform.config().timeout,
+        retry_safety: bypass.retry_safety,
+        is_abandoned: &|| client.is_disconnected(),
+        client: Some(&client),
+    };
+    let outcome = platform.fetch(&bypass.upstream_request, body, &options).await;
+    let measured =
+        Measurements { upstream_ms: Some(outcome.ms), retries: outcome.retries, ..measurements(platform) };
+    match outcome.response {
+        Ok(response) => {
+            let edits = bypass.on_response(response.status(), log.fields_mut());
+            let transform = bypass.body_transform(response.status(), response.headers());
+            let bytes = content_length(response.headers()).and_then(size);
+            log.finish(&Measurements { bytes, ..measured }, Ok(()));
+            platform.pass_on(response, &edits, transform)
+        }
+        Err(error) => {
+            let response = bypass.failed(error, log.fields_mut());
+            respond_after(platform, &response, log, measured)
+        }
+    }
+}
+
+/// Joins the key's coalesced fetch, where the request may be shared.
+async fn coalesce<P: Platform>(
+    platform: &P,
+    fetch: &UpstreamFetch,
+    body: &P::Body,
+    client: &P::Client,
+    log: &ExchangeLog,
+) -> Joined<P> {
+    if !fetch.may_coalesce() {
+        return Joined::Independent { late: false };
+    }
+    let request = || fetch.coalesce_request(log.fields(), measurements(platform).ms);
+    platform.join(&request, body, client).await
+}
+
+/// The fetch of a request that is not shared.
+fn independent_fetch<P: Platform>(
+    platform: &P,
+    fetch: &UpstreamFetch,
+    budget: Duration,
+    client: P::Client,
+    log: &ExchangeLog,
+) -> FetchTask<P> {
+    let request = fetch.coalesce_request(log.fields(), measurements(platform).ms);
+    FetchTask {
+        platform: platform.clone(),
+        fetch: Rc::new(InFlightFetch::new(&request)),
         request,
+        budget,
         client,
-        endpoint: target.endpoint,
-        directives,
-    };
-    let json = media_type::is_json(&media_type::essence(&pending.request.headers));
-    let coded = pending.request.headers.contains_key(http::header::CONTENT_ENCODING);
-    let too_large = fields::content_length(&pending.request.headers).is_some_and(|n| n > pending.max_bytes);
-    let reason = if !has_body || upgrade {
-        Reason::BodyEmpty
-    } else if !json {
-        Reason::ContentType
-    } else if coded {
-        Reason::ContentEncoding
-    } else if too_large {
-        Reason::TooLarge
-    } else {
-        return OnRequest::Read(Box::new(pending));
-    };
-    match pending.bypass_with(reason) {
-        Ok(passage) => OnRequest::Pass(passage),
-        Err(reply) => OnRequest::Answer(reply),
+        current: None,
     }
 }
 
-impl Bypass {
-    /// The reply to a caller who has asked too often.
-    pub fn limited(self) -> ProxyResponse {
-        limited(self.log_fields)
-    }
+/// Step 4: coalesces or fetches, and responds as soon as the upstream's head is there. `stored`: the body of an entry that
+/// may be served stale if the upstream fails.
+async fn forward<P: Platform>(
+    platform: P,
+    mut fetch: UpstreamFetch,
+    body: P::Body,
+    stored: Option<P::Buffer>,
+    mut log: ExchangeLog,
+    sender: oneshot::Sender<P::Response>,
+) {
+    let began = platform.now();
+    let client = platform.client();
+    let late = match coalesce(&platform, &fetch, &body, &client, &log).await {
+        Joined::Response { response, role, retries, storable } => {
+            let head = Head { response: Ok(response), role: Some(role), retries, storable, exchange_logs: true };
+            let _ = sender.send(on_head(&platform, fetch, head, stored, began, log));
+            return;
+        }
+        Joined::Failed { error, retries } => {
+            let role = Some(CoalesceRole::Leader);
+            let head = Head { response: Err(error), role, retries, storable: Err(error.reason()), exchange_logs: true };
+            let _ = sender.send(on_head(&platform, fetch, head, stored, began, log));
+            return;
+        }
+        // The client has its response already or has disconnected.
+        Joined::Handled | Joined::Busy => return log.delegate(),
+        Joined::Entry { value, retained } => match platform.open_entry(&value).await {
+            Some((head, body)) => {
+                let bytes = || body.to_vec();
+                match fetch.from_entry(&head, retained, platform.now(), bytes, log.fields_mut()) {
+                    Some(cached) => {
+                        let (response, bytes) = platform.serve(&cached, Some(&body));
+                        let waited_ms = Some(platform.now().saturating_sub(began));
+                        let coalesce_role = Some(CoalesceRole::Follower);
+                        let measured = measurements(&platform);
+                        log.finish(&Measurements { bytes, coalesce_role, waited_ms, ..measured }, Ok(()));
+                        let _ = sender.send(response);
+                        return;
+                    }
+                    None => false,
+                }
+            }
+            None => false,
+        },
+        Joined::Independent { late } => late,
+    };
+    let spent_ms = if late { platform.now().saturating_sub(began) } else { 0 };
+    let budget = platform.config().timeout.saturating_sub(Duration::from_millis(spent_ms));
+    let task = independent_fetch(&platform, &fetch, budget, client.clone(), &log);
+    let in_flight = task.fetch.clone();
+    let _guard = in_flight.wait(&client);
+    let (leader, fetched) = oneshot::channel();
+    let responded = async {
+        let Ok(FetchedHead { response, storable, retries, leader_logs }) = fetched.await else {
+            return log.delegate();
+        };
+        let response = response.and_then(|response: Rc<P::Shared>| response.for_leader().ok_or(FetchError::Unreachable));
+        let head = Head { response, role: None, retries, storable, exchange_logs: leader_logs };
+        let _ = sender.send(on_head(&platform, fetch, head, stored, began, log));
+    };
+    join(task.run(body, leader), responded).await;
+}
 
-    /// Whether its body may be held in memory for another attempt.
-    pub fn is_small(&self, config: &Config) -> bool {
-        self.length.is_some_and(|length| length <= config.max_bytes)
-    }
+/// The head of an upstream response, or why none came.
+struct Head<P: Platform> {
+    response: Result<P::Upstream, FetchError>,
+    /// The client's role, where the fetch is coalesced.
+    role: Option<CoalesceRole>,
+    retries: u32,
+    /// Whether the response may be stored, by its head.
+    storable: Result<(), Reason>,
+    /// Whether this exchange writes the log line, if the response is not stored.
+    exchange_logs: bool,
+}
 
-    /// The upstream's head came: what to change in it for the client.
-    pub fn answered(&mut self, status: StatusCode) -> HeaderEdits {
-        self.cache_status.fwd_status = Some(status.as_u16());
-        self.log_fields.record(status.as_u16(), &self.cache_status);
-        reply::header_edits(&self.cache_status)
+/// Step 4, once the upstream's head is there: the response that the client gets.
+fn on_head<P: Platform>(
+    platform: &P,
+    mut fetch: UpstreamFetch,
+    head: Head<P>,
+    stored: Option<P::Buffer>,
+    began: u64,
+    mut log: ExchangeLog,
+) -> P::Response {
+    let waited = Some(platform.now().saturating_sub(began));
+    let is_follower = head.role == Some(CoalesceRole::Follower);
+    let measured = Measurements { coalesce_role: head.role, ..measurements(platform) };
+    let measured = if is_follower {
+        fetch.mark_collapsed();
+        Measurements { waited_ms: waited, ..measured }
+    } else {
+        Measurements { upstream_ms: waited, retries: head.retries, ..measured }
+    };
+    let status = head.response.as_ref().map(UpstreamHead::status).map_err(|error| *error);
+    if let Some(cached) = fetch.serve_stale(status, platform.now(), || bytes(stored.as_ref()), log.fields_mut()) {
+        if let Ok(response) = &head.response {
+            response.abort();
+        }
+        let (response, bytes) = platform.serve(&cached, stored.as_ref());
+        log.finish(&Measurements { bytes, ..measured }, Ok(()));
+        return response;
     }
+    let response = match head.response {
+        Ok(response) => response,
+        Err(error) => {
+            let response = fetch.failed(error, log.fields_mut());
+            return respond_after(platform, &response, log, measured);
+        }
+    };
+    let edits = fetch.on_response(response.status(), head.storable, log.fields_mut());
+    let transform = fetch.body_transform(platform.config(), response.status(), response.headers());
+    // The line of a response that may be stored is written once it is known whether it is.
+    if is_follower || (head.storable.is_err() && head.exchange_logs) {
+        let bytes = content_length(response.headers()).and_then(size);
+        let stored = if is_follower { Ok(()) } else { head.storable };
+        log.finish(&Measurements { bytes, ..measured }, stored);
+    } else {
+        log.delegate();
+    }
+    platform.pass_on(response, &edits, transform)
+}
 
-    /// What the answer's body needs on its way; `None`: nothing, it is passed on as it comes.
-    pub fn body_transform(&self, status: StatusCode, response: &HeaderMap) -> Option<BodyTransform> {
-        self.response_transform.open(status, response, self.max_bytes)
+/// Revalidates a stale entry in the background (RFC 5861, section 3). The log line of the exchange that was served stale is
+/// written with the outcome.
+async fn revalidate<P: Platform>(
+    platform: P,
+    fetch: UpstreamFetch,
+    body: P::Body,
+    log: ExchangeLog,
+    measured: Measurements,
+) {
+    let key = fetch.key;
+    // The client has its response and may disconnect.
+    let nobody = platform.no_client();
+    match coalesce(&platform, &fetch, &body, &nobody, &log).await {
+        Joined::Handled => log.delegate(),
+        Joined::Busy | Joined::Entry { .. } => log.finish(&measured, Ok(())),
+        Joined::Response { .. } | Joined::Failed { .. } | Joined::Independent { .. } => {
+            let task = independent_fetch(&platform, &fetch, platform.config().timeout, nobody, &log);
+            log.delegate();
+            let (leader, _) = oneshot::channel();
+            task.run(body, leader).await;
+        }
     }
+    platform.end_revalidation(&key);
+}
 
-    /// No answer came.
-    pub fn failed(self, failure: FetchError) -> ProxyResponse {
-        upstream_fetch::failed(failure, self.cache_status, self.log_fields)
-    }
+fn bytes<B: Buffer>(buffer: Option<&B>) -> Vec<u8> {
+    buffer.map(Buffer::to_vec).unwrap_or_default()
+}
+
+fn size(bytes: usize) -> Option<u64> {
+    u64::try_from(bytes).ok()
 }

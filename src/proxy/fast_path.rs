@@ -1,72 +1,71 @@
-//! The short way to step 3: what is left of a question for whoever asks it again, byte for byte.
+//! The fast path: what is left of a request for the next one that is equal to it, byte for byte.
 //!
-//! A question's name and rules come from its method, its URL, its headers and its body, and from the settings, which
-//! stay the same as long as the isolate does. So two requests that are equal in all of these need only one reading.
-//! Left out of the comparison are only the headers of which [`headers::tells_nothing`] says that no step before the
-//! upstream looks at them. Whatever else is wanted than a fresh entry, as it is, takes the long way from its beginning.
-//!
-//! [`headers::tells_nothing`]: crate::headers::tells_nothing
+//! The cache key and the policy of a request follow from its method, URL, header fields and body, and from the configuration,
+//! which stays the same as long as the isolate does. So two requests that are equal in all of these need to be parsed only
+//! once. Only the header fields of [`FAST_PATH_IGNORED_HEADERS`](crate::key::headers::FAST_PATH_IGNORED_HEADERS) are left out
+//! of the comparison, because no step before the upstream looks at them. Whatever is not a fresh entry, served as it is,
+//! takes the slow path from its beginning.
 
 use super::lookup::CacheableRequest;
-use super::stored_response::{CachedResponse, StoredResponse};
-use crate::cache::entry;
-use crate::cache::policy::{Freshness, CachePolicy};
+use super::reply::CachedResponse;
+use super::stored_response::StoredResponse;
+use crate::cache::entry::EntryHead;
+use crate::cache::policy::{CachePolicy, Freshness};
 use crate::key::{CacheKey, EncryptionSalt};
 use crate::protocol::ResponseMode;
 use crate::routing::endpoint::Endpoint;
-use crate::status::{Reason, CacheStatus};
+use crate::status::{CacheStatus, Reason};
 use crate::telemetry::exchange_log::LogFields;
 use crate::transform::response::ResponseTransform;
 
-/// What makes the answer out of an entry, but for the entry and the time.
+/// What makes a response out of an entry, but for the entry and the time.
 #[derive(Debug, Clone)]
 pub struct FastPathPlan {
-    /// The question's name in the store.
+    /// The cache key.
     pub key: CacheKey,
-    /// What its entry is sealed with, where entries are.
+    /// What the entry is encrypted with, where entries are.
     pub salt: Option<EncryptionSalt>,
-    pub(super) endpoint: Endpoint,
-    pub(super) response_mode: ResponseMode,
-    pub(super) policy: CachePolicy,
-    pub(super) response_transform: ResponseTransform,
-    pub(super) log_fields: LogFields,
+    endpoint: Endpoint,
+    response_mode: ResponseMode,
+    policy: CachePolicy,
+    log: LogFields,
 }
 
-/// A stored answer that goes out as it is.
+/// A hit: a stored response that goes out as it is.
 #[derive(Debug)]
 pub struct FastPathHit {
     /// Its head; the body is the stored one.
-    pub replay: CachedResponse,
+    pub response: CachedResponse,
+    /// For the log line.
+    pub log: LogFields,
     /// Until when, in milliseconds since 1970, the same entry gives the very same head.
-    pub until: u64,
+    pub valid_until: u64,
 }
 
 impl FastPathPlan {
-    /// The answer at `now` (milliseconds since 1970) out of an entry, which the isolate has `remembered` or the store has
-    /// given. `None`: that takes the long way.
-    pub fn answer(&self, head: &entry::EntryHead, remembered: bool, now: u64) -> Option<FastPathHit> {
-        let Freshness::Fresh(cache_status) = self.policy.evaluate(head, now) else { return None };
-        let stored_response = StoredResponse::new(self.endpoint, head, self.response_mode, &self.response_transform).filter(StoredResponse::is_verbatim)?;
-        let reason = remembered.then_some(Reason::Memory);
-        let cache_status = CacheStatus { key: Some(self.key), reason, ..cache_status };
-        let replay = stored_response.replay(cache_status, &mut self.log_fields.clone(), now, &[])?;
-        Some(FastPathHit { replay, until: self.policy.head_valid_until(head, now) })
-    }
-}
-
-impl CacheableRequest {
-    /// What is left of the question for its repetitions. `None`: each of them has to be looked at.
-    pub fn repeat(&self) -> Option<FastPathPlan> {
-        let CacheableRequest { key, salt, endpoint, response_mode, policy, response_transform, log_fields, .. } = self;
-        // What is written under DEBUG is true of one request only.
-        (self.reads() && response_transform.is_none() && log_fields.debug.is_none()).then(|| FastPathPlan {
+    /// The plan for the requests that equal this one. `None`: each of them needs the slow path.
+    pub fn new(request: &CacheableRequest, log: &LogFields) -> Option<FastPathPlan> {
+        let CacheableRequest { key, salt, endpoint, response_mode, policy, transform, .. } = request;
+        // The debug fields are true of one request only.
+        (request.reads() && transform.is_none() && log.debug.is_none()).then(|| FastPathPlan {
             key: *key,
             salt: salt.clone(),
             endpoint: *endpoint,
             response_mode: *response_mode,
             policy: policy.clone(),
-            response_transform: response_transform.clone(),
-            log_fields: log_fields.clone(),
+            log: log.clone(),
         })
+    }
+
+    /// The hit at `now` (milliseconds since 1970). `in_memory`: the entry comes from the memory tier, not from the store.
+    /// `None`: the request takes the slow path.
+    pub fn hit(&self, head: &EntryHead, in_memory: bool, now: u64) -> Option<FastPathHit> {
+        let Freshness::Fresh(status) = self.policy.evaluate(head, now) else { return None };
+        let stored = StoredResponse::new(self.endpoint, head, self.response_mode, &ResponseTransform::default())
+            .filter(StoredResponse::is_verbatim)?;
+        let reason = in_memory.then_some(Reason::Memory);
+        let mut log = self.log.clone();
+        let response = stored.serve(CacheStatus { key: Some(self.key), reason, ..status }, &mut log, now, &[])?;
+        Some(FastPathHit { response, log, valid_until: self.policy.head_valid_until(head, now) })
     }
 }

@@ -1,14 +1,16 @@
-//! One exchange from request to response, as decisions.
+//! One exchange from request to response.
+//!
+//! [`exchange`] is the one place that knows the order of the steps. The other files decide each step: values come in, and a
+//! value that says what to do next goes out. [`platform`] is what both need of the program around them.
 
+pub mod coalesce_request;
+pub mod coalescer;
 pub mod exchange;
-mod fast_path;
-mod forward;
-mod lookup;
+pub mod fast_path;
+pub mod forward;
+pub mod in_flight;
+pub mod lookup;
+pub mod platform;
 pub mod reply;
-mod stored_response;
-
-pub use exchange::*;
-pub use fast_path::{FastPathHit, FastPathPlan};
-pub use forward::{UpstreamFetch, FetchError};
-pub use lookup::{Lookup, OnLookup, PendingRequest, OnBody, CacheableRequest, Conversion, Decision};
-pub use stored_response::CachedResponse;
+pub mod request;
+pub mod stored_response;

@@ -1,6 +1,6 @@
-//! What does the client get? Heads of hits, changes to passing heads, and the proxy's own replies.
+//! What the client gets: heads of stored responses, changes to the upstream's head, and the proxy's own responses.
 
-use crate::cache::entry;
+use crate::cache::entry::EntryHead;
 use crate::config::Config;
 use crate::http::fields::is_digest_header;
 use crate::routing::route;
@@ -10,144 +10,157 @@ use crate::telemetry::exchange_log::LogFields;
 use http::StatusCode;
 use serde_json::{Value, json};
 
-/// A whole answer of the proxy's own.
+/// A response of the proxy's own.
 #[derive(Debug, Clone)]
 pub struct ProxyResponse {
-    /// HTTP status.
+    /// The HTTP status.
     pub status: u16,
-    /// All headers.
+    /// All header fields.
     pub headers: Vec<(String, String)>,
     /// The body.
     pub body: Vec<u8>,
-    /// For the log; `None` for the liveness probe, which touches nothing.
-    pub log_fields: Option<Box<LogFields>>,
 }
 
-/// Changes to the upstream's head on its way to the client; everything else in it stays.
+/// A stored response.
+#[derive(Debug)]
+pub struct CachedResponse {
+    /// The HTTP status.
+    pub status: u16,
+    /// All header fields.
+    pub headers: Vec<(String, String)>,
+    /// The body; `None`: the stored one, verbatim.
+    pub body: Option<Vec<u8>>,
+}
+
+/// Changes to the upstream's head on its way to the client. Everything else in it stays.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeaderEdits {
-    /// Replaces any header of this name.
+    /// Replaces any field of this name.
     pub set: (&'static str, String),
-    /// Comes after any header of this name: caches add to `Cache-Status` in order (RFC 9211, section 2).
+    /// Comes after any field of this name: caches add to `Cache-Status` in order (RFC 9211, section 2).
     pub append: (&'static str, String),
 }
 
 const CACHE_STATUS: &str = "cache-status";
-/// The platform does not say when a caller may ask again. Its periods are of 10 or 60 seconds, and clients do not obey as
-/// much as a minute.
-const RETRY_AFTER: &str = "10";
 const X_CACHE_STATUS: &str = "x-cache-status";
+/// The Workers runtime does not say when the next request is allowed. Its periods are 10 or 60 seconds, and official clients
+/// ignore waits of a minute.
+const RETRY_AFTER_SECONDS: &str = "10";
 
-/// What is added to a head that passes.
-pub fn header_edits(cache_status: &CacheStatus) -> HeaderEdits {
-    HeaderEdits { set: (X_CACHE_STATUS, cache_status.outcome.as_str().to_owned()), append: (CACHE_STATUS, cache_status.to_header_value()) }
+/// What is added to the upstream's head.
+pub fn header_edits(status: &CacheStatus) -> HeaderEdits {
+    HeaderEdits {
+        set: (X_CACHE_STATUS, status.outcome.as_str().to_owned()),
+        append: (CACHE_STATUS, status.to_header_value()),
+    }
 }
 
-/// The headers of a hit. `rendered`: its bytes are not the stored ones; `kind`: nor is its content type.
-pub fn hit(head: &entry::EntryHead, rendered: bool, kind: Option<&str>, cache_status: &CacheStatus, now: u64) -> Vec<(String, String)> {
+/// The header fields of a stored response. `converted`: its bytes are not the stored ones. `content_type`: in place of the
+/// stored one.
+pub fn hit(
+    head: &EntryHead,
+    converted: bool,
+    content_type: Option<&str>,
+    status: &CacheStatus,
+    now: u64,
+) -> Vec<(String, String)> {
     let mut headers = head.headers.clone();
-    if rendered {
+    if converted {
         headers.retain(|(name, _)| !is_digest_header(name));
     }
-    if let Some(kind) = kind {
+    if let Some(content_type) = content_type {
         headers.retain(|(name, _)| name != "content-type");
-        headers.push(("content-type".to_owned(), kind.to_owned()));
+        headers.push(("content-type".to_owned(), content_type.to_owned()));
     }
-    // An answer that has just been asked for is not one from the cache (RFC 9111, section 5.1).
-    if cache_status.outcome != CacheOutcome::Coalesced {
+    // A coalesced response has just been generated, so it has no age (RFC 9111, section 5.1).
+    if status.outcome != CacheOutcome::Coalesced {
         headers.push(("age".to_owned(), head.age(now).to_string()));
     }
-    headers.extend(explanation(cache_status));
+    headers.extend(cache_headers(status));
     headers
 }
 
-fn explanation(cache_status: &CacheStatus) -> [(String, String); 2] {
-    [(CACHE_STATUS.to_owned(), cache_status.to_header_value()), (X_CACHE_STATUS.to_owned(), cache_status.outcome.as_str().to_owned())]
+fn cache_headers(status: &CacheStatus) -> [(String, String); 2] {
+    [(CACHE_STATUS.to_owned(), status.to_header_value()), (X_CACHE_STATUS.to_owned(), status.outcome.as_str().to_owned())]
 }
 
-fn reply(status: StatusCode, body: Vec<u8>, log_fields: Option<LogFields>) -> ProxyResponse {
-    ProxyResponse {
-        status: status.as_u16(),
-        headers: vec![("content-type".to_owned(), "application/json".to_owned())],
-        body,
-        log_fields: log_fields.map(|log_fields| Box::new(LogFields { status: Some(status.as_u16()), ..log_fields })),
-    }
+fn json_response(status: StatusCode, body: &Value, log: &mut LogFields) -> ProxyResponse {
+    response(status, body.to_string().into_bytes(), log)
 }
 
-fn json_reply(status: StatusCode, body: &Value, log_fields: Option<LogFields>) -> ProxyResponse {
-    reply(status, body.to_string().into_bytes(), log_fields)
+fn response(status: StatusCode, body: Vec<u8>, log: &mut LogFields) -> ProxyResponse {
+    log.status = Some(status.as_u16());
+    let headers = vec![("content-type".to_owned(), "application/json".to_owned())];
+    ProxyResponse { status: status.as_u16(), headers, body }
 }
 
 /// An error that the proxy finds by itself.
-pub fn refusal(error: &ProxyError, log_fields: LogFields) -> ProxyResponse {
-    // What a caller wants from the store alone and does not get is a miss; the rest never came as far as the cache.
+pub fn refusal(error: &ProxyError, log: &mut LogFields) -> ProxyResponse {
+    // A client that accepts stored responses only, and gets none, is a miss. No other error reaches the cache.
     let outcome = match error.kind {
         ErrorKind::OnlyIfCached => CacheOutcome::Miss,
         _ => CacheOutcome::Bypass,
     };
-    let mut cache_status = CacheStatus::new(outcome);
-    cache_status.reason = error.kind.reason();
-    cache_status.key = log_fields.key;
-    failure(error, &cache_status, log_fields)
+    let mut status = CacheStatus::new(outcome);
+    status.reason = error.kind.reason();
+    status.key = log.key;
+    failure(error, &status, log)
 }
 
-/// An error in place of an answer, with what the cache did.
-pub fn failure(error: &ProxyError, cache_status: &CacheStatus, mut log_fields: LogFields) -> ProxyResponse {
-    log_fields.record(error.kind.status().as_u16(), cache_status);
-    let mut reply = reply(error.kind.status(), error.body(), Some(log_fields));
-    reply.headers.extend(explanation(cache_status));
-    reply.headers.extend(challenge(error.kind));
-    reply
+/// An error in place of the upstream's response, with what the cache did.
+pub fn failure(error: &ProxyError, status: &CacheStatus, log: &mut LogFields) -> ProxyResponse {
+    log.record(error.kind.status().as_u16(), status);
+    let mut response = response(error.kind.status(), error.body(), log);
+    response.headers.extend(cache_headers(status));
+    response.headers.extend(error_header(error.kind));
+    response
 }
 
-/// An error for the operator, whose calls have nothing to do with the cache's answers.
-pub fn operator_error(error: &ProxyError, log_fields: LogFields) -> ProxyResponse {
-    let mut reply = reply(error.kind.status(), error.body(), Some(log_fields));
-    reply.headers.extend(challenge(error.kind));
-    reply
+/// An error for the operator, whose calls do not concern the cache.
+pub fn admin_error(error: &ProxyError, log: &mut LogFields) -> ProxyResponse {
+    let mut response = response(error.kind.status(), error.body(), log);
+    response.headers.extend(error_header(error.kind));
+    response
 }
 
-/// What has been deleted for the operator, and where to go on.
-pub fn deleted(n: usize, cursor: Option<&str>, log_fields: LogFields) -> ProxyResponse {
-    json_reply(StatusCode::OK, &json!({"deleted": n, "cursor": cursor}), Some(log_fields))
+/// How many entries have been deleted, and where the next call continues.
+pub fn deleted(n: usize, cursor: Option<&str>, log: &mut LogFields) -> ProxyResponse {
+    json_response(StatusCode::OK, &json!({"deleted": n, "cursor": cursor}), log)
 }
 
 /// `/metrics`.
-pub fn metrics(text: String, log_fields: LogFields) -> ProxyResponse {
-    let mut reply = reply(StatusCode::OK, text.into_bytes(), Some(log_fields));
-    reply.headers = vec![("content-type".to_owned(), "text/plain; version=0.0.4; charset=utf-8".to_owned())];
-    reply
+pub fn metrics(text: String, log: &mut LogFields) -> ProxyResponse {
+    let mut response = response(StatusCode::OK, text.into_bytes(), log);
+    response.headers = vec![("content-type".to_owned(), "text/plain; version=0.0.4; charset=utf-8".to_owned())];
+    response
 }
 
-/// What HTTP wants said along with an error (RFC 9110, sections 11.6.1 and 10.2.3).
-fn challenge(kind: ErrorKind) -> Option<(String, String)> {
+/// The field that HTTP wants beside an error (RFC 9110, sections 11.6.1 and 10.2.3).
+fn error_header(kind: ErrorKind) -> Option<(String, String)> {
     let (name, value) = match kind {
         ErrorKind::InvalidToken => ("www-authenticate", "Bearer realm=\"reprise\""),
-        ErrorKind::RateLimited => ("retry-after", RETRY_AFTER),
+        ErrorKind::RateLimited => ("retry-after", RETRY_AFTER_SECONDS),
         _ => return None,
     };
     Some((name.to_owned(), value.to_owned()))
 }
 
 /// `/healthz`.
-pub fn alive() -> ProxyResponse {
-    json_reply(StatusCode::OK, &json!({"ok": true}), None)
+pub fn liveness() -> ProxyResponse {
+    json_response(StatusCode::OK, &json!({"ok": true}), &mut LogFields::default())
 }
 
-/// `/health`: `answered` tells whether the upstream at `target` gave any HTTP answer.
-pub fn health(target: &str, answered: bool, log_fields: LogFields) -> ProxyResponse {
-    if answered {
-        let body = json!({"status": "healthy", "target": target});
-        json_reply(StatusCode::OK, &body, Some(log_fields))
-    } else {
-        let error = "The upstream gave no answer within 5 seconds. Check that it is up and that its base URL is right.";
-        let body = json!({"status": "unhealthy", "error": error});
-        json_reply(StatusCode::SERVICE_UNAVAILABLE, &body, Some(log_fields))
+/// `/health`. `responded`: whether the upstream at `target` gave any HTTP response.
+pub fn health(target: &str, responded: bool, log: &mut LogFields) -> ProxyResponse {
+    if responded {
+        return json_response(StatusCode::OK, &json!({"status": "healthy", "target": target}), log);
     }
+    let error = "The upstream did not respond within 5 seconds. Check that it is up and that its base URL is right.";
+    json_response(StatusCode::SERVICE_UNAVAILABLE, &json!({"status": "unhealthy", "error": error}), log)
 }
 
 /// `/`.
-pub fn index(config: &Config, log_fields: LogFields) -> ProxyResponse {
+pub fn index(config: &Config, log: &mut LogFields) -> ProxyResponse {
     let mut routes = route::prefixes(config);
     routes.extend(["/health", "/healthz"].map(String::from));
     let body = json!({
@@ -156,15 +169,15 @@ pub fn index(config: &Config, log_fields: LogFields) -> ProxyResponse {
         "version": env!("CARGO_PKG_VERSION"),
         "routes": routes,
     });
-    json_reply(StatusCode::OK, &body, Some(log_fields))
+    json_response(StatusCode::OK, &body, log)
 }
 
 /// Any other path.
-pub fn not_found(config: &Config, log_fields: LogFields) -> ProxyResponse {
+pub fn not_found(config: &Config, log: &mut LogFields) -> ProxyResponse {
     let message = format!(
         "No such route. Point the client's base URL at one of the prefixes {}.",
         route::prefixes(config).join(", ")
     );
     let error = ProxyError::new(ErrorKind::NotFound, message);
-    reply(error.kind.status(), error.body(), Some(log_fields))
+    response(error.kind.status(), error.body(), log)
 }

@@ -12,6 +12,11 @@ macro_rules! reasons {
             /// Every reason there is.
             pub const ALL: &'static [Reason] = &[$(Reason::$name),*];
 
+            /// The reason with this token.
+            pub fn from_token(token: &str) -> Option<Reason> {
+                Reason::ALL.iter().copied().find(|reason| reason.as_str() == token)
+            }
+
             /// Its stable token.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Reason::$name => $token,)* }
@@ -29,8 +34,7 @@ impl Serialize for Reason {
 impl<'de> Deserialize<'de> for Reason {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Reason, D::Error> {
         let token = String::deserialize(deserializer)?;
-        let named = Reason::ALL.iter().find(|reason| reason.as_str() == token);
-        named.copied().ok_or_else(|| serde::de::Error::custom("not a reason"))
+        Reason::from_token(&token).ok_or_else(|| serde::de::Error::custom("not a reason"))
     }
 }
 
@@ -71,8 +75,8 @@ reasons! {
     Expired = "expired",
     /// The answer was in the memory of the isolate.
     Memory = "memory",
-    /// The answer was still in its flight, where the store did not show it yet.
-    Flight = "flight",
+    /// The coalescer still had the response, where the store did not show it yet.
+    Coalesced = "coalesced",
     /// The entry's lifetime is over, and it answers while the upstream is asked: `STALE_WHILE_REVALIDATE`.
     StaleWhileRevalidate = "stale-while-revalidate",
     /// `RESPOND_WITH_CACHE` is off.

@@ -5,6 +5,7 @@ use crate::key::CacheKey;
 use crate::status::{CacheOutcome, Reason, CacheStatus};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
+use std::rc::Rc;
 
 /// Longest path or model name that is written, in characters.
 const MAX_CHARS: usize = 200;
@@ -85,6 +86,63 @@ pub enum CoalesceRole {
     Leader,
     /// It got the answer of another's.
     Follower,
+}
+
+/// Where log lines go.
+pub trait LogSink {
+    /// Writes the line of an exchange and counts it. `stored`: whether the response was stored, where that was tried.
+    fn write(&self, fields: &LogFields, measurements: &Measurements, stored: Result<(), Reason>);
+    /// An exchange has ended without a line: a defect.
+    fn unfinished(&self, fields: &LogFields);
+}
+
+/// The log line of one exchange, to be written exactly once: by [`ExchangeLog::finish`], or by whoever it is delegated to.
+#[must_use]
+pub struct ExchangeLog {
+    fields: LogFields,
+    sink: Option<Rc<dyn LogSink>>,
+}
+
+impl ExchangeLog {
+    /// The log of an exchange that has begun.
+    pub fn new(fields: LogFields, sink: Rc<dyn LogSink>) -> ExchangeLog {
+        ExchangeLog { fields, sink: Some(sink) }
+    }
+
+    /// What is known so far.
+    pub fn fields(&self) -> &LogFields {
+        &self.fields
+    }
+
+    /// What is known so far, to be added to.
+    pub fn fields_mut(&mut self) -> &mut LogFields {
+        &mut self.fields
+    }
+
+    /// Writes the line.
+    pub fn finish(mut self, measurements: &Measurements, stored: Result<(), Reason>) {
+        if let Some(sink) = self.sink.take() {
+            sink.write(&self.fields, measurements, stored);
+        }
+    }
+
+    /// Another part of the program writes the line: the task that stores the response, or the Durable Object.
+    pub fn delegate(mut self) {
+        self.sink = None;
+    }
+
+    /// There is no line: liveness probes are not logged.
+    pub fn discard(mut self) {
+        self.sink = None;
+    }
+}
+
+impl Drop for ExchangeLog {
+    fn drop(&mut self) {
+        if let Some(sink) = self.sink.take() {
+            sink.unfinished(&self.fields);
+        }
+    }
 }
 
 #[derive(Serialize)]

@@ -1,25 +1,98 @@
-// The short way for requests that this isolate has seen before, byte for byte: no JSON is parsed, and no decision made here.
-// What a repeated request asks for is a plan of the long way's, and so is the answer's head; see src/flow/repeat.rs.
+// The fast path: a request that this isolate has seen before, byte for byte, is answered without parsing its body.
+//
+// The slow path (wasm) decides; this only repeats its decisions. It leaves a plan for each request that can be repeated. A plan
+// knows the cache key, checks the stored entry, and builds the response's head; see src/flow/repeat.rs.
 
-import { headersOf } from "./platform/interop.js";
-import { look } from "./store/kv.js";
+import { decodeHeaders } from "./platform/interop.js";
+import { readWithTimeout } from "./store/kv.js";
 
-const HEADS = 1_000;
-const PLANS = 2_000;
-const NAMES = 1_000;
-const LONGEST_NAME = 64; // of those that are remembered, in characters
-const LONGEST_HEAD = 10_000; // likewise
-const PREFIX = 41; // bytes of an entry before what its digest covers: see src/entry.rs
-const CONTROL = /[\0-\x08\x0a-\x1f\x7f]/;
+/** @import { MemoryCache } from "./store/memory.js" */
+/** @import { StoreFault } from "./store/kv.js" */
+
+const MAX_HEADS = 1_000;
+const MAX_PLANS = 2_000;
+const MAX_HEADER_NAMES = 1_000;
+/** Longer header names are not remembered. */
+const MAX_HEADER_NAME_CHARS = 64;
+/** Longer response heads are built anew for each request. */
+const MAX_RESPONSE_HEAD_CHARS = 10_000;
+// biome-ignore lint/suspicious/noControlCharactersInRegex: the slow path refuses header values that contain these.
+const INVALID_IN_HEADER_VALUE = /[\0-\x08\x0a-\x1f\x7f]/;
+
 const encoder = new TextEncoder();
 
-// A map that forgets what has not been used for longest.
-class Recent extends Map {
-  constructor(most) {
+/**
+ * How to answer one request, exported by the wasm. Its methods throw if the instance has been replaced after a panic.
+ *
+ * @typedef {object} Plan
+ * @property {(value: Uint8Array, digest: Uint8Array | undefined, now: number) => string | undefined} responseHead The head of
+ *   the response out of an entry, as JSON; undefined if the slow path has to answer. `digest`: the SHA-256 of all behind the
+ *   entry's prefix, unless it has been verified before.
+ * @property {() => void} countHit Counts a response with the last head.
+ * @property {(env: Env) => Promise<Uint8Array | undefined | StoreFault | "entry-corrupt">} readStore
+ */
+
+/** @typedef {Record<string, any>} Env The Worker's bindings. */
+
+/**
+ * @typedef {object} ResponseHead
+ * @property {string | number} id Of the entry that it was built from.
+ * @property {number} validFrom In milliseconds since 1970.
+ * @property {number} validUntil
+ * @property {number} bodyStart Where the body begins in the entry.
+ * @property {[string, string]} logLine What comes before and after the duration.
+ * @property {ResponseInit} init
+ */
+
+/**
+ * @typedef {object} KnownRequest
+ * @property {Plan} plan
+ * @property {string} key The cache key.
+ * @property {ResponseHead | undefined} head The last one.
+ */
+
+/**
+ * What the fast path has found out about a request that it leaves to the slow path.
+ *
+ * @typedef {object} Probe
+ * @property {number} startedAt In milliseconds since 1970.
+ * @property {string} headDigest
+ * @property {string} [digest] Of the head and the body.
+ * @property {boolean} hasDigest
+ * @property {Uint8Array} [body]
+ * @property {boolean} bodyFailed Whether the body was aborted while it was read.
+ * @property {{ key: string, value: Uint8Array | undefined | string }} [lookup] What the store has returned.
+ */
+
+/**
+ * @typedef {object} Settings
+ * @property {string[]} ignoredHeaders
+ * @property {number} maxBodyBytes
+ * @property {number} prefixBytes
+ * @property {MemoryCache | undefined} memory
+ * @property {string | undefined} kvBinding
+ * @property {number} timeoutMs
+ */
+
+/**
+ * A map that drops the least recently used entry when it is full.
+ *
+ * @template K, V
+ * @extends {Map<K, V>}
+ */
+export class LruMap extends Map {
+  #capacity;
+
+  /** @param {number} capacity */
+  constructor(capacity) {
     super();
-    this.most = most;
+    this.#capacity = capacity;
   }
 
+  /**
+   * @param {K} key
+   * @returns {V | undefined}
+   */
   use(key) {
     const value = this.get(key);
     if (value === undefined) return undefined;
@@ -28,144 +101,220 @@ class Recent extends Map {
     return value;
   }
 
+  /**
+   * @param {K} key
+   * @param {V} value
+   */
   set(key, value) {
     super.set(key, value);
-    if (this.size > this.most) this.delete(this.keys().next().value);
+    if (this.size > this.#capacity) this.delete(/** @type {K} */ (this.keys().next().value));
     return this;
   }
 }
 
+/** @param {BufferSource} bytes */
 const sha256 = async (bytes) => new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+
+/**
+ * Bytes as a string, one character each. Spreading them takes six times as long as `apply`.
+ *
+ * @param {any} bytes A `Uint8Array`, which `apply` takes although its type says otherwise.
+ * @returns {string}
+ */
 const latin1 = (bytes) => String.fromCharCode.apply(null, bytes);
 
-export class Repeats {
-  #settings = null;
-  #names = new Recent(NAMES); // of headers → whether they are part of the digest
-  #heads = new Recent(HEADS); // digests of heads whose bodies the long way reads
-  #plans = new Recent(PLANS); // digests of head and body → { plan, name, answer }
-  #prepared = new WeakMap(); // request → what is known of it already
+export class FastPath {
+  /** @type {Settings | undefined} */
+  #settings;
+  /** @type {LruMap<string, boolean>} Whether a header of this name is part of the digest. */
+  #names = new LruMap(MAX_HEADER_NAMES);
+  /** @type {LruMap<string, boolean>} Digests of heads whose bodies the slow path reads. */
+  #heads = new LruMap(MAX_HEADS);
+  /** @type {LruMap<string, KnownRequest>} By the digest of head and body. */
+  #requests = new LruMap(MAX_PLANS);
+  /** @type {WeakMap<Request, Probe>} */
+  #probes = new WeakMap();
 
-  // Calls the instance for nothing. `entry.js` has the call.
-  renew = () => {};
+  /**
+   * Calls the wasm instance to no other end: if it has ended in a panic, a call replaces it. Set by `main.js`.
+   *
+   * @type {() => void}
+   */
+  ensureInstance = () => {};
 
-  // Begins anew, as the instance does whose plans these are. `tellNothing`: headers that no decision needs, with `*` for
-  // families; `most`: of a body, in bytes; `memory`: entries in memory, if they are kept there. `kv`: the binding, where that is the
-  // store and holds entries as they are; `timeout`: of a look into it, in milliseconds.
-  begin(tellNothing, most, memory, kv, timeout) {
-    this.#settings = { tellNothing, most, memory, kv, timeout };
-    for (const known of [this.#names, this.#heads, this.#plans]) known.clear();
+  /**
+   * Opens the fast path for a new wasm instance, and drops the plans of the last one.
+   *
+   * @param {string[]} ignoredHeaders Names of headers that no decision depends on; `*` at the end stands for any ending.
+   * @param {number} maxBodyBytes
+   * @param {number} prefixBytes How much of an entry comes before what its digest covers.
+   * @param {MemoryCache | undefined} memory
+   * @param {string | undefined} kvBinding The name of the KV binding, if that holds the entries unencrypted.
+   * @param {number} timeoutMs How long a read of KV may take.
+   */
+  open(ignoredHeaders, maxBodyBytes, prefixBytes, memory, kvBinding, timeoutMs) {
+    this.#settings = { ignoredHeaders, maxBodyBytes, prefixBytes, memory, kvBinding, timeoutMs };
+    this.#names.clear();
+    this.#heads.clear();
+    this.#requests.clear();
   }
 
-  // The answer to a request, or undefined: then it takes the long way, from its beginning.
-  async answer(request, env) {
+  /**
+   * The response to a request; undefined if the slow path has to answer it.
+   *
+   * @param {Request} request
+   * @param {Env} env
+   */
+  async respond(request, env) {
     if (!this.#settings || request.method !== "POST") return undefined;
-    const started = Date.now();
-    const head = this.#head(request);
+    const startedAt = Date.now();
+    const head = this.#head(request, this.#settings);
     if (head === undefined) return undefined;
-    const prepared = { started, named: false, head: latin1(await sha256(encoder.encode(head))) };
-    const met = this.#heads.use(prepared.head);
-    if (met) {
+    /** @type {Probe} */
+    const probe = {
+      startedAt,
+      hasDigest: false,
+      bodyFailed: false,
+      headDigest: latin1(await sha256(encoder.encode(head))),
+    };
+    if (this.#heads.use(probe.headDigest)) {
       try {
-        prepared.body = new Uint8Array(await request.arrayBuffer());
-        prepared.question = prepared.head + latin1(await sha256(prepared.body));
-        prepared.named = true;
+        probe.body = new Uint8Array(await request.arrayBuffer());
+        probe.digest = probe.headDigest + latin1(await sha256(probe.body));
+        probe.hasDigest = true;
       } catch {
-        prepared.failed = true;
+        probe.bodyFailed = true;
       }
     }
-    const known = prepared.question && this.#plans.use(prepared.question);
-    if (known) {
+    const known = probe.digest === undefined ? undefined : this.#requests.use(probe.digest);
+    if (known && probe.digest !== undefined) {
       try {
-        const answer = await this.#known(known, prepared, env);
-        if (answer) return answer;
+        const response = await this.#repeat(known, probe, env, this.#settings);
+        if (response) return response;
       } catch (error) {
-        // The plan's instance may have come to an end: whoever watches over it is to know.
-        this.#plans.delete(prepared.question);
+        // The plan's instance may have ended in a panic. That must be reported to the runtime.
+        this.#requests.delete(probe.digest);
         reportError(error);
       }
     }
-    // Only what goes on is kept: a body that is, is collected late.
-    this.#prepared.set(request, prepared);
+    // Only for the slow path: a body that is referenced from here is garbage collected late.
+    this.#probes.set(request, probe);
     return undefined;
   }
 
-  // All that the long way's decisions can depend on but the body, or undefined where its length does not decide that it is
-  // read: then the platform has to be asked.
-  #head(request) {
+  /**
+   * Everything but the body that the slow path's decisions may depend on. Undefined if the body's length is not declared, or
+   * does not decide whether the body is read.
+   *
+   * @param {Request} request
+   * @param {Settings} settings
+   */
+  #head(request, settings) {
     let head = `${request.url}\n`;
-    let sized = false;
-    let legible = true;
+    let hasLength = false;
+    let valid = true;
     request.headers.forEach((value, name) => {
-      // The long way refuses others.
-      if (CONTROL.test(value)) legible = false;
-      if (name === "content-length") sized = /^[1-9]\d*$/.test(value) && Number(value) <= this.#settings.most;
-      else if (this.#tells(name)) head += `${name}:${value}\n`;
+      if (INVALID_IN_HEADER_VALUE.test(value)) valid = false;
+      if (name === "content-length") hasLength = /^[1-9]\d*$/.test(value) && Number(value) <= settings.maxBodyBytes;
+      else if (this.#matters(name, settings)) head += `${name}:${value}\n`;
     });
-    return sized && legible ? head : undefined;
+    return hasLength && valid ? head : undefined;
   }
 
-  #tells(name) {
-    let tells = this.#names.get(name);
-    if (tells === undefined) {
-      const is = (known) => (known.endsWith("*") ? name.startsWith(known.slice(0, -1)) : name === known);
-      tells = !this.#settings.tellNothing.some(is);
-      if (name.length <= LONGEST_NAME) this.#names.set(name, tells);
+  /**
+   * @param {string} name
+   * @param {Settings} settings
+   */
+  #matters(name, settings) {
+    let matters = this.#names.get(name);
+    if (matters === undefined) {
+      matters = !settings.ignoredHeaders.some((ignored) =>
+        ignored.endsWith("*") ? name.startsWith(ignored.slice(0, -1)) : name === ignored,
+      );
+      if (name.length <= MAX_HEADER_NAME_CHARS) this.#names.set(name, matters);
     }
-    return tells;
+    return matters;
   }
 
-  async #known(known, prepared, env) {
-    const { kv, timeout, memory } = this.#settings;
-    const kept = memory?.find(known.name, Date.now());
-    // What is remembered may be newer than what the store gives.
-    if (kept) return this.#answer(known, kept.value, kept.id, undefined, prepared.started);
-    this.renew();
-    const value = kv ? await look(env[kv], known.name, timeout) : await known.plan.find(env);
-    prepared.found = { name: known.name, value };
+  /**
+   * @param {KnownRequest} known
+   * @param {Probe} probe
+   * @param {Env} env
+   * @param {Settings} settings
+   */
+  async #repeat(known, probe, env, { kvBinding, timeoutMs, memory, prefixBytes }) {
+    const { key, plan } = known;
+    const entry = memory?.getEntry(key, Date.now());
+    // The memory may hold a newer entry than the store returns, so the store is not read even if this one does not do.
+    if (entry) return this.#responseFrom(known, entry.value, entry.id, undefined, probe.startedAt);
+    this.ensureInstance();
+    const value = kvBinding ? await readWithTimeout(env[kvBinding], key, timeoutMs) : await plan.readStore(env);
+    probe.lookup = { key, value };
     if (!(value instanceof Uint8Array)) return undefined;
-    const digest = await sha256(value.subarray(PREFIX));
-    const id = latin1(value.subarray(0, PREFIX)) + latin1(digest);
-    const answer = this.#answer(known, value, id, digest, prepared.started);
-    if (answer) memory?.read(known.name, value, Date.now());
-    return answer;
-  }
-
-  // What the plan makes of an entry, if that is all there is to it. Entries with the same `id` are the same; `digest` is that
-  // of all behind the prefix, where the two have not been compared before.
-  #answer(known, value, id, digest, started) {
-    // Where the instance has come to an end this begins a new one, and the plan can tell that it is none of its own.
-    this.renew();
-    const now = Date.now();
-    let { answer } = known;
-    if (answer?.id !== id || now < answer.since || answer.until <= now) {
-      const text = known.plan.answer(value, digest, now);
-      if (text === undefined) return undefined;
-      const { status, headers, start, until, line } = JSON.parse(text);
-      answer = { id, since: now, until, start, line, init: { status, headers: headersOf(headers) } };
-      known.answer = headers.length <= LONGEST_HEAD ? answer : undefined;
-    }
-    const response = new Response(value.subarray(answer.start), answer.init);
-    known.plan.count();
-    console.log(answer.line[0] + Math.max(0, now - started) + answer.line[1]);
+    const digest = await sha256(value.subarray(prefixBytes));
+    const id = latin1(value.subarray(0, prefixBytes)) + latin1(digest);
+    const response = this.#responseFrom(known, value, id, digest, probe.startedAt);
+    if (response) memory?.putIfCurrent(key, value, Date.now());
     return response;
   }
 
-  // What has been found out about a request on the short way.
-  prepared(request) {
-    return this.#prepared.get(request);
+  /**
+   * @param {KnownRequest} known
+   * @param {Uint8Array} value The entry.
+   * @param {string | number} id The same for the same entry only.
+   * @param {Uint8Array | undefined} digest As in `Plan.responseHead`.
+   * @param {number} startedAt
+   */
+  #responseFrom(known, value, id, digest, startedAt) {
+    // If the instance has been replaced, the plan notices that it belongs to another one.
+    this.ensureInstance();
+    const now = Date.now();
+    let { head } = known;
+    if (head?.id !== id || now < head.validFrom || head.validUntil <= now) {
+      const text = known.plan.responseHead(value, digest, now);
+      if (text === undefined) return undefined;
+      const { status, headers, body_start: bodyStart, valid_until: validUntil, log_line: logLine } = JSON.parse(text);
+      const init = { status, headers: decodeHeaders(headers) };
+      head = { id, validFrom: now, validUntil, bodyStart, logLine, init };
+      known.head = headers.length <= MAX_RESPONSE_HEAD_CHARS ? head : undefined;
+    }
+    const response = new Response(value.subarray(head.bodyStart), head.init);
+    known.plan.countHit();
+    console.log(head.logLine[0] + Math.max(0, now - startedAt) + head.logLine[1]);
+    return response;
   }
 
-  // The long way reads the bodies of requests with this head.
-  met({ head }) {
-    this.#heads.set(head, true);
+  /**
+   * What the fast path has found out about a request that it has left to the slow path.
+   *
+   * @param {Request} request
+   */
+  probe(request) {
+    return this.#probes.get(request);
   }
 
-  // The long way has a plan for whoever asks this again.
-  learn({ question }, plan, name) {
-    if (question) this.#plans.set(question, { plan, name, answer: undefined });
+  /**
+   * The slow path reads the bodies of requests with this head.
+   *
+   * @param {Probe} probe
+   */
+  rememberHead({ headDigest }) {
+    this.#heads.set(headDigest, true);
+  }
+
+  /**
+   * The slow path has a plan for requests that equal this one.
+   *
+   * @param {Probe} probe
+   * @param {Plan} plan
+   * @param {string} key
+   */
+  addPlan({ digest }, plan, key) {
+    if (digest !== undefined) this.#requests.set(digest, { plan, key, head: undefined });
   }
 }
 
-const repeats = new Repeats();
+const instance = new FastPath();
 
-export const theRepeats = () => repeats;
+/** The fast path of this isolate. */
+export const fastPath = () => instance;

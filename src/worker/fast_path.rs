@@ -1,14 +1,15 @@
-//! The short way for requests that this isolate has seen before: see [`crate::proxy::FastPathPlan`]. `repeat.js` walks it, and comes
-//! here once for each answer; the long way begins in [`super::fetch`].
+//! The fast path for requests that this isolate has seen before: see [`crate::proxy::fast_path`]. `fast_path.js` takes it, and
+//! comes here once for each response head. The slow path begins in [`super::fetch`].
 
-use super::platform::interop as interop;
-use super::store::memory;
-use super::store::{Store, kv};
-use super::{METRICS, config, length};
+use super::platform::interop;
+use super::platform::time::millis;
+use super::store::{Store, kv, memory};
+use super::{METRICS, config};
 use crate::cache::entry::{self, Prefix};
 use crate::config::Config;
 use crate::key::headers::FAST_PATH_IGNORED_HEADERS;
-use crate::proxy::{FastPathHit, CacheableRequest, FastPathPlan};
+use crate::proxy::fast_path::{FastPathHit, FastPathPlan};
+use crate::proxy::lookup::CacheableRequest;
 use crate::status::Reason;
 use crate::telemetry::exchange_log::{self, LogFields, Measurements};
 use js_sys::{Array, JsString, Promise, Uint8Array};
@@ -21,179 +22,190 @@ use worker::Env;
 
 #[wasm_bindgen(module = "/src/worker/fast_path.js")]
 extern "C" {
-    /// The requests that have been seen before, of the isolate.
+    /// The requests that the isolate has seen before.
     type FastPath;
 
-    #[wasm_bindgen(js_name = theRepeats)]
-    fn the_repeats() -> FastPath;
+    #[wasm_bindgen(js_name = fastPath)]
+    fn isolate_fast_path() -> FastPath;
 
     #[wasm_bindgen(method)]
-    fn begin(
+    fn open(
         this: &FastPath,
-        tell_nothing: &Array,
-        most: f64,
-        memory: Option<&memory::Entries>,
-        kv: Option<&str>,
-        timeout: f64,
+        ignored_headers: &Array,
+        max_body_bytes: f64,
+        prefix_bytes: f64,
+        memory: Option<&memory::MemoryCache>,
+        kv_binding: Option<&str>,
+        timeout_ms: f64,
     );
 
-    #[wasm_bindgen(method)]
-    fn probe(this: &FastPath, request: &Request) -> Option<Probe>;
+    #[wasm_bindgen(method, js_name = probe)]
+    fn js_probe(this: &FastPath, request: &Request) -> Option<Probe>;
 
-    #[wasm_bindgen(method)]
-    fn remember_head(this: &FastPath, probe: &Probe);
+    #[wasm_bindgen(method, js_name = rememberHead)]
+    fn js_remember_head(this: &FastPath, probe: &Probe);
 
-    #[wasm_bindgen(method)]
-    fn add_plan(this: &FastPath, probe: &Probe, plan: PlanHandle, name: &str);
+    #[wasm_bindgen(method, js_name = addPlan)]
+    fn js_add_plan(this: &FastPath, probe: &Probe, plan: Plan, name: &str);
 
-    /// What the short way has found out about a request.
+    /// What the fast path has found out about a request that it leaves to the slow path.
     pub type Probe;
 
-    /// Its body, where that has been read.
+    /// The body, if it has been read.
     #[wasm_bindgen(method, getter)]
     pub fn body(this: &Probe) -> Option<Uint8Array>;
 
-    /// Whether its body broke off.
-    #[wasm_bindgen(method, getter)]
-    pub fn failed(this: &Probe) -> Option<bool>;
+    /// Whether the body was aborted while it was read.
+    #[wasm_bindgen(method, getter, js_name = bodyFailed)]
+    pub fn body_failed(this: &Probe) -> Option<bool>;
 
-    /// When it came, in milliseconds since 1970.
-    #[wasm_bindgen(method, getter)]
-    pub fn started(this: &Probe) -> f64;
+    #[wasm_bindgen(method, getter, js_name = startedAt)]
+    fn started_at(this: &Probe) -> f64;
 
-    /// Whether it has a name by which it can be told from others.
-    #[wasm_bindgen(method, getter)]
-    fn named(this: &Probe) -> bool;
+    #[wasm_bindgen(method, getter, js_name = hasDigest)]
+    fn has_digest(this: &Probe) -> bool;
 
     #[wasm_bindgen(method, getter)]
-    fn found(this: &Probe) -> Option<Lookup>;
+    fn lookup(this: &Probe) -> Option<StoreRead>;
 
-    /// What the store gave, and under which name.
-    type Lookup;
+    /// What the store returned, and under which name.
+    type StoreRead;
+
+    #[wasm_bindgen(method, getter, js_name = key)]
+    fn name(this: &StoreRead) -> String;
 
     #[wasm_bindgen(method, getter)]
-    fn name(this: &Lookup) -> String;
+    fn value(this: &StoreRead) -> JsValue;
+}
 
-    #[wasm_bindgen(method, getter)]
-    fn value(this: &Lookup) -> JsValue;
+impl Probe {
+    /// When the request came, in milliseconds since 1970.
+    pub fn started(&self) -> u64 {
+        millis(self.started_at())
+    }
 }
 
 thread_local! {
-    static REPEATS: OnceCell<FastPath> = const { OnceCell::new() };
+    static FAST_PATH: OnceCell<FastPath> = const { OnceCell::new() };
 }
 
-/// Where the worker's entry finds the short way.
-#[wasm_bindgen]
+/// The isolate's fast path, for the main module. A call replaces a wasm instance that has ended in a panic.
+#[wasm_bindgen(js_name = fastPath)]
 pub fn fast_path() -> JsValue {
-    the_repeats().into()
+    isolate_fast_path().into()
 }
 
-/// Opens the short way, once per isolate.
-pub fn set_up(config: &Config, memory: Option<&memory::Entries>, store: Option<&Store>) {
-    REPEATS.with(|cell| {
+/// Opens the fast path, once per wasm instance.
+pub fn set_up(config: &Config, memory: Option<&memory::MemoryCache>, store: Option<&Store>) {
+    FAST_PATH.with(|cell| {
         cell.get_or_init(|| {
-            let fast_path = the_repeats();
-            let tell_nothing: Array = FAST_PATH_IGNORED_HEADERS.iter().map(|name| JsString::from(*name)).collect();
-            // What lies in KV as it is, the platform can fetch without us.
-            let plain = matches!(store, Some(Store::Kv(_))) && config.encryption.is_empty();
-            let timeout = config.store_timeout.as_millis() as f64;
+            let fast_path = isolate_fast_path();
+            let ignored: Array = FAST_PATH_IGNORED_HEADERS.iter().map(|name| JsString::from(*name)).collect();
+            // JavaScript can read unencrypted entries out of KV by itself.
+            let plain_kv = matches!(store, Some(Store::Kv(_))) && config.encryption.is_empty();
+            let timeout_ms = config.store_timeout.as_millis() as f64;
             // Exact below 2^53.
-            fast_path.begin(&tell_nothing, config.max_bytes as f64, memory, plain.then_some(kv::BINDING), timeout);
+            let (max_body_bytes, prefix_bytes) = (config.max_bytes as f64, entry::PREFIX_LEN as f64);
+            let kv_binding = plain_kv.then_some(kv::BINDING);
+            fast_path.open(&ignored, max_body_bytes, prefix_bytes, memory, kv_binding, timeout_ms);
             fast_path
         });
     });
 }
 
-fn with<T>(act: impl FnOnce(&FastPath) -> T) -> Option<T> {
-    REPEATS.with(|cell| cell.get().map(act))
-}
-
-/// What the short way has found out about a request that it has left to the long one; it may have been another instance's.
+/// What the fast path has found out about a request. It may have been another wasm instance's.
 pub fn probe(request: &Request) -> Option<Probe> {
-    the_repeats().probe(request)
+    isolate_fast_path().js_probe(request)
 }
 
-/// The bodies of requests with this head are read, whatever they are.
+/// The slow path reads the bodies of requests with this head.
 pub fn remember_head(probe: &Probe) {
-    let _ = with(|fast_path| fast_path.remember_head(probe));
+    FAST_PATH.with(|cell| cell.get().map(|fast_path| fast_path.js_remember_head(probe)));
 }
 
-/// Whoever asks this again, byte for byte, can have the same without being read.
-pub fn add_plan(probe: &Probe, request: &CacheableRequest) {
-    let Some(repeat) = request.repeat().filter(|_| probe.named()) else { return };
-    let name = repeat.key.storage_key();
-    let plan = PlanHandle { repeat, given: RefCell::default() };
-    let _ = with(|fast_path| fast_path.add_plan(probe, plan, &name));
+/// Lets the fast path answer the requests that equal this one.
+pub fn add_plan(probe: &Probe, request: &CacheableRequest, log: &LogFields) {
+    if !probe.has_digest() {
+        return;
+    }
+    let Some(plan) = FastPathPlan::new(request, log) else { return };
+    let name = plan.key.storage_key();
+    let plan = Plan { plan, last_hit: RefCell::default() };
+    FAST_PATH.with(|cell| cell.get().map(|fast_path| fast_path.js_add_plan(probe, plan, &name)));
 }
 
-/// What the short way has got from the store under this name, if it asked.
-pub fn looked_up(probe: &Probe, name: &str) -> Option<Result<Option<Uint8Array>, Reason>> {
-    let lookup = probe.found().filter(|lookup| lookup.name() == name)?;
-    let value = lookup.value();
-    let reason = value.as_string().map(|reason| match reason.as_str() {
-        reason if reason == Reason::StoreTimeout.as_str() => Reason::StoreTimeout,
-        reason if reason == Reason::EntryCorrupt.as_str() => Reason::EntryCorrupt,
-        _ => Reason::StoreError,
-    });
+/// What the fast path has read from the store under this name, if it has.
+pub fn store_read(probe: &Probe, name: &str) -> Option<Result<Option<Uint8Array>, Reason>> {
+    let value = probe.lookup().filter(|lookup| lookup.name() == name)?.value();
+    let reason = value.as_string().map(|token| Reason::from_token(&token).unwrap_or(Reason::StoreError));
     Some(reason.map_or_else(|| Ok(value.dyn_into().ok()), Err))
 }
 
-/// What to do about a question whenever it is asked again.
+/// How to respond to a request whenever it comes again.
 #[wasm_bindgen]
-pub struct PlanHandle {
-    repeat: FastPathPlan,
-    /// What the last answer was.
-    given: RefCell<(LogFields, Measurements)>,
+pub struct Plan {
+    plan: FastPathPlan,
+    /// For the counters.
+    last_hit: RefCell<(LogFields, Measurements)>,
 }
 
-/// An answer's head.
+/// A response head, for JavaScript.
 #[derive(Serialize)]
-struct Head {
+struct ResponseHead {
     status: u16,
     headers: String,
-    /// Where the body begins in the entry.
-    start: usize,
-    until: u64,
-    line: (String, String),
+    /// Where the body begins in the entry, in bytes.
+    body_start: usize,
+    /// In milliseconds since 1970.
+    valid_until: u64,
+    /// The log line around the number of milliseconds.
+    log_line: (String, String),
 }
 
 #[wasm_bindgen]
-impl PlanHandle {
-    /// The head of the answer out of an entry, as JSON. `digest`: the SHA-256 of what follows the entry's
-    /// prefix; an entry without has been checked before, and is remembered. Nothing: this takes the long way.
-    pub fn answer(&self, value: &Uint8Array, digest: Option<Box<[u8]>>, now: f64) -> Option<String> {
-        let fixed = u32::try_from(entry::PREFIX_LEN).ok()?;
-        let prefix = Prefix::decode(&value.subarray(0, fixed).to_vec())?;
+impl Plan {
+    /// The response head out of an entry, as JSON. `digest`: the SHA-256 of what follows the entry's prefix; an entry from
+    /// memory comes without, since it has been verified before. `None`: the request takes the slow path.
+    #[wasm_bindgen(js_name = responseHead)]
+    pub fn response_head(&self, value: &Uint8Array, digest: Option<Box<[u8]>>, now: f64) -> Option<String> {
+        let prefix_len = u32::try_from(entry::PREFIX_LEN).ok()?;
+        let prefix = Prefix::decode(&value.subarray(0, prefix_len).to_vec())?;
         if digest.as_ref().is_some_and(|digest| **digest != prefix.digest) {
             return None;
         }
-        let start = prefix.body_start();
-        let head = entry::decode_head(&value.subarray(fixed, u32::try_from(start).ok()?).to_vec())?;
-        // Milliseconds since 1970. `as` saturates and cannot fail.
-        let FastPathHit { replay, until } = self.repeat.answer(&head, digest.is_none(), now as u64)?;
-        let bytes = usize::try_from(value.length()).ok().and_then(|all| length(Some(all.saturating_sub(start))));
-        let measurements = Measurements { bytes, ..Measurements::default() };
-        let line = exchange_log::line_around_ms(&replay.log_fields, measurements);
-        let answer = Head { status: replay.status, headers: interop::text(&replay.headers), start, until, line };
-        let json = serde_json::to_string(&answer).ok()?;
-        *self.given.borrow_mut() = (replay.log_fields, measurements);
+        let body_start = prefix.body_start();
+        let head = value.subarray(prefix_len, u32::try_from(body_start).ok()?).to_vec();
+        let head = entry::decode_head(&head)?;
+        let FastPathHit { response, log, valid_until } = self.plan.hit(&head, digest.is_none(), millis(now))?;
+        let length = usize::try_from(value.length()).ok()?.saturating_sub(body_start);
+        let measurements = Measurements { bytes: u64::try_from(length).ok(), ..Measurements::default() };
+        let head = ResponseHead {
+            status: response.status,
+            headers: interop::encode_headers(&response.headers),
+            body_start,
+            valid_until,
+            log_line: exchange_log::line_around_ms(&log, measurements),
+        };
+        let json = serde_json::to_string(&head).ok()?;
+        *self.last_hit.borrow_mut() = (log, measurements);
         Some(json)
     }
 
-    /// Counts a request that got the last answer.
-    pub fn count(&self) {
-        let (log_fields, measurements) = &*self.given.borrow();
-        METRICS.with_borrow_mut(|metrics| metrics.count_fast_path(log_fields, measurements));
+    /// Counts one more response with the last head.
+    #[wasm_bindgen(js_name = countHit)]
+    pub fn count_hit(&self) {
+        let (log, measurements) = &*self.last_hit.borrow();
+        METRICS.with_borrow_mut(|metrics| metrics.count_fast_path(log, measurements));
     }
 
-    /// What the store holds: bytes, nothing, or why it could not tell.
-    pub fn find(&self, env: Env) -> Promise {
-        let (name, salt) = (self.repeat.key.storage_key(), self.repeat.salt.clone());
+    /// What the store holds: bytes, undefined, or the reason why it cannot be read.
+    #[wasm_bindgen(js_name = readStore)]
+    pub fn read_store(&self, env: Env) -> Promise {
+        let (name, salt) = (self.plan.key.storage_key(), self.plan.salt.clone());
         future_to_promise(async move {
             let config = config(&env).map_err(|error| JsValue::from(error.message))?;
-            let store = Store::bound(&env, &config);
-            let value = match store {
-                Some(store) => store.fetch(&name, salt.as_ref(), &config).await,
+            let value = match Store::bound(&env, &config) {
+                Some(store) => store.read(&name, salt.as_ref(), &config).await,
                 None => Ok(None),
             };
             Ok(match value {

@@ -1,13 +1,13 @@
 // The worker: the short way for what has been seen before, and the long one, in src/edge/mod.rs, for everything else.
 // `npm run build` puts this beside what is compiled.
-import Reprise, { Flight } from "./index.js";
+import Reprise, { Coalescer } from "./index.js";
 
-const repeats = Reprise.prototype.repeats();
-repeats.renew = Reprise.prototype.repeats;
+const fastPath = Reprise.prototype.fastPath();
+fastPath.ensureInstance = Reprise.prototype.fastPath;
 
-export { Flight };
+export { Coalescer };
 export default {
   async fetch(request, env, ctx) {
-    return (await repeats.answer(request, env)) ?? new Reprise(ctx, env).fetch(request);
+    return (await fastPath.respond(request, env)) ?? new Reprise(ctx, env).fetch(request);
   },
 };

@@ -1,6 +1,8 @@
-//! How often a caller may ask, where the platform's rate limit is bound.
+//! The rate limit, where one is bound.
 
-use js_sys::{Promise, Reflect};
+use super::platform::binding::binding;
+use super::platform::time::timer_millis;
+use js_sys::Promise;
 use std::time::Duration;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
@@ -12,23 +14,21 @@ const BINDING: &str = "RATE_LIMIT";
 #[wasm_bindgen(module = "/src/worker/rate_limit.js")]
 extern "C" {
     #[wasm_bindgen(js_name = allows)]
-    fn js_allows(limiter: &JsValue, key: &str, ms: f64) -> Promise;
+    fn js_allows(limiter: &JsValue, key: &str, timeout_ms: f64) -> Promise;
 }
 
-/// A rate limit as the platform gives it.
+/// A rate limit of the Workers runtime.
 pub struct RateLimiter(JsValue);
 
 impl RateLimiter {
     /// The limit that the environment binds, if any.
     pub fn bound(env: &Env) -> Option<RateLimiter> {
-        let binding = Reflect::get(env, &BINDING.into()).ok()?;
-        (!binding.is_undefined() && !binding.is_null()).then_some(RateLimiter(binding))
+        binding(env, BINDING).map(RateLimiter)
     }
 
-    /// Whether a caller may ask once more. What fails, or takes longer than `timeout`, is no reason to refuse it.
-    pub async fn allows(&self, caller: &str, timeout: Duration) -> bool {
-        // A timer cannot be set for longer than this.
-        let ms = timeout.as_millis().min(i32::MAX as u128) as f64;
-        !JsFuture::from(js_allows(&self.0, caller, ms)).await.is_ok_and(|allowed| allowed == JsValue::FALSE)
+    /// Whether one more request is allowed under this key. A limit that fails, or takes longer than `timeout`, allows it.
+    pub async fn allows(&self, key: &str, timeout: Duration) -> bool {
+        let allowed = JsFuture::from(js_allows(&self.0, key, timer_millis(timeout))).await;
+        !allowed.is_ok_and(|allowed| allowed == JsValue::FALSE)
     }
 }

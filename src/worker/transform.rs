@@ -1,52 +1,52 @@
-//! Runs an answer's bytes through a [`BodyTransform`] on their way to the client: the only bytes of an answer that pass through
-//! wasm before the client has them, and only where the operator wants them changed.
+//! Runs a response's bytes through a [`BodyTransform`] on their way to the client. No other upstream bytes pass through wasm
+//! before the client has them.
 
-use super::coalesce::durable_object::DISPOSITION;
+use super::coalesce::durable_object::DISPOSITION_HEADER;
+use super::platform::interop;
 use crate::http::fields::REPRESENTATION_HEADERS;
 use crate::proxy::reply::HeaderEdits;
 use crate::transform::response::BodyTransform;
-use crate::worker::platform::interop as interop;
 use js_sys::{Object, Reflect, Uint8Array};
 use std::cell::RefCell;
+use std::rc::Rc;
 use wasm_bindgen::prelude::*;
 use web_sys::{ReadableStream, ReadableWritablePair, Response, TransformStream, TransformStreamDefaultController};
 
-/// The upstream's answer for the client, its head with `edits`, and `body`: as it is, or polished.
-pub fn passing(
+/// The upstream's response for the client: its head with `edits`, and `body` as it is or transformed.
+pub fn pass_on(
     response: &Response,
     body: Option<&ReadableStream>,
     edits: &HeaderEdits,
-    body_transform: Option<BodyTransform>,
+    transform: Option<BodyTransform>,
 ) -> Response {
-    let (Some(body), Some(body_transform)) = (body, body_transform) else {
-        return interop::passing(response, body, edits, &[DISPOSITION]);
+    let (Some(body), Some(transform)) = (body, transform) else {
+        return interop::with_edits(response, body, edits, &[DISPOSITION_HEADER]);
     };
-    let Ok(body) = piped(body, body_transform) else { return interop::empty_response(502) };
-    interop::passing(response, Some(&body), edits, &[&REPRESENTATION_HEADERS[..], &[DISPOSITION]].concat())
+    let Ok(body) = pipe(body, transform) else { return interop::empty_response(502) };
+    interop::with_edits(response, Some(&body), edits, &[&REPRESENTATION_HEADERS[..], &[DISPOSITION_HEADER]].concat())
 }
 
-/// The platform moves the pieces and calls us for each: nothing here waits, and a client that leaves or an upstream that
-/// breaks off is passed on as ever.
-fn piped(body: &ReadableStream, body_transform: BodyTransform) -> Result<ReadableStream, JsValue> {
-    let body_transform = std::rc::Rc::new(RefCell::new(Some(body_transform)));
-    let at_end = std::rc::Rc::clone(&body_transform);
-    let transform = Closure::<dyn FnMut(JsValue, TransformStreamDefaultController) -> Result<(), JsValue>>::new(
-        move |piece: JsValue, controller: TransformStreamDefaultController| {
-            let piece = Uint8Array::new(&piece).to_vec();
-            let out = body_transform.try_borrow_mut().ok().and_then(|mut body_transform| Some(body_transform.as_mut()?.push(&piece)));
+/// The runtime moves the chunks and calls us for each, so disconnects and aborts are passed on as without a transform.
+fn pipe(body: &ReadableStream, transform: BodyTransform) -> Result<ReadableStream, JsValue> {
+    let transform = Rc::new(RefCell::new(Some(transform)));
+    let at_end = Rc::clone(&transform);
+    let on_chunk = Closure::<dyn FnMut(JsValue, TransformStreamDefaultController) -> Result<(), JsValue>>::new(
+        move |chunk: JsValue, controller: TransformStreamDefaultController| {
+            let chunk = Uint8Array::new(&chunk).to_vec();
+            let out = transform.try_borrow_mut().ok().and_then(|mut transform| Some(transform.as_mut()?.push(&chunk)));
             enqueue(&controller, &out.unwrap_or_default())
         },
     );
-    let flush = Closure::<dyn FnMut(TransformStreamDefaultController) -> Result<(), JsValue>>::new(
+    let on_end = Closure::<dyn FnMut(TransformStreamDefaultController) -> Result<(), JsValue>>::new(
         move |controller: TransformStreamDefaultController| {
-            let body_transform = at_end.try_borrow_mut().ok().and_then(|mut body_transform| body_transform.take());
-            enqueue(&controller, &body_transform.map(BodyTransform::finish).unwrap_or_default())
+            let transform = at_end.try_borrow_mut().ok().and_then(|mut transform| transform.take());
+            enqueue(&controller, &transform.map(BodyTransform::finish).unwrap_or_default())
         },
     );
     let transformer = Object::new();
-    // The platform's garbage collector ends their lives with the stream's.
-    Reflect::set(&transformer, &"transform".into(), &transform.into_js_value())?;
-    Reflect::set(&transformer, &"flush".into(), &flush.into_js_value())?;
+    // JavaScript's garbage collector frees the closures together with the stream.
+    Reflect::set(&transformer, &"transform".into(), &on_chunk.into_js_value())?;
+    Reflect::set(&transformer, &"flush".into(), &on_end.into_js_value())?;
     let through = TransformStream::new_with_transformer(&transformer)?;
     let pair = ReadableWritablePair::new(&through.readable(), &through.writable());
     Ok(body.pipe_through(&pair))

@@ -1,5 +1,4 @@
-//! Coalescing: equal requests in flight share one upstream request, in a Durable Object.
+//! Coalescing in a Durable Object, and the broadcast of one response to many clients.
 
 pub mod broadcast;
 pub mod durable_object;
-pub mod in_flight;

@@ -1,11 +1,11 @@
-//! Asking the upstream, again where that may help, until its answer's head is there.
+//! Requests to the upstream, retried where that may help, until the response head is there.
 
-use crate::config::Config;
+use super::interop;
+use super::time::{now, timer, within};
 use crate::http::message::UpstreamRequest;
-use crate::http::retry::{self, Attempt, AttemptResult, RetrySafety};
-use crate::proxy::FetchError;
-use crate::worker::platform::interop as interop;
-use crate::worker::platform::time::{now, timer, within};
+use crate::http::retry::{self, Attempt, AttemptResult};
+use crate::proxy::platform::{FetchError, FetchOptions, FetchOutcome, UpstreamHead};
+use crate::worker::runtime::Runtime;
 use http::{HeaderMap, Method, StatusCode};
 use js_sys::{Array, Math, Promise, Reflect, Uint8Array};
 use std::time::Duration;
@@ -14,6 +14,10 @@ use wasm_bindgen_futures::JsFuture;
 use web_sys::{
     AbortController, AbortSignal, ReadableStream, ReadableStreamDefaultReader, RequestInit, RequestRedirect, Response,
 };
+
+/// How much of an error response is held while the request is retried, and how long its body may take.
+const MAX_BUFFERED_ERROR_BYTES: usize = 1 << 20;
+const MAX_BUFFERED_ERROR_TIME: Duration = Duration::from_secs(2);
 
 #[wasm_bindgen]
 extern "C" {
@@ -24,20 +28,20 @@ extern "C" {
     fn js_fetch(url: &str, init: &RequestInit) -> Result<Promise, JsValue>;
 }
 
-/// A request's body on its way.
+/// A request body.
 pub enum Body {
     /// There is none.
     None,
-    /// Passed on as it comes in.
+    /// Forwarded as it comes in.
     Stream(ReadableStream),
-    /// The same, and small enough to be held for another attempt.
+    /// The same, and small enough to be held for a retry.
     Replayable(ReadableStream),
-    /// Read already.
+    /// It has been read.
     Bytes(Uint8Array),
 }
 
 impl Body {
-    /// The same body twice. `None` for the second: it can be sent once only.
+    /// The same body twice. `None` for the second: it can be sent only once.
     fn try_clone(self) -> (Body, Option<Body>) {
         match self {
             Body::None => (Body::None, Some(Body::None)),
@@ -51,92 +55,81 @@ impl Body {
     }
 }
 
-/// An answer of the upstream, its body still to come.
+/// An upstream response whose body is still to come.
 pub struct UpstreamResponse {
-    /// The platform's own object.
+    /// The runtime's own object.
     pub response: Response,
-    /// Its body, for whoever has the answer.
+    /// The body.
     pub body: Option<ReadableStream>,
-    /// Its HTTP status.
+    /// The HTTP status.
     pub status: StatusCode,
-    /// Its headers.
+    /// The header fields.
     pub headers: HeaderMap,
-    /// The call; `None`: it is a flight's.
-    call: Option<AbortController>,
+    /// What aborts the request. `None`: somebody else does.
+    request: Option<AbortController>,
 }
 
 impl UpstreamResponse {
-    /// An answer as a call of its own brings it.
-    fn new(response: Response, call: Option<AbortController>) -> UpstreamResponse {
+    fn new(response: Response, request: Option<AbortController>) -> UpstreamResponse {
         let (status, headers) = interop::response_head(&response);
         let body = response.body();
-        UpstreamResponse { response, body, status, headers, call }
+        UpstreamResponse { response, body, status, headers, request }
     }
 
-    /// An answer that a flight gives on.
-    pub fn landed(response: Response) -> UpstreamResponse {
+    /// A response to a request that the Durable Object has sent.
+    pub fn from_coalescer(response: Response) -> UpstreamResponse {
         UpstreamResponse::new(response, None)
     }
 
-    /// The same answer for somebody who does not end its call, with a body of its own.
+    /// The same response with a body of its own, for a client that does not abort the request.
     pub fn with_body(&self, body: Option<ReadableStream>) -> UpstreamResponse {
         // The handle: the method of this name would divide the body.
         let response = Clone::clone(&self.response);
-        UpstreamResponse { response, body, status: self.status, headers: self.headers.clone(), call: None }
+        UpstreamResponse { response, body, status: self.status, headers: self.headers.clone(), request: None }
     }
 
-    /// Its own call, if it has one.
-    pub fn call(&self) -> Option<&AbortController> {
-        self.call.as_ref()
+    /// What aborts the request, if that is up to the owner of this response.
+    pub fn request(&self) -> Option<&AbortController> {
+        self.request.as_ref()
+    }
+}
+
+impl UpstreamHead for UpstreamResponse {
+    fn status(&self) -> StatusCode {
+        self.status
     }
 
-    /// Ends it. Whoever still reads its body sees it break off.
-    pub fn abort(&self) {
-        match (&self.call, &self.body) {
-            (Some(call), _) => call.abort(),
+    fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    fn abort(&self) {
+        match (&self.request, &self.body) {
+            (Some(request), _) => request.abort(),
             (None, Some(body)) => drop(body.cancel()),
             (None, None) => {}
         }
     }
 }
 
-/// How to ask.
-pub struct FetchOptions<'a> {
-    /// The settings.
-    pub config: &'a Config,
-    /// How long all of it may take.
-    pub budget: Duration,
-    /// What may be asked again.
-    pub retry_safety: RetrySafety,
-    /// Whether everyone has left who wanted the answer: then nothing is asked again.
-    pub client_gone: &'a dyn Fn() -> bool,
-    /// Where the answer is for one client alone: rings when that leaves, and then the upstream is left too.
-    pub client: Option<&'a AbortSignal>,
-}
-
-/// What came of asking.
-pub struct FetchOutcome {
-    /// The answer, if one came within `TIMEOUT`.
-    pub answer: Result<UpstreamResponse, FetchError>,
-    /// How often the upstream was asked again.
-    pub retries: u32,
-    /// How many milliseconds it took.
-    pub ms: u64,
-}
-
-/// Asks the upstream, again if it fails and that may help, until an answer comes that is to be given on. If in the end
-/// none comes, the last one that did is given.
-pub async fn ask(upstream_request: &UpstreamRequest, body: Body, options: &FetchOptions<'_>) -> FetchOutcome {
+/// Fetches, and retries what fails where that may help. If in the end no response comes, the last one that came is given.
+pub async fn fetch(
+    request: &UpstreamRequest,
+    body: Body,
+    retry: &retry::Policy,
+    options: &FetchOptions<'_, Runtime>,
+) -> FetchOutcome<Runtime> {
     let started = now();
     let mut retries = 0;
-    let answer = fetch_with_retries(upstream_request, body, options, started, &mut retries).await;
-    FetchOutcome { answer, retries, ms: now().saturating_sub(started) }
+    let response = fetch_with_retries(request, body, retry, options, started, &mut retries).await;
+    FetchOutcome { response, retries, ms: now().saturating_sub(started) }
 }
 
 async fn fetch_with_retries(
-    upstream_request: &UpstreamRequest,
+    request: &UpstreamRequest,
     mut body: Body,
-    options: &FetchOptions<'_>,
+    retry: &retry::Policy,
+    options: &FetchOptions<'_, Runtime>,
     started: u64,
     retries: &mut u32,
 ) -> Result<UpstreamResponse, FetchError> {
@@ -144,30 +137,30 @@ async fn fetch_with_retries(
     let mut last: Option<UpstreamResponse> = None;
     loop {
         let (this, next) = body.try_clone();
-        let outcome = send(upstream_request, this, left(), options.client).await;
-        let seen = match &outcome {
-            Ok(answer) => AttemptResult::Response { status: answer.status.as_u16(), headers: &answer.headers },
+        let result = send(request, this, left(), options.client).await;
+        let seen = match &result {
+            Ok(response) => AttemptResult::Response { status: response.status.as_u16(), headers: &response.headers },
             Err(FetchError::Unreachable) => AttemptResult::NoResponse,
             Err(FetchError::TimedOut) => return last.ok_or(FetchError::TimedOut),
         };
         let left_ms = u64::try_from(left().as_millis()).unwrap_or(u64::MAX);
-        let at = Attempt { attempts: retries.saturating_add(1), now: now(), left_ms, random: Math::random() };
-        let wait = options.config.retry.wait(options.retry_safety, seen, at).filter(|_| !(options.client_gone)());
+        let attempt = Attempt { attempts: retries.saturating_add(1), now: now(), left_ms, random: Math::random() };
+        let wait = retry.wait(options.retry_safety, seen, attempt).filter(|_| !(options.is_abandoned)());
         let (Some(wait), Some(next)) = (wait, next) else {
-            return outcome.or_else(|failure| last.ok_or(failure));
+            return result.or_else(|error| last.ok_or(error));
         };
-        if let Ok(answer) = outcome {
-            match buffer_error(answer, left()).await {
-                BufferedError::Final(answer) => return Ok(answer),
-                BufferedError::Kept(answer) => last = answer,
+        if let Ok(response) = result {
+            match buffer_error(response, left()).await {
+                BufferedError::Final(response) => return Ok(response),
+                BufferedError::Retried(response) => last = response,
             }
-            // Its body may have taken a while.
+            // The body may have taken a while.
             if left() <= Duration::from_millis(wait) {
                 return last.ok_or(FetchError::TimedOut);
             }
         }
         timer(Duration::from_millis(wait)).await;
-        if (options.client_gone)() {
+        if (options.is_abandoned)() {
             return last.ok_or(FetchError::Unreachable);
         }
         body = next;
@@ -175,45 +168,41 @@ async fn fetch_with_retries(
     }
 }
 
-/// An answer that is to be followed by another.
+/// An error response to a request that is about to be retried.
 enum BufferedError {
-    /// Nothing will follow: it says itself that waiting is no use.
+    /// Its body says that a retry is of no use.
     Final(UpstreamResponse),
-    /// It is kept, if it is small, for the case that no other comes.
-    Kept(Option<UpstreamResponse>),
+    /// It is held, if it is small, for the case that no other comes.
+    Retried(Option<UpstreamResponse>),
 }
 
-/// What is kept of an answer that is asked for again, in bytes, and how long its body may take.
-const LARGEST_ASIDE: usize = 1 << 20;
-const LONGEST_ASIDE: Duration = Duration::from_secs(2);
-
-/// Takes an answer's body off its connection.
-async fn buffer_error(answer: UpstreamResponse, left: Duration) -> BufferedError {
-    let body = within(left.min(LONGEST_ASIDE), interop::bytes(&answer.response, LARGEST_ASIDE)).await;
+/// Takes the body of an error response off its connection.
+async fn buffer_error(response: UpstreamResponse, left: Duration) -> BufferedError {
+    let limit = left.min(MAX_BUFFERED_ERROR_TIME);
+    let body = within(limit, interop::bytes(&response.response, MAX_BUFFERED_ERROR_BYTES)).await;
     let Some(Ok(Some(body))) = body else {
-        answer.abort();
-        return BufferedError::Kept(None);
+        response.abort();
+        return BufferedError::Retried(None);
     };
-    let out_of_quota = answer.status == StatusCode::TOO_MANY_REQUESTS && retry::is_quota_exhausted(&body);
-    let response = interop::again(&answer.response, &body);
-    let answer = UpstreamResponse { body: response.body(), response, ..answer };
-    if out_of_quota { BufferedError::Final(answer) } else { BufferedError::Kept(Some(answer)) }
+    let exhausted = response.status == StatusCode::TOO_MANY_REQUESTS && retry::is_quota_exhausted(&body);
+    let rebuilt = interop::rebuild(&response.response, &body);
+    let response = UpstreamResponse { body: rebuilt.body(), response: rebuilt, ..response };
+    if exhausted { BufferedError::Final(response) } else { BufferedError::Retried(Some(response)) }
 }
 
-/// Sends a request once and waits for its answer's head. `client`: where the answer is for this client alone, the
-/// upstream is left as soon as the client leaves.
+/// Sends a request once and waits for the response head. `client`: its disconnect aborts the request.
 ///
 /// # Errors
 /// [`FetchError`] if none comes within `timeout`.
 pub async fn send(
-    upstream_request: &UpstreamRequest,
+    request: &UpstreamRequest,
     body: Body,
     timeout: Duration,
     client: Option<&AbortSignal>,
 ) -> Result<UpstreamResponse, FetchError> {
     let init = RequestInit::new();
-    init.set_method(upstream_request.method.as_str());
-    init.set_headers(&interop::js_headers(&upstream_request.headers));
+    init.set_method(request.method.as_str());
+    init.set_headers(&interop::js_headers(&request.headers));
     // Redirects are the client's to follow.
     init.set_redirect(RequestRedirect::Manual);
     match &body {
@@ -221,48 +210,48 @@ pub async fn send(
         Body::Stream(stream) | Body::Replayable(stream) => init.set_body(stream),
         Body::Bytes(bytes) => init.set_body(bytes),
     }
-    let call = AbortController::new().map_err(|_| FetchError::Unreachable)?;
-    let ours = call.signal();
+    let controller = AbortController::new().map_err(|_| FetchError::Unreachable)?;
+    let ours = controller.signal();
     let signals: Array = std::iter::once(&ours).chain(client).collect();
     init.set_signal(Some(&any_signal(&signals)));
-    let asked = js_fetch(&upstream_request.url, &init).map_err(|_| FetchError::Unreachable)?;
-    match within(timeout, JsFuture::from(asked)).await {
-        Some(Ok(response)) => Ok(UpstreamResponse::new(validate(response.unchecked_into())?, Some(call))),
+    let response = js_fetch(&request.url, &init).map_err(|_| FetchError::Unreachable)?;
+    match within(timeout, JsFuture::from(response)).await {
+        Some(Ok(response)) => Ok(UpstreamResponse::new(validate(response.unchecked_into())?, Some(controller))),
         Some(Err(_)) => Err(FetchError::Unreachable),
         None => {
-            call.abort();
+            controller.abort();
             Err(FetchError::TimedOut)
         }
     }
 }
 
-/// An answer that can be given on: a final status, or a switched protocol with its socket.
+/// A response that can be passed on: a final status, or a switched protocol with its socket.
 fn validate(response: Response) -> Result<Response, FetchError> {
-    let switched = response.status() == 101 && interop::socket(&response).is_some();
+    let switched = response.status() == 101 && interop::web_socket(&response).is_some();
     if switched || (200..600).contains(&response.status()) { Ok(response) } else { Err(FetchError::Unreachable) }
 }
 
-/// Whether `url` gives any HTTP answer.
+/// Whether `url` gives any HTTP response.
 ///
 /// # Errors
 /// [`FetchError`] if none comes within `timeout`.
 pub async fn probe(url: &str, timeout: Duration) -> Result<(), FetchError> {
-    let upstream_request = UpstreamRequest { method: Method::GET, url: url.to_owned(), headers: HeaderMap::new(), body: None };
-    let answer = send(&upstream_request, Body::None, timeout, None).await?;
-    // Unread bodies keep connections.
-    answer.abort();
+    let request = UpstreamRequest { method: Method::GET, url: url.to_owned(), headers: HeaderMap::new(), body: None };
+    let response = send(&request, Body::None, timeout, None).await?;
+    // An unread body holds its connection.
+    response.abort();
     Ok(())
 }
 
-/// The next piece of a stream; `None` at its end.
+/// The next chunk of a stream; `None` at its end.
 ///
 /// # Errors
-/// Whatever broke the stream off.
-pub async fn next(reader: &ReadableStreamDefaultReader) -> Result<Option<Vec<u8>>, JsValue> {
+/// Whatever aborted the stream.
+pub async fn next_chunk(reader: &ReadableStreamDefaultReader) -> Result<Option<Vec<u8>>, JsValue> {
     let result = JsFuture::from(reader.read()).await?;
     if Reflect::get(&result, &"done".into())?.is_truthy() {
         return Ok(None);
     }
-    let piece: Uint8Array = Reflect::get(&result, &"value".into())?.unchecked_into();
-    Ok(Some(piece.to_vec()))
+    let chunk: Uint8Array = Reflect::get(&result, &"value".into())?.unchecked_into();
+    Ok(Some(chunk.to_vec()))
 }

@@ -1,58 +1,99 @@
-// Heads cross between wasm and the platform as one text each: a crossing for each header costs more than all else about it.
-// In a text each name and each value has a line of its own; no header that is one has a line break in it.
+// A request's or response's head crosses between JavaScript and wasm as one string: one call per header costs more than
+// everything else about it. Each name and each value is on a line of its own, as neither can contain a line break.
 
-function push(lines, headers) {
-  // One that has is made unreadable rather than two.
+/**
+ * @param {unknown[]} lines
+ * @param {Headers} headers
+ */
+function withHeaders(lines, headers) {
+  // NUL is not allowed in a value, so wasm sees this one as invalid. A line break would make two lines of it.
   for (const [name, value] of headers) lines.push(name, value.includes("\n") ? "\0" : value);
   return lines.join("\n");
 }
 
-// The method, the URL and the headers.
-export const requestText = (request) => push([request.method, request.url], request.headers);
+/**
+ * The method, the URL and the headers.
+ *
+ * @param {Request} request
+ */
+export const encodeRequestHead = (request) => withHeaders([request.method, request.url], request.headers);
 
-// The status and the headers.
-export const responseText = (response) => push([response.status], response.headers);
+/**
+ * The status and the headers.
+ *
+ * @param {Response} response
+ */
+export const encodeResponseHead = (response) => withHeaders([response.status], response.headers);
 
-function* pairs(text) {
+/** @param {string} text */
+function* headerPairs(text) {
   if (text === "") return;
   const lines = text.split("\n");
   for (let at = 0; at < lines.length; at += 2) yield [lines[at], lines[at + 1]];
 }
 
-// Valid values came from headers; one that is not is left out rather than fatal.
-function put(headers, how, text) {
-  for (const [name, value] of pairs(text)) {
+/**
+ * @param {Headers} headers
+ * @param {"append" | "set"} method
+ * @param {string} text
+ */
+function applyHeaders(headers, method, text) {
+  for (const [name, value] of headerPairs(text)) {
     try {
-      headers[how](name, value);
-    } catch {}
+      headers[method](name, value);
+    } catch {
+      // An invalid header, out of a damaged entry, is left out.
+    }
   }
 }
 
-export function headersOf(text) {
+/** @param {string} text */
+export function decodeHeaders(text) {
   const headers = new Headers();
-  put(headers, "append", text);
+  applyHeaders(headers, "append", text);
   return headers;
 }
 
-function responseOf(body, init, instead) {
+/**
+ * @param {BodyInit | null | undefined} body
+ * @param {ResponseInit} init
+ * @param {number} fallbackStatus The status of an empty response, if this one cannot be constructed.
+ */
+function responseOr(body, init, fallbackStatus) {
   try {
     return new Response(body, init);
   } catch {
-    return new Response(null, { status: instead });
+    return new Response(null, { status: fallbackStatus });
   }
 }
 
-// A response with a head of ours.
-export const response = (status, headers, body) => responseOf(body, { status, headers: headersOf(headers) }, status);
+/**
+ * A response with a head of our own.
+ *
+ * @param {number} status
+ * @param {string} headers
+ * @param {BodyInit | null | undefined} body
+ */
+export const createResponse = (status, headers, body) =>
+  responseOr(body, { status, headers: decodeHeaders(headers) }, status);
 
-// Another's answer with `body`, without the headers of these names, and with others put in their place or added.
-export function rebuilt(answer, body, removed, set, added) {
-  const headers = new Headers(answer.headers);
+/**
+ * A response with another body, and with its headers changed.
+ *
+ * @param {Response} response
+ * @param {BodyInit | null | undefined} body
+ * @param {string} removed Names of headers to remove.
+ * @param {string} set Headers to set.
+ * @param {string} added Headers to append.
+ */
+export function rebuildResponse(response, body, removed, set, added) {
+  const headers = new Headers(response.headers);
   if (removed !== "") for (const name of removed.split("\n")) headers.delete(name);
-  put(headers, "set", set);
-  put(headers, "append", added);
-  const init = { status: answer.status, statusText: answer.statusText, headers };
-  // A switched protocol (101) goes on in its socket.
-  if (answer.webSocket) init.webSocket = answer.webSocket;
-  return responseOf(body, init, 502);
+  applyHeaders(headers, "set", set);
+  applyHeaders(headers, "append", added);
+  /** @type {ResponseInit} */
+  const init = { status: response.status, statusText: response.statusText, headers };
+  // After 101 Switching Protocols the exchange goes on in this socket.
+  if (response.webSocket) init.webSocket = response.webSocket;
+  return responseOr(body, init, 502);
 }

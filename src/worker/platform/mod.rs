@@ -1,5 +1,6 @@
-//! The Workers runtime: its objects, its clock, its `fetch`.
+//! The Workers runtime: its objects, its clock, its `fetch`, its bindings.
 
+pub mod binding;
 pub mod fetch;
 pub mod interop;
 pub mod time;

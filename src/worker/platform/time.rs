@@ -1,4 +1,4 @@
-//! The platform's clock and timers.
+//! The runtime's clock and timers.
 
 use futures_util::future::{Either, select};
 use std::future::Future;
@@ -13,18 +13,27 @@ extern "C" {
     fn date_now() -> f64;
 }
 
-/// The longest wait that the platform's timer can hold.
-const LONGEST: Duration = Duration::from_millis(i32::MAX as u64);
+/// The longest wait that a timer can hold.
+const MAX_TIMER: Duration = Duration::from_millis(i32::MAX as u64);
 
 /// Milliseconds since 1970.
 pub fn now() -> u64 {
-    // `as` saturates and cannot fail.
-    date_now() as u64
+    millis(date_now())
 }
 
-/// A timer that rings after `wait`.
-pub fn timer(wait: Duration) -> Delay {
-    Delay::from(wait.min(LONGEST))
+/// A JavaScript number of milliseconds. `as` saturates and cannot fail.
+pub fn millis(number: f64) -> u64 {
+    number as u64
+}
+
+/// A duration as a JavaScript number of milliseconds that a timer can hold.
+pub fn timer_millis(duration: Duration) -> f64 {
+    duration.min(MAX_TIMER).as_millis() as f64
+}
+
+/// A timer.
+pub fn timer(duration: Duration) -> Delay {
+    Delay::from(duration.min(MAX_TIMER))
 }
 
 /// What a future gives, if it does so in time.

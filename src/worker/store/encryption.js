@@ -1,35 +1,55 @@
-// Sealed entries: AES-256-GCM, under a key that HKDF-SHA-256 derives from an operator's secret and the question's own
-// sealing. All of it is the platform's WebCrypto. A sealed entry is `head`, a nonce of 12 random bytes, and what GCM gives.
-const NONCE = 12;
-const INFO = new TextEncoder().encode("reprise-entry-key-1");
+// Sealed entries: AES-256-GCM. HKDF-SHA-256 derives the key from the operator's secret and the request's own salt.
+// A sealed entry is `header`, a random nonce, and the ciphertext with its tag.
 
-async function entryKey(secret, sealing) {
+const NONCE_BYTES = 12;
+const HKDF_INFO = new TextEncoder().encode("reprise-entry-key-1");
+
+/**
+ * @param {string} secret
+ * @param {Uint8Array} salt
+ */
+async function deriveKey(secret, salt) {
   const material = await crypto.subtle.importKey("raw", new TextEncoder().encode(secret), "HKDF", false, ["deriveKey"]);
-  const how = { name: "HKDF", hash: "SHA-256", salt: sealing, info: INFO };
-  return crypto.subtle.deriveKey(how, material, { name: "AES-GCM", length: 256 }, false, ["encrypt", "decrypt"]);
+  const algorithm = { name: "HKDF", hash: "SHA-256", salt, info: HKDF_INFO };
+  const usages = ["encrypt", "decrypt"];
+  return crypto.subtle.deriveKey(algorithm, material, { name: "AES-GCM", length: 256 }, false, usages);
 }
 
-export async function seal(secret, sealing, head, entry) {
-  const iv = crypto.getRandomValues(new Uint8Array(NONCE));
-  const key = await entryKey(secret, sealing);
-  const sealed = await crypto.subtle.encrypt({ name: "AES-GCM", iv, additionalData: head }, key, entry);
-  const value = new Uint8Array(head.length + NONCE + sealed.byteLength);
-  value.set(head, 0);
-  value.set(iv, head.length);
-  value.set(new Uint8Array(sealed), head.length + NONCE);
+/**
+ * @param {string} secret
+ * @param {Uint8Array} salt
+ * @param {Uint8Array} header Authenticated, not encrypted.
+ * @param {Uint8Array} entry
+ */
+export async function seal(secret, salt, header, entry) {
+  const iv = crypto.getRandomValues(new Uint8Array(NONCE_BYTES));
+  const key = await deriveKey(secret, salt);
+  const ciphertext = await crypto.subtle.encrypt({ name: "AES-GCM", iv, additionalData: header }, key, entry);
+  const value = new Uint8Array(header.length + NONCE_BYTES + ciphertext.byteLength);
+  value.set(header, 0);
+  value.set(iv, header.length);
+  value.set(new Uint8Array(ciphertext), header.length + NONCE_BYTES);
   return value;
 }
 
-// What the first fitting secret opens; undefined where none does.
-export async function unseal(secrets, sealing, head, value) {
-  const iv = value.subarray(head.length, head.length + NONCE);
-  const sealed = value.subarray(head.length + NONCE);
+/**
+ * Opens a sealed entry with the first secret that fits; undefined if none does.
+ *
+ * @param {string[]} secrets
+ * @param {Uint8Array} salt
+ * @param {Uint8Array} header
+ * @param {Uint8Array} value
+ */
+export async function open(secrets, salt, header, value) {
+  const iv = value.subarray(header.length, header.length + NONCE_BYTES);
+  const ciphertext = value.subarray(header.length + NONCE_BYTES);
   for (const secret of secrets) {
     try {
-      const key = await entryKey(secret, sealing);
-      return new Uint8Array(await crypto.subtle.decrypt({ name: "AES-GCM", iv, additionalData: head }, key, sealed));
+      const key = await deriveKey(secret, salt);
+      const algorithm = { name: "AES-GCM", iv, additionalData: header };
+      return new Uint8Array(await crypto.subtle.decrypt(algorithm, key, ciphertext));
     } catch {
-      // Another secret's, or no longer what was sealed.
+      // Sealed with another secret, or damaged.
     }
   }
   return undefined;

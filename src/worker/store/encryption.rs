@@ -1,4 +1,4 @@
-//! Sealing entries before a store sees them. The cryptography is the platform's WebCrypto.
+//! Encrypts entries before a store sees them. The cryptography is the runtime's WebCrypto.
 
 use crate::cache::entry::SEALED_HEAD;
 use crate::config::secret::Secret;
@@ -13,27 +13,27 @@ extern "C" {
     fn js_seal(secret: &str, salt: &Uint8Array, head: &Uint8Array, entry: &Uint8Array) -> Promise;
 
     #[wasm_bindgen(js_name = open)]
-    fn js_unseal(secrets: &Array, salt: &Uint8Array, head: &Uint8Array, value: &Uint8Array) -> Promise;
+    fn js_open(secrets: &Array, salt: &Uint8Array, head: &Uint8Array, value: &Uint8Array) -> Promise;
 }
 
-fn handle(bytes: &[u8]) -> Uint8Array {
+fn js_bytes(bytes: &[u8]) -> Uint8Array {
     Uint8Array::from(bytes)
 }
 
-/// An encoded entry, sealed with the first secret. `None`: it cannot be.
+/// An encoded entry, sealed with the first secret. `None`: that failed.
 pub async fn seal(secrets: &[Secret], salt: &EncryptionSalt, entry: &Uint8Array) -> Option<Uint8Array> {
     let Secret(secret) = secrets.first()?;
-    let sealed = js_seal(secret, &handle(salt.as_bytes()), &handle(&SEALED_HEAD), entry);
+    let sealed = js_seal(secret, &js_bytes(salt.as_bytes()), &js_bytes(&SEALED_HEAD), entry);
     JsFuture::from(sealed).await.ok()?.dyn_into().ok()
 }
 
 /// The encoded entry in a sealed value. `None`: it is not sealed, not with one of these secrets, or damaged.
 pub async fn open(secrets: &[Secret], salt: &EncryptionSalt, value: &Uint8Array) -> Option<Uint8Array> {
-    let length = u32::try_from(SEALED_HEAD.len()).ok()?;
-    if value.subarray(0, length).to_vec() != SEALED_HEAD {
+    let head_len = u32::try_from(SEALED_HEAD.len()).ok()?;
+    if value.subarray(0, head_len).to_vec() != SEALED_HEAD {
         return None;
     }
     let secrets: Array = secrets.iter().map(|Secret(secret)| JsString::from(secret.as_str())).collect();
-    let opened = js_unseal(&secrets, &handle(salt.as_bytes()), &handle(&SEALED_HEAD), value);
+    let opened = js_open(&secrets, &js_bytes(salt.as_bytes()), &js_bytes(&SEALED_HEAD), value);
     JsFuture::from(opened).await.ok()?.dyn_into().ok()
 }

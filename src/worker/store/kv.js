@@ -1,33 +1,56 @@
-// What is in KV: bytes, undefined where there is nothing, or the reason why it cannot tell.
-export function look(kv, name, timeout) {
+/** @typedef {"store-timeout" | "store-error"} StoreFault */
+
+/**
+ * The value under `key`; undefined if there is none; a `StoreFault` if that cannot be told.
+ *
+ * @param {KVNamespace} kv
+ * @param {string} key
+ * @param {number} timeoutMs
+ * @returns {Promise<Uint8Array | undefined | StoreFault>}
+ */
+export function readWithTimeout(kv, key, timeoutMs) {
   return new Promise((resolve) => {
-    const told = (value) => {
+    const timer = setTimeout(resolve, timeoutMs, "store-timeout");
+    /** @param {Uint8Array | undefined | StoreFault} value */
+    const settle = (value) => {
       clearTimeout(timer);
       resolve(value);
     };
-    const timer = setTimeout(resolve, timeout, "store-timeout");
-    const failed = () => told("store-error");
+    const failed = () => settle("store-error");
     try {
-      kv.get(name, "arrayBuffer").then((value) => told(value ? new Uint8Array(value) : undefined), failed);
+      kv.get(key, "arrayBuffer").then((value) => settle(value ? new Uint8Array(value) : undefined), failed);
     } catch {
+      // The binding may be something else than a KV namespace.
       failed();
     }
   });
 }
 
-// What the operator does to a namespace is rare: it may as well not weigh on the wasm.
+// Admin commands are rare, so they are here rather than in the wasm, where they would take more space.
 
-// How many entries of this name there were, as far as this place knows. Now there is none.
-export async function forget(kv, name) {
-  const body = await kv.get(name, "stream");
+/**
+ * Deletes a key. Returns how many entries were visible under it here: 0 or 1.
+ *
+ * @param {KVNamespace} kv
+ * @param {string} key
+ */
+export async function deleteKey(kv, key) {
+  const body = await kv.get(key, "stream");
   await body?.cancel();
-  await kv.delete(name);
+  await kv.delete(key);
   return body ? 1 : 0;
 }
 
-// Forgets the next entries with a prefix, at most `limit`. The cursor is undefined at the end.
-export async function purge(kv, prefix, cursor, limit) {
-  const { keys, list_complete: complete, cursor: next } = await kv.list({ prefix, cursor, limit });
-  await Promise.all(keys.map(({ name }) => kv.delete(name)));
-  return [keys.length, complete ? undefined : next];
+/**
+ * Deletes the next keys with a prefix. Returns how many there were, and the cursor for the next call, if any.
+ *
+ * @param {KVNamespace} kv
+ * @param {string} prefix
+ * @param {string | undefined} cursor
+ * @param {number} limit The number of keys to delete at most.
+ */
+export async function deletePrefix(kv, prefix, cursor, limit) {
+  const page = await kv.list({ prefix, cursor, limit });
+  await Promise.all(page.keys.map(({ name }) => kv.delete(name)));
+  return [page.keys.length, page.list_complete ? undefined : page.cursor];
 }

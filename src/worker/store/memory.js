@@ -1,86 +1,149 @@
-// What this isolate has lately read or written, least recently used out first. Values are the platform's own buffers.
-export class Memory {
-  #kept = new Map(); // key → { value, at, id }, in order of use
-  #barred = new Map(); // key → until when what is read of it is not kept, in milliseconds since 1970
-  #barredPrefixes = new Map(); // the same of all keys that begin with this
+// The in-memory tier in front of the store, one per isolate. Values are JavaScript buffers, not copies in wasm.
+
+/** No read of the store takes longer than this. */
+const MAX_READ_MS = 60_000;
+/** The largest share of the capacity that one entry may take: it must not evict all others. */
+const MAX_ENTRY_SHARE = 1 / 4;
+
+/**
+ * @typedef {object} MemoryEntry
+ * @property {Uint8Array} value
+ * @property {number} storedAt In milliseconds since 1970.
+ * @property {number} id Differs from that of any other entry, before or after, under the same key.
+ */
+
+/**
+ * Entries that this isolate has recently read or written. The least recently used are evicted first.
+ *
+ * All times are in milliseconds since 1970.
+ */
+export class MemoryCache {
+  #capacityBytes;
+  #ttlMs;
+  /** @type {Map<string, MemoryEntry>} In order of use. */
+  #entries = new Map();
+  /** @type {Map<string, number>} Until when values read from the store under this key are not stored here. */
+  #invalidated = new Map();
+  /** @type {Map<string, number>} The same for all keys with this prefix. */
+  #invalidatedPrefixes = new Map();
   #bytes = 0;
-  #ids = 0;
+  #lastId = 0;
 
-  // `capacity` in bytes, `ttl` in milliseconds.
-  constructor(capacity, ttl) {
-    this.capacity = capacity;
-    this.ttl = ttl;
+  /**
+   * @param {number} capacityBytes
+   * @param {number} ttlMs
+   */
+  constructor(capacityBytes, ttlMs) {
+    this.#capacityBytes = capacityBytes;
+    this.#ttlMs = ttlMs;
   }
 
+  /**
+   * @param {string} key
+   * @param {number} now
+   */
   get(key, now) {
-    return this.find(key, now)?.value;
+    return this.getEntry(key, now)?.value;
   }
 
-  // The same, as it is kept: `id` tells it from whatever was or will be kept under the same key.
-  find(key, now) {
-    const found = this.#kept.get(key);
-    if (!found) return undefined;
-    this.#kept.delete(key);
-    if (now - found.at >= this.ttl) {
-      this.#bytes -= found.value.byteLength;
+  /**
+   * @param {string} key
+   * @param {number} now
+   */
+  getEntry(key, now) {
+    const entry = this.#entries.get(key);
+    if (!entry) return undefined;
+    this.#entries.delete(key);
+    if (now - entry.storedAt >= this.#ttlMs) {
+      this.#bytes -= entry.value.byteLength;
       return undefined;
     }
-    this.#kept.set(key, found);
-    return found;
+    this.#entries.set(key, entry);
+    return entry;
   }
 
-  // What has been read from the store. It may be older than what has been written, deleted or asked for since the read
-  // began, and then it is not kept.
-  read(key, value, now) {
-    if ((this.#barred.get(key) ?? 0) > now) return;
-    for (const [prefix, until] of this.#barredPrefixes) if (until > now && key.startsWith(prefix)) return;
-    this.#keep(key, value, now);
+  /**
+   * Stores a value that was read from the store, unless it may be older than what has been written, deleted or requested
+   * since that read began.
+   *
+   * @param {string} key
+   * @param {Uint8Array} value
+   * @param {number} now
+   */
+  putIfCurrent(key, value, now) {
+    if ((this.#invalidated.get(key) ?? 0) > now) return;
+    for (const [prefix, until] of this.#invalidatedPrefixes) if (until > now && key.startsWith(prefix)) return;
+    this.#put(key, value, now);
   }
 
-  // What has been written to the store.
-  written(key, value, now) {
-    this.bar(key, now);
-    this.#keep(key, value, now);
+  /**
+   * Stores a value that is written to the store.
+   *
+   * @param {string} key
+   * @param {Uint8Array} value
+   * @param {number} now
+   */
+  put(key, value, now) {
+    this.invalidate(key, now);
+    this.#put(key, value, now);
   }
 
-  #keep(key, value, now) {
-    this.#forget(key);
-    // One answer must not drive out all others.
-    if (value.byteLength > this.capacity / 4) return;
-    this.#kept.set(key, { value, at: now, id: (this.#ids += 1) });
+  /**
+   * Removes an entry. Values that are read from the store are not stored for as long as they may be older.
+   *
+   * @param {string} key
+   * @param {number} now
+   */
+  invalidate(key, now) {
+    this.#remove(key);
+    for (const [other, until] of this.#invalidated) {
+      if (until > now) break; // They are in order of time.
+      this.#invalidated.delete(other);
+    }
+    this.#invalidated.delete(key);
+    this.#invalidated.set(key, now + this.#invalidationMs);
+  }
+
+  /**
+   * The same for all keys with this prefix.
+   *
+   * @param {string} prefix
+   * @param {number} now
+   */
+  invalidatePrefix(prefix, now) {
+    for (const key of this.#entries.keys()) if (key.startsWith(prefix)) this.#remove(key);
+    for (const [other, until] of this.#invalidatedPrefixes) {
+      if (until <= now) this.#invalidatedPrefixes.delete(other);
+    }
+    this.#invalidatedPrefixes.set(prefix, now + this.#invalidationMs);
+  }
+
+  /** Long enough that no read is still under way, and that nothing older is still in another isolate's memory. */
+  get #invalidationMs() {
+    return Math.max(this.#ttlMs, MAX_READ_MS);
+  }
+
+  /**
+   * @param {string} key
+   * @param {Uint8Array} value
+   * @param {number} now
+   */
+  #put(key, value, now) {
+    this.#remove(key);
+    if (value.byteLength > this.#capacityBytes * MAX_ENTRY_SHARE) return;
+    this.#lastId += 1;
+    this.#entries.set(key, { value, storedAt: now, id: this.#lastId });
     this.#bytes += value.byteLength;
-    for (const oldest of this.#kept.keys()) {
-      if (this.#bytes <= this.capacity) break;
-      this.#forget(oldest);
+    for (const oldest of this.#entries.keys()) {
+      if (this.#bytes <= this.#capacityBytes) break;
+      this.#remove(oldest);
     }
   }
 
-  #forget(key) {
-    const found = this.#kept.get(key);
-    if (found) this.#bytes -= found.value.byteLength;
-    this.#kept.delete(key);
-  }
-
-  // Forgets an entry, and keeps nothing that is read of it for as long as that may be an older one.
-  bar(key, now) {
-    this.#forget(key);
-    for (const [other, until] of this.#barred) {
-      if (until > now) break; // they end in the order in which they began
-      this.#barred.delete(other);
-    }
-    this.#barred.delete(key);
-    this.#barred.set(key, now + this.#pause);
-  }
-
-  // The same for all entries whose names begin with this.
-  barAll(prefix, now) {
-    for (const key of this.#kept.keys()) if (key.startsWith(prefix)) this.#forget(key);
-    for (const [other, until] of this.#barredPrefixes) if (until <= now) this.#barredPrefixes.delete(other);
-    this.#barredPrefixes.set(prefix, now + this.#pause);
-  }
-
-  // No read takes longer than this, and nothing older is kept for longer.
-  get #pause() {
-    return Math.max(this.ttl, 60_000);
+  /** @param {string} key */
+  #remove(key) {
+    const entry = this.#entries.get(key);
+    if (entry) this.#bytes -= entry.value.byteLength;
+    this.#entries.delete(key);
   }
 }

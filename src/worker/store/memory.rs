@@ -1,4 +1,4 @@
-//! The tier in front of the store: entries that this isolate has lately read or written, as the platform's own buffers.
+//! The memory tier in front of the store: entries that this isolate has recently read or written, in the runtime's buffers.
 
 use crate::config::Config;
 use crate::worker::platform::time::now;
@@ -8,68 +8,67 @@ use wasm_bindgen::prelude::*;
 
 #[wasm_bindgen(module = "/src/worker/store/memory.js")]
 extern "C" {
-    /// The entries that are kept.
-    #[wasm_bindgen(js_name = Memory)]
+    /// The entries in memory.
     #[derive(Clone)]
-    pub type Entries;
+    pub type MemoryCache;
 
-    #[wasm_bindgen(constructor, js_class = Memory)]
-    fn new(capacity: f64, ttl_ms: f64) -> Entries;
+    #[wasm_bindgen(constructor)]
+    fn new(capacity_bytes: f64, ttl_ms: f64) -> MemoryCache;
 
-    #[wasm_bindgen(method)]
-    fn get(this: &Entries, key: &str, now: f64) -> Option<Uint8Array>;
+    #[wasm_bindgen(method, js_name = get)]
+    fn js_get(this: &MemoryCache, name: &str, now: f64) -> Option<Uint8Array>;
 
-    #[wasm_bindgen(method)]
-    fn read(this: &Entries, key: &str, value: &Uint8Array, now: f64);
+    #[wasm_bindgen(method, js_name = putIfCurrent)]
+    fn js_put_if_current(this: &MemoryCache, name: &str, value: &Uint8Array, now: f64);
 
-    #[wasm_bindgen(method)]
-    fn put(this: &Entries, key: &str, value: &Uint8Array, now: f64);
+    #[wasm_bindgen(method, js_name = put)]
+    fn js_put(this: &MemoryCache, name: &str, value: &Uint8Array, now: f64);
 
-    #[wasm_bindgen(method, js_name = barAll)]
-    fn invalidate_prefix(this: &Entries, prefix: &str, now: f64);
+    #[wasm_bindgen(method, js_name = invalidatePrefix)]
+    fn js_invalidate_prefix(this: &MemoryCache, prefix: &str, now: f64);
 
-    #[wasm_bindgen(method)]
-    fn invalidate(this: &Entries, key: &str, now: f64);
+    #[wasm_bindgen(method, js_name = invalidate)]
+    fn js_invalidate(this: &MemoryCache, name: &str, now: f64);
 }
 
 thread_local! {
-    static ENTRIES: OnceCell<Option<Entries>> = const { OnceCell::new() };
+    static MEMORY: OnceCell<Option<MemoryCache>> = const { OnceCell::new() };
 }
 
-/// Sets the tier up, once per isolate. `None`: the operator wants none.
-pub fn set_up(config: &Config) -> Option<Entries> {
+/// Sets the tier up, once per wasm instance. `None`: it is switched off.
+pub fn set_up(config: &Config) -> Option<MemoryCache> {
     let on = config.memory_bytes > 0 && config.memory_ttl_ms > 0;
     // Exact below 2^53.
-    let entries = || on.then(|| Entries::new(config.memory_bytes as f64, config.memory_ttl_ms as f64));
-    ENTRIES.with(|cell| cell.get_or_init(entries).clone())
+    let memory = || on.then(|| MemoryCache::new(config.memory_bytes as f64, config.memory_ttl_ms as f64));
+    MEMORY.with(|cell| cell.get_or_init(memory).clone())
 }
 
-fn with<T>(act: impl FnOnce(&Entries, f64) -> T) -> Option<T> {
-    ENTRIES.with(|cell| cell.get().and_then(Option::as_ref).map(|entries| act(entries, now() as f64)))
+fn with<T>(act: impl FnOnce(&MemoryCache, f64) -> T) -> Option<T> {
+    MEMORY.with(|cell| cell.get().and_then(Option::as_ref).map(|memory| act(memory, now() as f64)))
 }
 
-/// An entry as a store keeps it, checked when it was put here.
+/// An encoded entry, which was verified when it was put here.
 pub fn get(name: &str) -> Option<Uint8Array> {
-    with(|entries, now| entries.get(name, now))?
+    with(|memory, now| memory.js_get(name, now))?
 }
 
-/// Remembers what the store gave, unless something newer is being asked for.
-pub fn read(name: &str, value: &Uint8Array) {
-    let _ = with(|entries, now| entries.read(name, value, now));
+/// Puts what the store returned, unless something newer is being fetched.
+pub fn put_if_current(name: &str, value: &Uint8Array) {
+    let _ = with(|memory, now| memory.js_put_if_current(name, value, now));
 }
 
-/// Remembers what the store was given.
+/// Puts what the store was given.
 pub fn put(name: &str, value: &Uint8Array) {
-    let _ = with(|entries, now| entries.put(name, value, now));
+    let _ = with(|memory, now| memory.js_put(name, value, now));
 }
 
-/// Forgets an entry that is deleted, or in whose place a newer one is asked for; what is read of it meanwhile may be older,
-/// and is not remembered.
+/// Drops an entry that is deleted or about to be replaced. For a while nothing that the store returns is put in its place,
+/// because it may be older.
 pub fn invalidate(name: &str) {
-    let _ = with(|entries, now| entries.invalidate(name, now));
+    let _ = with(|memory, now| memory.js_invalidate(name, now));
 }
 
 /// The same for all entries whose names begin with this.
 pub fn invalidate_prefix(prefix: &str) {
-    let _ = with(|entries, now| entries.invalidate_prefix(prefix, now));
+    let _ = with(|memory, now| memory.js_invalidate_prefix(prefix, now));
 }

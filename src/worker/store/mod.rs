@@ -1,38 +1,35 @@
-//! Where entries are kept. A store never breaks a request: what fails or takes too long is a miss with its reason.
+//! The store. It never fails a request: an error or a timeout is a miss with its reason.
 
 mod encryption;
 pub mod kv;
 pub mod memory;
 mod upstash;
-mod write_order;
+pub mod write_order;
 
-use crate::cache::entry::{self, Prefix};
+use super::platform::time::{now, timer, within};
+use crate::cache::entry::{self, EntryHead, Prefix};
 use crate::cache::upstash as commands;
 use crate::config::Config;
 use crate::key::{self, CacheKey, EncryptionSalt};
-use crate::proxy::Lookup;
+use crate::proxy::lookup::Lookup;
 use crate::routing::admin::Purge;
 use crate::status::Reason;
-use crate::worker::platform::time::{now, timer, within};
 use js_sys::{Math, Promise, Uint8Array};
 use std::time::Duration;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 use worker::Env;
-pub use write_order::{supersede, sequence};
-use write_order::{claim, was_deleted};
 
-/// Beyond this an entry may as well stay for ever, and no store is asked to count that far: ten years, in seconds.
-const LONGEST_TTL: u64 = 10 * 365 * 24 * 3600;
-/// How long a write may take in the background.
+/// An entry that lives longer has no expiry in the store.
+const MAX_TTL_SECONDS: u64 = 10 * 365 * 24 * 3600;
+/// How long one write may take in the background.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a refused write is tried again, in milliseconds: the platform lets work go on for 30 s after an answer.
-const LONGEST_WRITE_MS: u64 = 20_000;
-
-/// How many keys Redis looks at in one step of a purge, and how many steps one call takes: two requests each, of which the
-/// free plan allows 50.
+/// How long a refused write is retried: the runtime lets work continue for 30 s after the response.
+const MAX_WRITE_MS: u64 = 20_000;
+/// How many keys Redis looks at in one step of a purge.
 const SCAN_COUNT: usize = 1_000;
-const SCANS: usize = 20;
+/// How many steps one purge takes: two requests each, of which the free plan allows 50.
+const MAX_SCANS: usize = 20;
 
 #[wasm_bindgen]
 extern "C" {
@@ -44,34 +41,56 @@ extern "C" {
 #[derive(Clone)]
 pub enum Store {
     /// Cloudflare KV.
-    Kv(kv::Namespace),
+    Kv(kv::KvNamespace),
     /// Redis at Upstash.
     Upstash(upstash::Database),
 }
 
 impl Store {
-    /// The store to use: Upstash where it is set up, otherwise the namespace that the environment binds, if any.
+    /// Upstash where it is configured, otherwise the KV namespace that the environment binds, if any.
     pub fn bound(env: &Env, config: &Config) -> Option<Store> {
         match &config.upstash {
-            Some(settings) => Some(Store::Upstash(upstash::Database::new(settings))),
-            None => kv::Namespace::bound(env).map(Store::Kv),
+            Some(config) => Some(Store::Upstash(upstash::Database::new(config))),
+            None => kv::KvNamespace::bound(env).map(Store::Kv),
         }
     }
 
-    /// Looks a name up: what is there, and its body as the platform's own buffer.
-    pub async fn get(&self, name: &str, salt: Option<&EncryptionSalt>, config: &Config) -> (Lookup, Option<Uint8Array>) {
-        verify_and_cache(name, self.fetch(name, salt, config).await).await
+    /// Reads and verifies an entry: its head, and its body in the runtime's buffer.
+    pub async fn get(
+        &self,
+        name: &str,
+        salt: Option<&EncryptionSalt>,
+        config: &Config,
+    ) -> (Lookup, Option<Uint8Array>) {
+        verify_and_cache(name, self.read(name, salt, config).await).await
     }
 
-    /// The encoded entry under a key, unsealed but not yet checked.
-    async fn value(&self, key: &str, salt: Option<&EncryptionSalt>, config: &Config) -> Result<Option<Uint8Array>, Reason> {
-        let timeout = config.store_timeout;
+    /// Reads an encoded entry within `STORE_TIMEOUT_MS`, decrypted but not yet verified: see [`verify_and_cache`].
+    ///
+    /// # Errors
+    /// Why it is not known whether there is one.
+    pub async fn read(
+        &self,
+        name: &str,
+        salt: Option<&EncryptionSalt>,
+        config: &Config,
+    ) -> Result<Option<Uint8Array>, Reason> {
+        let value = within(config.store_timeout, self.read_untimed(name, salt, config)).await;
+        value.unwrap_or(Err(Reason::StoreTimeout))
+    }
+
+    async fn read_untimed(
+        &self,
+        name: &str,
+        salt: Option<&EncryptionSalt>,
+        config: &Config,
+    ) -> Result<Option<Uint8Array>, Reason> {
         let value = match self {
-            Store::Kv(kv) => kv.get(key).await.map(|value| value.map(Some)).map_err(|_| Reason::StoreError),
-            Store::Upstash(database) => database.get(key, timeout).await,
+            Store::Kv(kv) => kv.get(name).await.map(|value| value.map(Some)).map_err(|_| Reason::StoreError),
+            Store::Upstash(database) => database.get(name, config.store_timeout).await,
         };
         let Some(value) = value? else { return Ok(None) };
-        // Where entries are sealed, one that is not may be anybody's.
+        // Where entries are encrypted, anybody may have written one that is not.
         let value = match (value, salt) {
             (Some(value), Some(salt)) => encryption::open(&config.encryption, salt, &value).await,
             (value, _) => value,
@@ -79,61 +98,47 @@ impl Store {
         value.map(Some).ok_or(Reason::EntryCorrupt)
     }
 
-    /// The same in time, for who takes it with [`verify_and_cache`] later.
-    ///
-    /// # Errors
-    /// Why there may be one all the same.
-    pub async fn fetch(
-        &self,
-        key: &str,
-        salt: Option<&EncryptionSalt>,
-        config: &Config,
-    ) -> Result<Option<Uint8Array>, Reason> {
-        let value = within(config.store_timeout, self.value(key, salt, config)).await;
-        value.unwrap_or(Err(Reason::StoreTimeout))
-    }
-
-    /// Stores an encoded entry, again where KV refuses it: it takes one write a second for each key. What was asked for
-    /// later than in this [`sequence`] is not overwritten.
+    /// Stores an encoded entry, unless a later request has stored one or the key has been deleted since `sequence`.
     ///
     /// # Errors
     /// Why it is not stored.
     pub async fn put(
         &self,
         (key, salt): (&CacheKey, Option<&EncryptionSalt>),
-        head: &entry::EntryHead,
+        head: &EntryHead,
         value: &Uint8Array,
         sequence: u64,
         config: &Config,
     ) -> Result<(), Reason> {
-        let sealed = match salt {
+        let encrypted = match salt {
             Some(salt) => encryption::seal(&config.encryption, salt, value).await.ok_or(Reason::StoreError)?,
             None => value.clone(),
         };
-        if !claim(key, sequence) {
+        if !write_order::claim(key, sequence) {
             return Err(Reason::Superseded);
         }
         memory::put(&key.storage_key(), value);
-        let put = self.log_exchange(key, head, &sealed, sequence, config).await;
-        // It was deleted while it was written: whichever came last.
-        if was_deleted(key, sequence) {
-            let _ = self.delete(&key.storage_key()).await;
+        let written = self.write(key, head, &encrypted, sequence, config).await;
+        // It was deleted while it was written, in either order.
+        if write_order::was_deleted(key, sequence) {
+            let _ = self.delete_name(&key.storage_key()).await;
             return Err(Reason::Superseded);
         }
-        put
+        written
     }
 
-    async fn log_exchange(
+    /// Writes a value, again where KV refuses it: KV takes one write a second for each key.
+    async fn write(
         &self,
         key: &CacheKey,
-        head: &entry::EntryHead,
+        head: &EntryHead,
         value: &Uint8Array,
         sequence: u64,
         config: &Config,
     ) -> Result<(), Reason> {
         let name = key.storage_key();
         let beyond_ms = config.stale_if_error_ms.max(config.stale_while_revalidate_ms);
-        let ttl = || head.retention_secs(now(), beyond_ms).filter(|ttl| *ttl <= LONGEST_TTL);
+        let ttl = || head.retention_secs(now(), beyond_ms).filter(|ttl| *ttl <= MAX_TTL_SECONDS);
         match self {
             Store::Kv(kv) => {
                 let began = now();
@@ -145,10 +150,10 @@ impl Store {
                         None => return Err(Reason::StoreTimeout),
                         Some(Err(_)) => {}
                     }
-                    let left_ms = LONGEST_WRITE_MS.saturating_sub(now().saturating_sub(began));
+                    let left_ms = MAX_WRITE_MS.saturating_sub(now().saturating_sub(began));
                     let wait = config.retry.write_retry_delay(attempts, left_ms, Math::random());
                     timer(Duration::from_millis(wait.ok_or(Reason::StoreError)?)).await;
-                    if !claim(key, sequence) {
+                    if !write_order::claim(key, sequence) {
                         return Err(Reason::Superseded);
                     }
                 }
@@ -159,68 +164,42 @@ impl Store {
             }
         }
     }
-}
 
-/// Checks what a store gave under a key, and remembers it.
-pub async fn verify_and_cache(key: &str, value: Result<Option<Uint8Array>, Reason>) -> (Lookup, Option<Uint8Array>) {
-    let value = match value {
-        Ok(Some(value)) => value,
-        Ok(None) => return (Lookup::Nothing, None),
-        Err(reason) => return (Lookup::Failed(reason), None),
-    };
-    match open(&value).await {
-        Some((head, body)) => {
-            memory::read(key, &value);
-            (Lookup::Entry(head), Some(body))
-        }
-        None => (Lookup::Failed(Reason::EntryCorrupt), None),
-    }
-}
-
-/// Takes an entry apart that has been checked before.
-pub fn split_verified(value: &Uint8Array) -> Option<(entry::EntryHead, Uint8Array)> {
-    let fixed = u32::try_from(entry::PREFIX_LEN).ok()?;
-    let prefix = Prefix::decode(&value.subarray(0, fixed).to_vec())?;
-    let body_start = u32::try_from(prefix.body_start()).ok()?;
-    let head = entry::decode_head(&value.subarray(fixed, body_start).to_vec())?;
-    Some((head, value.subarray(body_start, value.length())))
-}
-
-impl Store {
-    /// Forgets a key. Gives how many entries there were.
+    /// Deletes a key. Gives how many entries there were.
     ///
     /// # Errors
     /// Why it may still be there.
-    pub async fn forget(&self, key: &CacheKey) -> Result<usize, Reason> {
+    pub async fn delete(&self, key: &CacheKey) -> Result<usize, Reason> {
         let name = key.storage_key();
-        supersede(key);
+        write_order::supersede(key);
         memory::invalidate(&name);
-        self.delete(&name).await
+        self.delete_name(&name).await
     }
 
-    async fn delete(&self, name: &str) -> Result<usize, Reason> {
+    async fn delete_name(&self, name: &str) -> Result<usize, Reason> {
         match self {
-            Store::Kv(kv) => kv.forget(name).await.map_err(|_| Reason::StoreError),
+            Store::Kv(kv) => kv.delete(name).await.map_err(|_| Reason::StoreError),
             Store::Upstash(database) => database.delete(name, WRITE_TIMEOUT).await,
         }
     }
 
-    /// Forgets some entries of a namespace. Gives how many, and where to go on.
+    /// Deletes some entries of a namespace. Gives how many, and where the next call continues.
     ///
     /// # Errors
-    /// Why not all of them may be gone.
+    /// Why some of them may still be there.
     pub async fn purge(&self, purge: &Purge) -> Result<(usize, Option<String>), Reason> {
         let prefix = key::storage_prefix(&purge.namespace);
         memory::invalidate_prefix(&prefix);
         match self {
             Store::Kv(kv) => {
-                let purged = kv.purge(&prefix, purge.cursor.as_deref(), purge.limit).await;
-                purged.map_err(|_| Reason::StoreError)
+                let deleted = kv.delete_prefix(&prefix, purge.cursor.as_deref(), purge.limit).await;
+                deleted.map_err(|_| Reason::StoreError)
             }
             Store::Upstash(database) => {
                 let (mut deleted, mut cursor) = (0usize, purge.cursor.clone());
-                for _ in 0..SCANS {
-                    let (n, next) = database.delete_scanned(&prefix, cursor.as_deref(), SCAN_COUNT, WRITE_TIMEOUT).await?;
+                for _ in 0..MAX_SCANS {
+                    let (n, next) =
+                        database.delete_scanned(&prefix, cursor.as_deref(), SCAN_COUNT, WRITE_TIMEOUT).await?;
                     deleted = deleted.saturating_add(n);
                     cursor = next;
                     if cursor.is_none() || deleted >= purge.limit {
@@ -233,14 +212,42 @@ impl Store {
     }
 }
 
-/// Checks an entry and takes it apart. The body stays where it is; the platform computes the digest.
-pub async fn open(value: &Uint8Array) -> Option<(entry::EntryHead, Uint8Array)> {
-    let fixed = u32::try_from(entry::PREFIX_LEN).ok()?;
-    let prefix = Prefix::decode(&value.subarray(0, fixed).to_vec())?;
-    let rest = value.subarray(fixed, value.length());
+/// Verifies what the store returned under a name, and puts it into memory.
+pub async fn verify_and_cache(
+    name: &str,
+    value: Result<Option<Uint8Array>, Reason>,
+) -> (Lookup, Option<Uint8Array>) {
+    let value = match value {
+        Ok(Some(value)) => value,
+        Ok(None) => return (Lookup::Miss, None),
+        Err(reason) => return (Lookup::Failed(reason), None),
+    };
+    match verify(&value).await {
+        Some((head, body)) => {
+            memory::put_if_current(name, &value);
+            (Lookup::Stored(head), Some(body))
+        }
+        None => (Lookup::Failed(Reason::EntryCorrupt), None),
+    }
+}
+
+/// Verifies an encoded entry and takes it apart. The body stays in its buffer; the runtime computes the digest.
+pub async fn verify(value: &Uint8Array) -> Option<(EntryHead, Uint8Array)> {
+    let prefix_len = u32::try_from(entry::PREFIX_LEN).ok()?;
+    let prefix = Prefix::decode(&value.subarray(0, prefix_len).to_vec())?;
+    let rest = value.subarray(prefix_len, value.length());
     let digest = JsFuture::from(subtle_digest("SHA-256", &rest).ok()?).await.ok()?;
     if Uint8Array::new(&digest).to_vec() != prefix.digest {
         return None;
     }
     split_verified(value)
+}
+
+/// Takes an entry apart that has been verified before.
+pub fn split_verified(value: &Uint8Array) -> Option<(EntryHead, Uint8Array)> {
+    let prefix_len = u32::try_from(entry::PREFIX_LEN).ok()?;
+    let prefix = Prefix::decode(&value.subarray(0, prefix_len).to_vec())?;
+    let body_start = u32::try_from(prefix.body_start()).ok()?;
+    let head = entry::decode_head(&value.subarray(prefix_len, body_start).to_vec())?;
+    Some((head, value.subarray(body_start, value.length())))
 }

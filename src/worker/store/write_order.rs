@@ -1,61 +1,62 @@
-//! Which of the writes to a key comes last: the one for the question that was asked last in this isolate.
+//! The order of writes to a key: a response never replaces that of a later request, and never restores a deleted entry.
+//!
+//! Each fetch takes a number from a growing sequence, as a fencing token. The order holds within an isolate.
 
 use crate::key::CacheKey;
 use crate::worker::platform::time::now;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
+/// Above this many keys the old ones are swept.
+const SWEEP_AT: usize = 1_000;
+/// How long a key is remembered at least.
+const RETENTION_MS: u64 = 600_000;
+/// The shortest time between two sweeps, each of which looks at all keys.
+const SWEEP_INTERVAL_MS: u64 = 60_000;
+
 thread_local! {
     static SEQUENCE: Cell<u64> = const { Cell::new(0) };
-    /// What was last done to each key.
     static LAST_WRITES: RefCell<HashMap<CacheKey, LastWrite>> = RefCell::default();
-    /// When old ones were last forgotten, in milliseconds since 1970.
-    static SWEPT: Cell<u64> = const { Cell::new(0) };
+    /// In milliseconds since 1970.
+    static LAST_SWEEP: Cell<u64> = const { Cell::new(0) };
 }
 
-/// What was last done to a key.
+/// The last write or deletion of a key.
 struct LastWrite {
     sequence: u64,
     /// In milliseconds since 1970.
     at: u64,
-    /// Whether it was deleted, and not written.
     deleted: bool,
 }
 
-/// How many keys are remembered before old ones are forgotten, and for how long at least, in milliseconds.
-const SWEEP_AT: usize = 1_000;
-const RETENTION_MS: u64 = 600_000;
-/// How long at least from one such time to the next, in milliseconds: all of them are looked at.
-const SWEEP_MS: u64 = 60_000;
-
-/// A number that grows with every question asked in this isolate.
-pub fn sequence() -> u64 {
-    SEQUENCE.with(|turns| turns.replace(turns.get().saturating_add(1)))
+/// The next number of the sequence.
+pub fn next_sequence() -> u64 {
+    SEQUENCE.with(|next| next.replace(next.get().saturating_add(1)))
 }
 
-/// From now on, what was asked for before is not written under this key.
+/// The key is deleted: no fetch that has begun before writes it.
 pub fn supersede(key: &CacheKey) {
-    let newest = LastWrite { sequence: sequence(), at: now(), deleted: true };
-    LAST_WRITES.with_borrow_mut(|all| all.insert(*key, newest));
+    let last = LastWrite { sequence: next_sequence(), at: now(), deleted: true };
+    LAST_WRITES.with_borrow_mut(|writes| writes.insert(*key, last));
 }
 
-/// Whether what was asked for in this turn may be written under this key: nothing newer was, and it was not deleted.
+/// Whether the fetch with this number may write the key: no later one has, and the key has not been deleted since.
 pub fn claim(key: &CacheKey, sequence: u64) -> bool {
     let now = now();
-    LAST_WRITES.with_borrow_mut(|all| {
-        if all.len() >= SWEEP_AT && now.saturating_sub(SWEPT.get()) >= SWEEP_MS {
-            SWEPT.set(now);
-            all.retain(|_, newest| now.saturating_sub(newest.at) < RETENTION_MS);
+    LAST_WRITES.with_borrow_mut(|writes| {
+        if writes.len() >= SWEEP_AT && now.saturating_sub(LAST_SWEEP.get()) >= SWEEP_INTERVAL_MS {
+            LAST_SWEEP.set(now);
+            writes.retain(|_, last| now.saturating_sub(last.at) < RETENTION_MS);
         }
-        let newest = all.entry(*key).or_insert(LastWrite { sequence, at: now, deleted: false });
-        if newest.sequence < sequence {
-            *newest = LastWrite { sequence, at: now, deleted: false };
+        let last = writes.entry(*key).or_insert(LastWrite { sequence, at: now, deleted: false });
+        if last.sequence < sequence {
+            *last = LastWrite { sequence, at: now, deleted: false };
         }
-        newest.sequence == sequence
+        last.sequence == sequence
     })
 }
 
-/// Whether a key has been deleted since this turn, and not been written again.
+/// Whether the key has been deleted since the fetch with this number began, and not been written again.
 pub fn was_deleted(key: &CacheKey, sequence: u64) -> bool {
-    LAST_WRITES.with_borrow(|all| all.get(key).is_some_and(|newest| newest.deleted && newest.sequence > sequence))
+    LAST_WRITES.with_borrow(|writes| writes.get(key).is_some_and(|last| last.deleted && last.sequence > sequence))
 }

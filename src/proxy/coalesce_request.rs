@@ -1,0 +1,125 @@
+//! What the coalescer of a cache key is told: all that a fetch needs besides the request's body.
+
+use crate::cache::admission::CaptureOptions;
+use crate::cache::coalesce::{JoinRequest, RequestedFreshness};
+use crate::config::Config;
+use crate::http::message::UpstreamRequest;
+use crate::key::{CacheKey, EncryptionSalt};
+use crate::protocol::ResponseMode;
+use crate::routing::endpoint::Endpoint;
+use crate::status::Reason;
+use crate::telemetry::exchange_log::LogFields;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use serde::{Deserialize, Serialize};
+
+/// A request to a key's coalescer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CoalesceRequest {
+    /// The cache key.
+    pub key: CacheKey,
+    /// What the entry is encrypted with, where entries are.
+    pub salt: Option<EncryptionSalt>,
+    /// The endpoint.
+    pub endpoint: Endpoint,
+    /// The mode that the client wants the response in.
+    pub response_mode: ResponseMode,
+    /// How long the response is stored, in milliseconds (`None`: for ever), or why it is not.
+    pub lifetime_ms: Result<Option<u64>, Reason>,
+    /// Whether the key covers all that the upstream is sent, so that an error is the same for every client that has the key.
+    pub key_covers_request: bool,
+    /// How fresh the response has to be.
+    pub freshness: RequestedFreshness,
+    /// For the log line, which the coalescer writes if the response is stored.
+    pub log: LogFields,
+    /// Milliseconds since the request came, for the log.
+    pub elapsed_ms: u64,
+    /// The upstream request's method.
+    pub method: String,
+    /// Its URL.
+    pub url: String,
+    /// Its header fields, in order.
+    pub headers: Vec<(String, String)>,
+}
+
+impl CoalesceRequest {
+    /// A request with what is sent upstream, that accepts any response.
+    pub fn new(
+        upstream_request: &UpstreamRequest,
+        key: CacheKey,
+        endpoint: Endpoint,
+        response_mode: ResponseMode,
+    ) -> CoalesceRequest {
+        let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        CoalesceRequest {
+            key,
+            salt: None,
+            endpoint,
+            response_mode,
+            lifetime_ms: Ok(None),
+            key_covers_request: true,
+            freshness: RequestedFreshness::default(),
+            log: LogFields::default(),
+            elapsed_ms: 0,
+            method: upstream_request.method.to_string(),
+            url: upstream_request.url.clone(),
+            headers: upstream_request.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect(),
+        }
+    }
+
+    /// What is sent upstream.
+    pub fn upstream_request(&self) -> UpstreamRequest {
+        let headers = self.headers.iter().filter_map(|(name, value)| {
+            Some((name.parse::<HeaderName>().ok()?, HeaderValue::from_bytes(value.as_bytes()).ok()?))
+        });
+        UpstreamRequest {
+            method: Method::from_bytes(self.method.as_bytes()).unwrap_or(Method::POST),
+            url: self.url.clone(),
+            headers: headers.collect::<HeaderMap>(),
+            body: None,
+        }
+    }
+
+    /// What decides the client's role.
+    pub fn join_request(&self) -> JoinRequest {
+        JoinRequest { endpoint: self.endpoint, response_mode: self.response_mode, freshness: self.freshness }
+    }
+
+    /// What the capture of the response needs to know.
+    pub fn capture_options(&self, config: &Config) -> CaptureOptions {
+        CaptureOptions {
+            endpoint: self.endpoint,
+            response_mode: self.response_mode,
+            max_bytes: config.max_bytes,
+            lifetime_ms: self.lifetime_ms.ok().flatten(),
+            shared: config.shared_scope,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn survives_serialisation() {
+        let header = |value: &str| (HeaderName::from_static("x-a"), HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        let sent = UpstreamRequest {
+            method: Method::POST,
+            url: "https://a/v1".into(),
+            headers: [header("1"), header("ü")].into_iter().collect(),
+            body: None,
+        };
+        let key = CacheKey::from_hex(&"0".repeat(64)).unwrap();
+        let mode = ResponseMode { stream: true, include_usage: true };
+        let request = CoalesceRequest {
+            freshness: RequestedFreshness { max_age: Some(3), ..RequestedFreshness::default() },
+            ..CoalesceRequest::new(&sent, key, Endpoint::ChatCompletions, mode)
+        };
+        let read: CoalesceRequest = serde_json::from_slice(&serde_json::to_vec(&request).unwrap()).unwrap();
+        assert_eq!(format!("{read:?}"), format!("{request:?}"));
+        let upstream_request = read.upstream_request();
+        assert_eq!((upstream_request.method, upstream_request.url.as_str()), (Method::POST, "https://a/v1"));
+        let values: Vec<_> = upstream_request.headers.get_all("x-a").iter().map(HeaderValue::as_bytes).collect();
+        assert_eq!(values, [b"1", "ü".as_bytes()]);
+    }
+}

@@ -1,0 +1,292 @@
+//! Steps 4 and 5 for one upstream request: fetch it, share the response, store it, write the log line.
+
+use super::coalesce_request::CoalesceRequest;
+use super::platform::{
+    Buffer, ClientSignal, FetchError, FetchOptions, Platform, ShareOptions, SharedResponse, UpstreamHead,
+};
+use crate::cache::admission::Capture;
+use crate::cache::coalesce::MAX_RETAINED_BYTES;
+use crate::cache::entry::{Entry, EntryHead};
+use crate::http::retry::RetrySafety;
+use crate::protocol::ResponseMode;
+use crate::status::Reason;
+use crate::telemetry::exchange_log::{CoalesceRole, ExchangeLog, Measurements};
+use futures_channel::oneshot;
+use futures_util::future::{Either, select};
+use std::cell::RefCell;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// A complete response, as the store holds it.
+pub struct CompleteEntry<P: Platform> {
+    /// Its head.
+    pub head: EntryHead,
+    /// The encoded entry.
+    pub value: P::Buffer,
+}
+
+/// The state of a fetch.
+pub enum FetchState<P: Platform> {
+    /// The upstream has not responded yet.
+    AwaitingHead,
+    /// The response is coming in.
+    Streaming {
+        /// The response.
+        response: Rc<P::Shared>,
+        /// Whether it may be stored, as far as is known.
+        storable: bool,
+    },
+    /// No response came.
+    Failed,
+    /// The response is complete and stored.
+    Complete(Rc<CompleteEntry<P>>),
+    /// The response has ended and is not stored.
+    Discarded {
+        /// The response.
+        response: Rc<P::Shared>,
+        /// Whether it ended as it should.
+        ended_cleanly: bool,
+    },
+}
+
+impl<P: Platform> Clone for FetchState<P> {
+    fn clone(&self) -> FetchState<P> {
+        match self {
+            FetchState::AwaitingHead => FetchState::AwaitingHead,
+            FetchState::Streaming { response, storable } => {
+                FetchState::Streaming { response: response.clone(), storable: *storable }
+            }
+            FetchState::Failed => FetchState::Failed,
+            FetchState::Complete(complete) => FetchState::Complete(complete.clone()),
+            FetchState::Discarded { response, ended_cleanly } => {
+                FetchState::Discarded { response: response.clone(), ended_cleanly: *ended_cleanly }
+            }
+        }
+    }
+}
+
+/// One upstream request, and the clients that wait for it.
+pub struct InFlightFetch<P: Platform> {
+    /// The mode that its leader wants the response in.
+    pub response_mode: ResponseMode,
+    /// Whether an error is the same for every client that has the key and wants it in the same mode.
+    pub key_covers_request: bool,
+    state: RefCell<FetchState<P>>,
+    watchers: RefCell<Vec<oneshot::Sender<()>>>,
+    waiting: RefCell<Vec<P::Client>>,
+}
+
+impl<P: Platform> InFlightFetch<P> {
+    /// A fetch that is about to begin.
+    pub fn new(request: &CoalesceRequest) -> InFlightFetch<P> {
+        InFlightFetch {
+            response_mode: request.response_mode,
+            key_covers_request: request.key_covers_request,
+            state: RefCell::new(FetchState::AwaitingHead),
+            watchers: RefCell::default(),
+            waiting: RefCell::default(),
+        }
+    }
+
+    fn transition(&self, state: FetchState<P>) {
+        self.state.replace(state);
+        for watcher in self.watchers.take() {
+            let _ = watcher.send(());
+        }
+    }
+
+    /// Resolves at the next transition. Nothing may be awaited between reading the state and calling this.
+    pub async fn changed(&self) {
+        let (sender, changed) = oneshot::channel();
+        self.watchers.borrow_mut().push(sender);
+        let _ = changed.await;
+    }
+
+    /// The state.
+    pub fn state(&self) -> FetchState<P> {
+        self.state.borrow().clone()
+    }
+
+    /// Counts a client among those that wait, until the guard is dropped.
+    pub fn wait(&self, client: &P::Client) -> WaiterGuard<'_, P> {
+        self.waiting.borrow_mut().push(client.clone());
+        WaiterGuard { fetch: self, client: client.clone() }
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.waiting.borrow().iter().all(P::Client::is_disconnected)
+    }
+
+    /// How many clients wait for the response or read it.
+    pub fn clients(&self) -> usize {
+        let readers = match &*self.state.borrow() {
+            FetchState::Streaming { response, .. } => response.readers(),
+            _ => 0,
+        };
+        self.waiting.borrow().len().saturating_add(readers)
+    }
+}
+
+/// A client's place among those that wait.
+pub struct WaiterGuard<'a, P: Platform> {
+    fetch: &'a InFlightFetch<P>,
+    client: P::Client,
+}
+
+impl<P: Platform> Drop for WaiterGuard<'_, P> {
+    fn drop(&mut self) {
+        let mut waiting = self.fetch.waiting.borrow_mut();
+        if let Some(at) = waiting.iter().position(|client| *client == self.client) {
+            waiting.swap_remove(at);
+        }
+    }
+}
+
+/// What the leader gets.
+pub struct FetchedHead<P: Platform> {
+    /// The response, or why none came.
+    pub response: Result<Rc<P::Shared>, FetchError>,
+    /// Whether the response may be stored, by its head.
+    pub storable: Result<(), Reason>,
+    /// How often the request was retried.
+    pub retries: u32,
+    /// Whether the leader's exchange writes the log line. Otherwise the task does, once the response is stored or not.
+    pub leader_logs: bool,
+}
+
+/// The fetch that later clients join. An older one continues for those that have joined it.
+pub type CurrentFetch<P> = Rc<RefCell<Option<Rc<InFlightFetch<P>>>>>;
+
+/// A fetch to be made.
+pub struct FetchTask<P: Platform> {
+    /// The means.
+    pub platform: P,
+    /// The fetch.
+    pub fetch: Rc<InFlightFetch<P>>,
+    /// What is fetched.
+    pub request: CoalesceRequest,
+    /// The longest time to the response head.
+    pub budget: Duration,
+    /// The leader.
+    pub client: P::Client,
+    /// Where other clients find the fetch; `None`: it is for its leader alone.
+    pub current: Option<CurrentFetch<P>>,
+}
+
+impl<P: Platform> FetchTask<P> {
+    /// Fetches, shares and stores the response.
+    pub async fn run(self, body: P::Body, leader: oneshot::Sender<FetchedHead<P>>) {
+        let (platform, request) = (&self.platform, &self.request);
+        let background = request.freshness.background;
+        let sequence = platform.next_sequence();
+        let is_abandoned = || !background && self.fetch.is_abandoned();
+        // A response that is not stored is of no use to anyone once its client has disconnected.
+        let client = Some(&self.client).filter(|_| self.current.is_none() && request.lifetime_ms.is_err());
+        let options = FetchOptions {
+            budget: self.budget,
+            retry_safety: RetrySafety::Idempotent,
+            is_abandoned: &is_abandoned,
+            client,
+        };
+        let outcome = platform.fetch(&request.upstream_request(), body, &options).await;
+        let retries = outcome.retries;
+        let measurements = Measurements {
+            ms: if background { request.elapsed_ms } else { request.elapsed_ms.saturating_add(outcome.ms) },
+            upstream_ms: Some(outcome.ms),
+            retries,
+            coalesce_role: self.current.as_ref().map(|_| CoalesceRole::Leader),
+            ..Measurements::default()
+        };
+        let response = match outcome.response {
+            Ok(response) => response,
+            Err(error) => {
+                let leader_logs = self.leader_is_present();
+                let head = FetchedHead { response: Err(error), storable: Err(error.reason()), retries, leader_logs };
+                let delivered = leader.send(head).is_ok();
+                self.fetch.transition(FetchState::Failed);
+                self.release();
+                return if !(delivered && leader_logs) {
+                    self.log(None, &measurements, Err(error.reason()));
+                };
+            }
+        };
+        let status = response.status();
+        // (5) From here on the client's disconnect changes nothing: the response is paid for, so it is read to its end.
+        let config = platform.config();
+        let capture = request
+            .lifetime_ms
+            .and_then(|_| Capture::open(request.capture_options(config), status, response.headers()));
+        let storable = capture.as_ref().map(|_| ()).map_err(|reason| *reason);
+        let response = Rc::new(platform.share(
+            response,
+            &ShareOptions {
+                // Nobody joins a fetch that is for one client, so nothing of it is held unless it is stored.
+                max_held_bytes: if storable.is_err() && self.current.is_none() { 0 } else { config.max_bytes },
+                leader: Some(&self.client).filter(|_| !background),
+                is_storable: storable.is_ok(),
+            },
+        ));
+        let leader_logs = storable.is_err() && self.leader_is_present();
+        let delivered =
+            leader.send(FetchedHead { response: Ok(response.clone()), storable, retries, leader_logs }).is_ok();
+        self.fetch.transition(FetchState::Streaming { response: response.clone(), storable: storable.is_ok() });
+        let captured =
+            match select(pin!(response.into_entry(capture, || platform.now())), pin!(response.overflow())).await {
+                Either::Left((captured, _)) => captured,
+                Either::Right(((), captured)) => {
+                    // Too large to store: release the clients that wait for the complete body.
+                    self.fetch.transition(FetchState::Streaming { response: response.clone(), storable: false });
+                    captured.await
+                }
+            };
+        let stored = match captured {
+            Ok(entry) => self.store(&entry, sequence).await,
+            Err(reason) => {
+                let ended_cleanly = response.ended_cleanly().await;
+                self.fetch.transition(FetchState::Discarded { response: response.clone(), ended_cleanly });
+                Err(reason)
+            }
+        };
+        self.release();
+        if !(delivered && leader_logs) {
+            self.log(Some(status.as_u16()), &Measurements { bytes: response.size(), ..measurements }, stored);
+        }
+    }
+
+    /// Whether the leader waits for the response.
+    fn leader_is_present(&self) -> bool {
+        !self.request.freshness.background && !self.client.is_disconnected()
+    }
+
+    /// Releases the clients that wait for the complete response, and stores it.
+    async fn store(&self, entry: &Entry, sequence: u64) -> Result<(), Reason> {
+        let value = P::Buffer::from_slice(&entry.encode().ok_or(Reason::TooLarge)?);
+        let complete = CompleteEntry { head: entry.head.clone(), value: value.clone() };
+        self.fetch.transition(FetchState::Complete(Rc::new(complete)));
+        self.platform.store(&self.request, &entry.head, &value, sequence).await
+    }
+
+    /// Forgets the fetch at its end, unless its response is retained for later clients.
+    fn release(&self) {
+        let retained = match &*self.fetch.state.borrow() {
+            FetchState::Complete(complete) => {
+                self.platform.config().coalesce_ttl_ms > 0 && complete.value.len() <= MAX_RETAINED_BYTES
+            }
+            _ => false,
+        };
+        let Some(current) = self.current.as_ref().filter(|_| !retained) else { return };
+        let is_current = current.borrow().as_ref().is_some_and(|current| Rc::ptr_eq(current, &self.fetch));
+        if is_current {
+            current.replace(None);
+        }
+    }
+
+    fn log(&self, status: Option<u16>, measurements: &Measurements, stored: Result<(), Reason>) {
+        let mut fields = self.request.log.clone();
+        if !self.request.freshness.background {
+            fields.status = status;
+        }
+        ExchangeLog::new(fields, self.platform.log_sink()).finish(measurements, stored);
+    }
+}

@@ -1,0 +1,266 @@
+//! What an exchange needs of the program around it.
+//!
+//! The Worker implements [`Platform`] on the Workers runtime, the tests on plain values. Bodies stay what they are there: this
+//! room never looks into one, unless a step says so.
+
+use super::coalesce_request::CoalesceRequest;
+use super::coalescer::Joined;
+use super::lookup::{CacheableRequest, Lookup};
+use super::reply::{CachedResponse, HeaderEdits, ProxyResponse};
+use crate::cache::admission::Capture;
+use crate::cache::entry::{Entry, EntryHead};
+use crate::config::Config;
+use crate::http::message::UpstreamRequest;
+use crate::http::retry::RetrySafety;
+use crate::key::CacheKey;
+use crate::routing::admin::AdminCommand;
+use crate::status::Reason;
+use crate::telemetry::exchange_log::{ExchangeLog, LogSink, Measurements};
+use crate::transform::response::BodyTransform;
+use http::{HeaderMap, StatusCode};
+use std::future::Future;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// One exchange's means: clock, store, upstream, and the client's connection.
+pub trait Platform: Clone + 'static {
+    /// A request's body.
+    type Body: 'static;
+    /// Bytes in a buffer of the platform's own.
+    type Buffer: Buffer;
+    /// An upstream response whose body is still to come.
+    type Upstream: UpstreamHead + 'static;
+    /// An upstream response that several clients read.
+    type Shared: SharedResponse<Self>;
+    /// A shared response for a client that did not lead.
+    type Follower;
+    /// What the client gets.
+    type Response: 'static;
+    /// The client's connection.
+    type Client: ClientSignal;
+
+    /// The operator's configuration.
+    fn config(&self) -> &Rc<Config>;
+    /// Milliseconds since 1970.
+    fn now(&self) -> u64;
+    /// When the request came, in milliseconds since 1970.
+    fn started(&self) -> u64;
+    /// Whether a store is bound.
+    fn has_store(&self) -> bool;
+    /// The connection of this exchange's client.
+    fn client(&self) -> Self::Client;
+    /// The connection of a client that never disconnects.
+    fn no_client(&self) -> Self::Client;
+    /// Runs a task to its end, even after the response or the client is gone.
+    fn spawn(&self, task: impl Future<Output = ()> + 'static);
+    /// Where log lines go.
+    fn log_sink(&self) -> Rc<dyn LogSink>;
+
+    /// Whether there is a body, if only in name.
+    fn has_body(&self, body: &Self::Body) -> bool;
+    /// No body.
+    fn no_body(&self) -> Self::Body;
+    /// A body that may be sent again, held in memory for that.
+    fn replayable(&self, body: Self::Body) -> Self::Body;
+    /// Whether a body that is there in name has no bytes.
+    fn is_empty(&self, body: Self::Body) -> impl Future<Output = bool>;
+    /// Reads a body of at most `limit` bytes.
+    fn read_body(&self, body: Self::Body, limit: usize) -> impl Future<Output = BodyRead<Self>>;
+    /// A body of these bytes.
+    fn body(&self, bytes: &[u8]) -> Self::Body;
+    /// Whether the rate limit allows one more request under this key.
+    fn allows(&self, rate_limit_key: &str) -> impl Future<Output = bool>;
+    /// Whether a URL gives any HTTP response.
+    fn probe(&self, url: &str) -> impl Future<Output = bool>;
+    /// Obeys an admin command.
+    fn admin(&self, command: &AdminCommand) -> impl Future<Output = AdminResult>;
+
+    /// Lets the fast path answer the next request that is equal to this one.
+    fn remember(&self, request: &CacheableRequest, log: &ExchangeLog);
+    /// What the memory tier or the store holds.
+    fn look_up(&self, request: &CacheableRequest) -> impl Future<Output = (Lookup, Option<Self::Buffer>)>;
+    /// Verifies an encoded entry and takes it apart. `None`: it is damaged.
+    fn open_entry(&self, value: &Self::Buffer) -> impl Future<Output = Option<(EntryHead, Self::Buffer)>>;
+    /// A number that grows with every fetch, so that an older response never replaces a newer one.
+    fn next_sequence(&self) -> u64;
+    /// Stores an entry, unless a newer one has been stored or it has been deleted since `sequence`.
+    fn store(
+        &self,
+        request: &CoalesceRequest,
+        head: &EntryHead,
+        value: &Self::Buffer,
+        sequence: u64,
+    ) -> impl Future<Output = Result<(), Reason>>;
+    /// Drops what the memory tier holds for a request that is about to replace it.
+    fn invalidate(&self, key: &CacheKey);
+    /// Whether a stale entry is to be revalidated now: one revalidation of it at a time.
+    fn begin_revalidation(&self, key: &CacheKey) -> bool;
+    /// The revalidation has ended.
+    fn end_revalidation(&self, key: &CacheKey);
+
+    /// Fetches from the upstream, with retries.
+    fn fetch(
+        &self,
+        request: &UpstreamRequest,
+        body: Self::Body,
+        options: &FetchOptions<'_, Self>,
+    ) -> impl Future<Output = FetchOutcome<Self>>;
+    /// Joins the coalesced fetch of a key, where there is a coalescer and the body can be sent there.
+    fn join(
+        &self,
+        request: &dyn Fn() -> CoalesceRequest,
+        body: &Self::Body,
+        client: &Self::Client,
+    ) -> impl Future<Output = Joined<Self>>;
+    /// Begins to read an upstream response that several clients may share.
+    fn share(&self, response: Self::Upstream, options: &ShareOptions<'_, Self>) -> Self::Shared;
+
+    /// A response of the proxy's own.
+    fn respond(&self, response: &ProxyResponse) -> Self::Response;
+    /// A status with nothing else.
+    fn respond_empty(&self, status: u16) -> Self::Response;
+    /// A stored response, and its size in bytes. `stored`: its body, unless it is converted.
+    fn serve(&self, response: &CachedResponse, stored: Option<&Self::Buffer>) -> (Self::Response, Option<u64>);
+    /// The upstream's response.
+    fn pass_on(
+        &self,
+        response: Self::Upstream,
+        edits: &HeaderEdits,
+        transform: Option<BodyTransform>,
+    ) -> Self::Response;
+}
+
+
+/// Bytes in a buffer of the platform's own.
+pub trait Buffer: Clone + 'static {
+    /// Copies bytes in.
+    fn from_slice(bytes: &[u8]) -> Self;
+    /// Copies the bytes out.
+    fn to_vec(&self) -> Vec<u8>;
+    /// How many there are.
+    fn len(&self) -> usize;
+}
+
+/// A client's connection.
+pub trait ClientSignal: Clone + PartialEq + 'static {
+    /// Whether the client has disconnected.
+    fn is_disconnected(&self) -> bool;
+    /// Resolves when the client disconnects.
+    fn disconnected(&self) -> impl Future<Output = ()>;
+}
+
+/// The head of an upstream response.
+pub trait UpstreamHead {
+    /// The HTTP status.
+    fn status(&self) -> StatusCode;
+    /// The header fields.
+    fn headers(&self) -> &HeaderMap;
+    /// Ends the request. A client that still reads the body sees it aborted.
+    fn abort(&self);
+}
+
+/// An upstream response that several clients read, each at its own pace.
+pub trait SharedResponse<P: Platform>: 'static {
+    /// The HTTP status.
+    fn status(&self) -> StatusCode;
+    /// The response for the client that leads. `None`: it is gone.
+    fn for_leader(&self) -> Option<P::Upstream>;
+    /// The response from its first byte, without what concerns the leader alone. `across_tenants`: the clients are not one
+    /// tenant. `None`: the first byte is gone.
+    fn for_follower(&self, across_tenants: bool) -> Option<P::Follower>;
+    /// Whether too much has come for another client to join.
+    fn has_overflowed(&self) -> bool;
+    /// Resolves when it overflows.
+    fn overflow(&self) -> impl Future<Output = ()>;
+    /// How many clients read it.
+    fn readers(&self) -> usize;
+    /// How many bytes have come; `None`: the end will not be seen.
+    fn size(&self) -> Option<u64>;
+    /// Whether the body ended as it should.
+    fn ended_cleanly(&self) -> impl Future<Output = bool>;
+    /// Waits for the end of the body and makes an entry of it.
+    ///
+    /// # Errors
+    /// Why it is not stored.
+    fn into_entry(
+        &self,
+        capture: Result<Capture, Reason>,
+        now: impl FnOnce() -> u64,
+    ) -> impl Future<Output = Result<Entry, Reason>>;
+}
+
+/// A request body that has been read, or turned out to be too long.
+pub enum BodyRead<P: Platform> {
+    /// All of it: the bytes, and the same as a body to send on.
+    Complete(Vec<u8>, P::Body),
+    /// It is longer than the limit. Nothing of it is lost.
+    TooLarge(P::Body),
+    /// The client stopped sending.
+    Incomplete,
+}
+
+/// What an admin command led to.
+pub enum AdminResult {
+    /// `/metrics`, as text.
+    Metrics(String),
+    /// How many entries were deleted, and where the next call continues.
+    Deleted(usize, Option<String>),
+    /// The store failed.
+    StoreFailed,
+}
+
+/// Why no upstream response came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FetchError {
+    /// No connection, or it broke.
+    Unreachable,
+    /// `TIMEOUT` passed.
+    TimedOut,
+}
+
+impl FetchError {
+    /// The reason in `Cache-Status` and in the log.
+    pub const fn reason(self) -> Reason {
+        match self {
+            FetchError::Unreachable => Reason::UpstreamUnreachable,
+            FetchError::TimedOut => Reason::UpstreamTimeout,
+        }
+    }
+}
+
+/// How to fetch.
+pub struct FetchOptions<'a, P: Platform> {
+    /// The longest time to the response head, retries included.
+    pub budget: Duration,
+    /// What may be retried.
+    pub retry_safety: RetrySafety,
+    /// Whether every client that wanted the response has disconnected: then nothing is retried.
+    pub is_abandoned: &'a dyn Fn() -> bool,
+    /// The client whose disconnect aborts the request, where the response is of no use to anyone else.
+    pub client: Option<&'a P::Client>,
+}
+
+/// What a fetch led to.
+pub struct FetchOutcome<P: Platform> {
+    /// The response, if one came within the budget.
+    pub response: Result<P::Upstream, FetchError>,
+    /// How often the request was retried.
+    pub retries: u32,
+    /// How long it took, in milliseconds.
+    pub ms: u64,
+}
+
+/// How an upstream response is shared.
+pub struct ShareOptions<'a, P: Platform> {
+    /// How much of it is held for clients that join later, in bytes.
+    pub max_held_bytes: usize,
+    /// The client that leads, if one does.
+    pub leader: Option<&'a P::Client>,
+    /// Whether the response may be stored, so that it is read to its end without any client.
+    pub is_storable: bool,
+}
+
+/// Measurements of an exchange so far.
+pub(super) fn measurements<P: Platform>(platform: &P) -> Measurements {
+    Measurements { ms: platform.now().saturating_sub(platform.started()), ..Measurements::default() }
+}

@@ -1,0 +1,440 @@
+//! Steps 1 and 2: where does the request go, may the client send it, and what is its cache key?
+
+use super::forward;
+use super::lookup::CacheableRequest;
+use super::platform::FetchError;
+use super::reply::{self, HeaderEdits, ProxyResponse};
+use crate::auth::client::{self, Client};
+use crate::auth::upstream_credential;
+use crate::cache::directives::Directives;
+use crate::cache::policy::CachePolicy;
+use crate::config::providers::Upstream;
+use crate::config::{Config, ConfigError};
+use crate::http::message::{RequestHead, UpstreamRequest};
+use crate::http::retry::RetrySafety;
+use crate::http::{fields, forwarding, media_type};
+use crate::json::canonical::{Document, ParseError};
+use crate::key::headers as key_headers;
+use crate::key::{CacheKey, EncryptionSalt, KeyInput, MatchMode};
+use crate::protocol::ResponseMode;
+use crate::routing::admin::{self, AdminCommand};
+use crate::routing::endpoint::{Endpoint, key_url};
+use crate::routing::route::{self, Route, Target};
+use crate::status::error::{ErrorKind, ProxyError};
+use crate::status::{CacheStatus, Fwd, Reason};
+use crate::telemetry::exchange_log::{self, DebugFields, LogFields};
+use crate::transform::inspect;
+use crate::transform::request::{self as request_transform, RequestTarget};
+use crate::transform::response::{BodyTransform, ResponseTransform};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use std::rc::Rc;
+
+/// Step 1: what the request's head asks for.
+#[derive(Debug)]
+pub enum OnRequest {
+    /// The proxy responds by itself.
+    Respond(ProxyResponse),
+    /// The same, without a log line: `/healthz` touches nothing.
+    RespondUnlogged(ProxyResponse),
+    /// Ask whether this URL gives any HTTP response, and respond with [`reply::health`].
+    HealthCheck(String),
+    /// Obey the operator.
+    Admin(AdminCommand),
+    /// Find out whether a body that is there in name has bytes: [`RoutedRequest::with_probed_body`].
+    ProbeBody(Box<RoutedRequest>),
+    /// To the upstream and back. The body is not read.
+    Bypass(Box<Bypass>),
+    /// The body decides. It is read up to [`PendingRequest::max_bytes`].
+    ReadBody(Box<PendingRequest>),
+}
+
+/// Step 2: what the body asks for.
+#[derive(Debug)]
+pub enum OnBody {
+    /// The proxy responds by itself.
+    Respond(ProxyResponse),
+    /// To the upstream and back.
+    Bypass(Box<Bypass>),
+    /// The store may have the response.
+    LookUp(Box<CacheableRequest>),
+}
+
+impl OnBody {
+    /// The body to send in place of the client's, if a transform has changed it.
+    pub fn changed_body(&self) -> Option<&[u8]> {
+        match self {
+            OnBody::Respond(_) => None,
+            OnBody::Bypass(bypass) => bypass.upstream_request.body.as_deref(),
+            OnBody::LookUp(request) => request.upstream_request.body.as_deref(),
+        }
+    }
+}
+
+/// A request that is authenticated and routed.
+#[derive(Debug)]
+pub struct RoutedRequest {
+    request: RequestHead,
+    client: Client,
+    target: Target,
+}
+
+/// A JSON request whose body has to be seen.
+#[derive(Debug)]
+pub struct PendingRequest {
+    /// The most that is read. Beyond it the request bypasses the cache: [`PendingRequest::too_large`].
+    pub max_bytes: usize,
+    request: RequestHead,
+    client: Client,
+    endpoint: Option<Endpoint>,
+    directives: Directives,
+    upstream_request: UpstreamRequest,
+    upstream: Rc<Upstream>,
+    transform: ResponseTransform,
+}
+
+/// A request that bypasses the cache.
+#[derive(Debug)]
+pub struct Bypass {
+    /// What to send.
+    pub upstream_request: UpstreamRequest,
+    /// What may be retried.
+    pub retry_safety: RetrySafety,
+    /// The key that the client's requests are counted under.
+    pub rate_limit_key: String,
+    /// The body's length in bytes, if it is known.
+    length: Option<usize>,
+    status: CacheStatus,
+    transform: ResponseTransform,
+    max_bytes: usize,
+}
+
+/// The response while a variable cannot be read. `None`: the request is for `/healthz`, which always works.
+pub fn misconfigured(error: &ConfigError, request: &RequestHead, log: &mut LogFields) -> Option<ProxyResponse> {
+    if request.path == "/healthz" {
+        return None;
+    }
+    let message = format!("The variable {} {}", error.variable, error.message);
+    Some(reply::refusal(&ProxyError::new(ErrorKind::Misconfigured, message), log))
+}
+
+/// Step 1. `has_body`: whether there is a body, if only in name.
+pub fn on_request(config: &Config, mut request: RequestHead, has_body: bool, log: &mut LogFields) -> OnRequest {
+    let reads = matches!(request.method, Method::GET | Method::HEAD);
+    // Before routing, which copies the query. The operator's calls carry no client token.
+    let client = if admin::is_admin_path(&request.path) { None } else { Client::authenticate(config, &mut request) };
+    let target = match route::route(config, &request.path, request.query.as_deref()) {
+        Route::Index if reads => return OnRequest::Respond(reply::index(config, log)),
+        Route::Liveness if reads => return OnRequest::RespondUnlogged(reply::liveness()),
+        Route::Readiness if reads => return OnRequest::HealthCheck(config.default.base.to_string()),
+        Route::Admin => return on_admin(config, &request, log),
+        Route::Upstream(target) => target,
+        _ => return OnRequest::Respond(reply::not_found(config, log)),
+    };
+    let Some(client) = client.filter(|client| !(client.is_preflight && has_body)) else {
+        return OnRequest::Respond(reply::refusal(&client::unauthorized(), log));
+    };
+    let routed = RoutedRequest { request, client, target };
+    if reads && has_body {
+        return OnRequest::ProbeBody(Box::new(routed));
+    }
+    routed.proceed(config, has_body, log)
+}
+
+/// The operator's endpoints. Without `ADMIN_TOKEN` they do not exist.
+fn on_admin(config: &Config, request: &RequestHead, log: &mut LogFields) -> OnRequest {
+    let Some(token) = &config.admin else { return OnRequest::Respond(reply::not_found(config, log)) };
+    if !token.authorizes(&request.headers) {
+        let message = "This endpoint requires ADMIN_TOKEN as a bearer token.";
+        let error = ProxyError::new(ErrorKind::InvalidToken, message);
+        return OnRequest::Respond(reply::admin_error(&error, log));
+    }
+    match admin::command(&request.method, &request.path, request.query.as_deref()) {
+        Ok(Some(command)) => OnRequest::Admin(command),
+        Ok(None) => OnRequest::Respond(reply::not_found(config, log)),
+        Err(error) => OnRequest::Respond(reply::admin_error(&error, log)),
+    }
+}
+
+/// The response to a client that sends requests too often.
+fn rate_limited(log: &mut LogFields) -> ProxyResponse {
+    let message = "Rate limit exceeded. Wait before you send the next request.";
+    reply::refusal(&ProxyError::new(ErrorKind::RateLimited, message), log)
+}
+
+impl RoutedRequest {
+    /// Step 1, once it is known whether the body of a GET or HEAD has bytes.
+    pub fn with_probed_body(self, config: &Config, is_empty: bool, log: &mut LogFields) -> OnRequest {
+        if is_empty {
+            return self.proceed(config, false, log);
+        }
+        // The Workers runtime cannot send such a request.
+        let method = &self.request.method;
+        let message = format!("A {method} request with a body cannot be forwarded. Send it without one, or as POST.");
+        OnRequest::Respond(reply::refusal(&ProxyError::new(ErrorKind::BodyNotAllowed, message), log))
+    }
+
+    fn proceed(self, config: &Config, has_body: bool, log: &mut LogFields) -> OnRequest {
+        let RoutedRequest { mut request, client, target } = self;
+        if let Some(name) = &request.invalid_header {
+            let message = format!("The header {name} has a value with control characters. Correct it or leave it out.");
+            return OnRequest::Respond(reply::refusal(&ProxyError::new(ErrorKind::InvalidHeader, message), log));
+        }
+        let directives = match Directives::read(&request.headers) {
+            Ok(directives) => directives,
+            Err(error) => return OnRequest::Respond(reply::refusal(&error, log)),
+        };
+        // Other protocols than WebSocket (curl offers `h2c`) concern only this hop.
+        let upgrade = request.headers.get(http::header::UPGRADE);
+        let upgrade = upgrade.is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
+        log.provider = target.upstream.name.clone().into();
+        log.debug = config.debug.then(|| DebugFields {
+            upstream: target.url.split('?').next().unwrap_or_default().to_owned(),
+            request_headers: request.headers.keys().map(ToString::to_string).collect(),
+            cache_status: None,
+        });
+        let credential = client.lacks_credential.then(|| upstream_credential::inject_operator_key(&target, &mut request));
+        let mut headers = forwarding::forwarded(&request.headers, upgrade);
+        headers.extend(credential.flatten());
+        let pending = PendingRequest {
+            max_bytes: config.max_bytes,
+            transform: request_transform::response_transform_for(config, &request.method, &target),
+            upstream: target.upstream,
+            upstream_request: UpstreamRequest { method: request.method.clone(), url: target.url, headers, body: None },
+            request,
+            client,
+            endpoint: target.endpoint,
+            directives,
+        };
+        let headers = &pending.request.headers;
+        let reason = if !has_body || upgrade {
+            Reason::BodyEmpty
+        } else if !media_type::is_json(&media_type::essence(headers)) {
+            Reason::ContentType
+        } else if headers.contains_key(http::header::CONTENT_ENCODING) {
+            Reason::ContentEncoding
+        } else if fields::content_length(headers).is_some_and(|length| length > pending.max_bytes) {
+            Reason::TooLarge
+        } else {
+            return OnRequest::ReadBody(Box::new(pending));
+        };
+        match pending.bypass_for(reason, log) {
+            Ok(bypass) => OnRequest::Bypass(bypass),
+            Err(response) => OnRequest::Respond(response),
+        }
+    }
+}
+
+impl PendingRequest {
+    /// Step 2, for a body beyond [`PendingRequest::max_bytes`].
+    pub fn too_large(self, log: &mut LogFields) -> OnBody {
+        self.bypass(Reason::TooLarge, log)
+    }
+
+    /// The key that the client's requests are counted under.
+    pub fn rate_limit_key(&self) -> &str {
+        &self.client.rate_limit_key
+    }
+
+    /// The response to a client that sends requests too often.
+    pub fn rate_limited(&self, log: &mut LogFields) -> ProxyResponse {
+        rate_limited(log)
+    }
+
+    /// The response to an incomplete body. The client may be gone.
+    pub fn incomplete_body(&self, log: &mut LogFields) -> ProxyResponse {
+        let message = "The request body was incomplete. Send it again.";
+        reply::refusal(&ProxyError::new(ErrorKind::InvalidJson, message), log)
+    }
+
+    /// Step 2, for a body that has been read. `has_store`: whether a store is bound.
+    pub fn with_body(mut self, config: &Config, body: &[u8], has_store: bool, log: &mut LogFields) -> OnBody {
+        if body.is_empty() {
+            return self.bypass(Reason::BodyEmpty, log);
+        }
+        let document = match Document::parse(body) {
+            Ok(document) => document,
+            Err(ParseError::TooComplex) => return self.bypass(Reason::TooComplex, log),
+            Err(error) => {
+                let message =
+                    format!("The request body is not JSON: {error}. Correct it, or send another Content-Type.");
+                return OnBody::Respond(reply::refusal(&ProxyError::new(ErrorKind::InvalidJson, message), log));
+            }
+        };
+        log.model = inspect::model(&document, &self.upstream_request.url).as_deref().map(exchange_log::truncate);
+        if !document.is_object() {
+            return self.bypass(Reason::NotAnObject, log);
+        }
+        // The client decides whether it gets usage, even where the provider must not be asked for it.
+        let include_usage = document.fields("stream_options").any(inspect::includes_usage);
+        let Some(document) = self.transform_body(config, body, document) else {
+            return self.bypass(Reason::TooComplex, log);
+        };
+        let Some(endpoint) = self.endpoint.filter(|_| self.request.method == Method::POST) else {
+            return self.bypass(Reason::Endpoint, log);
+        };
+        if key_headers::has_lossy_utf8(&self.request.headers) {
+            return self.bypass(Reason::InvalidHeader, log);
+        }
+        if inspect::references_server_state(&document) {
+            return self.bypass(Reason::ServerState, log);
+        }
+        let response_mode = ResponseMode { stream: endpoint.streams(document.fields("stream")), include_usage };
+        let sent = self.upstream_request.body.as_deref().unwrap_or(body);
+        let (key, salt) = self.key(config, endpoint, sent, &document);
+        log.key = Some(key);
+        request_identity_encoding(&mut self.upstream_request);
+        OnBody::LookUp(Box::new(CacheableRequest {
+            key,
+            salt: (!config.encryption.is_empty()).then_some(salt),
+            key_covers_request: self.key_covers_request(config, endpoint),
+            upstream_request: self.upstream_request,
+            endpoint,
+            response_mode,
+            policy: CachePolicy::new(config, &self.directives, has_store),
+            transform: self.transform,
+        }))
+    }
+
+    /// Applies the operator's transforms to the body; gives the document that is sent. `None`: it is too complex.
+    fn transform_body(&mut self, config: &Config, body: &[u8], document: Document) -> Option<Document> {
+        let text = std::str::from_utf8(body).unwrap_or_default();
+        if self.request.method != Method::POST {
+            return Some(document);
+        }
+        let target = RequestTarget {
+            upstream: &self.upstream,
+            url: &self.upstream_request.url,
+            endpoint: self.endpoint,
+        };
+        let transformed = request_transform::transform(config, target, text, &document);
+        self.transform = transformed.response_transform;
+        let Some(body) = transformed.body else {
+            return Some(document);
+        };
+        let sent = Document::parse(&body).ok();
+        let headers = &mut self.upstream_request.headers;
+        let digests: Vec<_> = headers.keys().filter(|name| fields::is_digest_header(name.as_str())).cloned().collect();
+        for name in digests {
+            headers.remove(name);
+        }
+        self.upstream_request.body = Some(body);
+        sent
+    }
+
+    fn key(
+        &self,
+        config: &Config,
+        endpoint: Endpoint,
+        body: &[u8],
+        document: &Document,
+    ) -> (CacheKey, EncryptionSalt) {
+        let mut ignored: Vec<String> = self.ignored(config).cloned().collect();
+        ignored.sort_unstable();
+        ignored.dedup();
+        KeyInput {
+            namespace: &self.directives.namespace,
+            tenant: &self.client.tenant,
+            method: self.request.method.as_str(),
+            url: &key_url(endpoint, &self.upstream_request.url),
+            key_headers: &key_headers::key_headers(&self.request.headers),
+            mode: self.match_mode(config, endpoint),
+            ignored: &ignored,
+            body,
+            document,
+        }
+        .key_and_salt()
+    }
+
+    fn ignored<'a>(&'a self, config: &'a Config) -> impl Iterator<Item = &'a String> {
+        config.key_ignore.iter().chain(&self.directives.ignore)
+    }
+
+    fn match_mode(&self, config: &Config, endpoint: Endpoint) -> MatchMode {
+        let wanted = self.directives.match_mode.unwrap_or(config.match_mode);
+        if endpoint.is_chat() { wanted } else { MatchMode::Exact }
+    }
+
+    /// Whether the key covers all that the upstream is sent. Then an error is the same for every client that has the key.
+    fn key_covers_request(&self, config: &Config, endpoint: Endpoint) -> bool {
+        let all = self.match_mode(config, endpoint) == MatchMode::Exact && self.ignored(config).next().is_none();
+        all && !config.shared_scope
+    }
+
+    fn bypass(self, reason: Reason, log: &mut LogFields) -> OnBody {
+        match self.bypass_for(reason, log) {
+            Ok(bypass) => OnBody::Bypass(bypass),
+            Err(response) => OnBody::Respond(response),
+        }
+    }
+
+    /// The request as one that bypasses the cache, or the response to a client that accepts stored responses only. The method
+    /// and the endpoint are named as the reason before anything about the body.
+    fn bypass_for(mut self, reason: Reason, log: &mut LogFields) -> Result<Box<Bypass>, ProxyResponse> {
+        if self.directives.only_if_cached {
+            return Err(only_if_cached(log));
+        }
+        let (fwd, reason) = if self.request.method != Method::POST {
+            (Fwd::Method, Reason::Method)
+        } else if self.endpoint.is_none() && reason != Reason::ContentType {
+            (Fwd::Bypass, Reason::Endpoint)
+        } else {
+            (Fwd::Bypass, reason)
+        };
+        if !self.transform.is_none() {
+            request_identity_encoding(&mut self.upstream_request);
+        }
+        // RFC 9110, section 9.2.2.
+        let idempotent = self.request.method.is_idempotent();
+        Ok(Box::new(Bypass {
+            upstream_request: self.upstream_request,
+            retry_safety: if idempotent { RetrySafety::Idempotent } else { RetrySafety::OnlyIfUnprocessed },
+            rate_limit_key: self.client.rate_limit_key,
+            length: fields::content_length(&self.request.headers),
+            status: CacheStatus::bypass(fwd, reason),
+            transform: self.transform,
+            max_bytes: self.max_bytes,
+        }))
+    }
+}
+
+impl Bypass {
+    /// The response to a client that sends requests too often.
+    pub fn rate_limited(&self, log: &mut LogFields) -> ProxyResponse {
+        rate_limited(log)
+    }
+
+    /// Whether the body may be held in memory for a retry.
+    pub fn may_buffer_body(&self) -> bool {
+        self.length.is_some_and(|length| length <= self.max_bytes)
+    }
+
+    /// The upstream's head came: what to change in it for the client.
+    pub fn on_response(&mut self, status: StatusCode, log: &mut LogFields) -> HeaderEdits {
+        self.status.fwd_status = Some(status.as_u16());
+        log.record(status.as_u16(), &self.status);
+        reply::header_edits(&self.status)
+    }
+
+    /// What the response's body needs on its way. `None`: it is passed on as it comes.
+    pub fn body_transform(&self, status: StatusCode, headers: &HeaderMap) -> Option<BodyTransform> {
+        self.transform.open(status, headers, self.max_bytes)
+    }
+
+    /// No response came.
+    pub fn failed(self, error: FetchError, log: &mut LogFields) -> ProxyResponse {
+        forward::failed(error, self.status, log)
+    }
+}
+
+/// A response that is read on its way through is requested without a content coding (RFC 9110, section 12.5.3). A coded one
+/// would have to be decoded and coded again, which costs time and holds streams back.
+fn request_identity_encoding(request: &mut UpstreamRequest) {
+    request.headers.insert(http::header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+}
+
+/// The response to a client that accepts stored responses only, where there is none.
+pub(super) fn only_if_cached(log: &mut LogFields) -> ProxyResponse {
+    let message = "There is no usable stored response, and Cache-Control: only-if-cached forbids a request to the upstream. \
+                   Send the request once without it to store a response.";
+    reply::refusal(&ProxyError::new(ErrorKind::OnlyIfCached, message), log)
+}

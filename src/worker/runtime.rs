@@ -1,0 +1,352 @@
+//! The Workers runtime as the core sees it: [`Platform`], for an event and for a Durable Object.
+
+use super::coalesce::broadcast::{self, SharedBody};
+use super::coalesce::durable_object::DurableObjectNamespace;
+use super::fast_path::{self, Probe};
+use super::platform::fetch::{self, Body, UpstreamResponse};
+use super::platform::interop::{self, RequestBody};
+use super::platform::time::{now, within};
+use super::rate_limit::RateLimiter;
+use super::store::{self, Store, memory, write_order};
+use super::{METRICS, log_sink, revalidation, transform};
+use crate::cache::entry::EntryHead;
+use crate::config::Config;
+use crate::http::message::UpstreamRequest;
+use crate::key::CacheKey;
+use crate::telemetry::metrics::Metrics;
+use crate::proxy::coalesce_request::CoalesceRequest;
+use crate::proxy::coalescer::Joined;
+use crate::proxy::lookup::{CacheableRequest, Lookup};
+use crate::proxy::platform::{
+    AdminResult, BodyRead, Buffer, ClientSignal, FetchOptions, FetchOutcome, Platform, ShareOptions,
+};
+use crate::proxy::reply::{CachedResponse, HeaderEdits, ProxyResponse};
+use crate::routing::admin::AdminCommand;
+use crate::status::Reason;
+use crate::telemetry::exchange_log::{ExchangeLog, LogSink};
+use crate::transform::response::BodyTransform;
+use js_sys::{Promise, Uint8Array};
+use std::future::Future;
+use std::rc::Rc;
+use std::time::Duration;
+use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::JsFuture;
+use web_sys::{AbortController, AbortSignal, Request, Response};
+use worker::{Context, Env, State};
+
+/// How long `/health` waits for the upstream.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a deletion may take.
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(25);
+
+/// One event's means.
+#[derive(Clone)]
+pub struct Runtime(Rc<Means>);
+
+struct Means {
+    config: Rc<Config>,
+    store: Option<Store>,
+    coalescer: Option<DurableObjectNamespace>,
+    rate_limiter: Option<RateLimiter>,
+    tasks: Tasks,
+    /// Signals when the client disconnects.
+    client: AbortSignal,
+    started: u64,
+    request: Option<Request>,
+    /// What the fast path has found out about the request.
+    probe: Option<Probe>,
+}
+
+/// What keeps tasks running after the response.
+enum Tasks {
+    Event(Context),
+    Object(Rc<State>),
+}
+
+impl Runtime {
+    /// The means of a request from a client.
+    pub fn for_event(config: Rc<Config>, env: &Env, context: Context, request: &Request, probe: Option<Probe>) -> Runtime {
+        let memory = memory::set_up(&config);
+        let store = Store::bound(env, &config);
+        let coalescer = config.coalesce.then(|| DurableObjectNamespace::bound(env)).flatten();
+        let rate_limiter = RateLimiter::bound(env);
+        // Where a rate limit is bound, every request has to be counted, so there is no fast path.
+        if rate_limiter.is_none() {
+            fast_path::set_up(&config, memory.as_ref(), store.as_ref());
+        }
+        Runtime(Rc::new(Means {
+            config,
+            store,
+            coalescer,
+            rate_limiter,
+            tasks: Tasks::Event(context),
+            client: request.signal(),
+            started: probe.as_ref().map_or_else(now, Probe::started),
+            request: Some(Clone::clone(request)),
+            probe,
+        }))
+    }
+
+    /// The means of a request to the Durable Object.
+    pub fn in_object(config: Rc<Config>, env: &Env, state: Rc<State>, client: AbortSignal) -> Runtime {
+        let store = Store::bound(env, &config);
+        Runtime(Rc::new(Means {
+            config,
+            store,
+            coalescer: None,
+            rate_limiter: None,
+            tasks: Tasks::Object(state),
+            client,
+            started: now(),
+            request: None,
+            probe: None,
+        }))
+    }
+
+    async fn delete(&self, command: &AdminCommand) -> Option<(usize, Option<String>)> {
+        // The coalescer first, or it might store the entry again.
+        if let (AdminCommand::Delete(key), Some(coalescer)) = (command, &self.0.coalescer) {
+            coalescer.forget(key).await;
+        }
+        match (command, &self.0.store) {
+            (AdminCommand::Delete(key), Some(store)) => store.delete(key).await.ok().map(|n| (n, None)),
+            (AdminCommand::Purge(purge), Some(store)) => store.purge(purge).await.ok(),
+            _ => Some((0, None)),
+        }
+    }
+}
+
+impl Platform for Runtime {
+    type Body = Body;
+    type Buffer = Uint8Array;
+    type Upstream = UpstreamResponse;
+    type Shared = SharedBody;
+    type Follower = Response;
+    type Response = Response;
+    type Client = AbortSignal;
+
+    fn config(&self) -> &Rc<Config> {
+        &self.0.config
+    }
+
+    fn now(&self) -> u64 {
+        now()
+    }
+
+    fn started(&self) -> u64 {
+        self.0.started
+    }
+
+    fn has_store(&self) -> bool {
+        self.0.store.is_some()
+    }
+
+    fn client(&self) -> AbortSignal {
+        self.0.client.clone()
+    }
+
+    fn no_client(&self) -> AbortSignal {
+        AbortController::new().map_or_else(|_| self.client(), |controller| controller.signal())
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        match &self.0.tasks {
+            Tasks::Event(context) => context.wait_until(task),
+            Tasks::Object(state) => state.wait_until(task),
+        }
+    }
+
+    fn log_sink(&self) -> Rc<dyn LogSink> {
+        log_sink()
+    }
+
+    fn has_body(&self, body: &Body) -> bool {
+        !matches!(body, Body::None)
+    }
+
+    fn no_body(&self) -> Body {
+        Body::None
+    }
+
+    fn replayable(&self, body: Body) -> Body {
+        match body {
+            Body::Stream(stream) => Body::Replayable(stream),
+            body => body,
+        }
+    }
+
+    async fn is_empty(&self, body: Body) -> bool {
+        match body {
+            Body::Stream(stream) | Body::Replayable(stream) => interop::is_empty(stream).await,
+            Body::Bytes(bytes) => bytes.length() == 0,
+            Body::None => true,
+        }
+    }
+
+    async fn read_body(&self, _: Body, limit: usize) -> BodyRead<Runtime> {
+        match &self.0.probe {
+            Some(probe) if probe.body_failed() == Some(true) => return BodyRead::Incomplete,
+            Some(probe) if let Some(buffer) = probe.body() => {
+                return BodyRead::Complete(buffer.to_vec(), Body::Bytes(buffer));
+            }
+            _ => {}
+        }
+        let Some(request) = &self.0.request else { return BodyRead::Incomplete };
+        match interop::read_request_body(request, limit).await {
+            Ok(RequestBody::Complete(bytes, buffer)) => BodyRead::Complete(bytes, Body::Bytes(buffer)),
+            Ok(RequestBody::TooLarge(stream)) => BodyRead::TooLarge(Body::Stream(stream)),
+            Err(_) => BodyRead::Incomplete,
+        }
+    }
+
+    fn body(&self, bytes: &[u8]) -> Body {
+        Body::Bytes(Uint8Array::from(bytes))
+    }
+
+    async fn allows(&self, rate_limit_key: &str) -> bool {
+        match &self.0.rate_limiter {
+            Some(limiter) => limiter.allows(rate_limit_key, self.0.config.store_timeout).await,
+            None => true,
+        }
+    }
+
+    async fn probe(&self, url: &str) -> bool {
+        fetch::probe(url, HEALTH_TIMEOUT).await.is_ok()
+    }
+
+    async fn admin(&self, command: &AdminCommand) -> AdminResult {
+        if *command == AdminCommand::Metrics {
+            return AdminResult::Metrics(METRICS.with_borrow(Metrics::text));
+        }
+        match within(ADMIN_TIMEOUT, self.delete(command)).await.flatten() {
+            Some((n, cursor)) => AdminResult::Deleted(n, cursor),
+            None => AdminResult::StoreFailed,
+        }
+    }
+
+    fn remember(&self, request: &CacheableRequest, log: &ExchangeLog) {
+        if let Some(probe) = &self.0.probe {
+            fast_path::remember_head(probe);
+            fast_path::add_plan(probe, request, log.fields());
+        }
+    }
+
+    async fn look_up(&self, request: &CacheableRequest) -> (Lookup, Option<Uint8Array>) {
+        let Some(store) = self.0.store.as_ref().filter(|_| request.reads()) else { return (Lookup::Miss, None) };
+        let name = request.key.storage_key();
+        let in_memory = memory::get(&name).and_then(|value| store::split_verified(&value));
+        match in_memory.filter(|(head, _)| request.is_fresh_hit(head, now())) {
+            Some((head, body)) => (Lookup::InMemory(head), Some(body)),
+            None => match self.0.probe.as_ref().and_then(|probe| fast_path::store_read(probe, &name)) {
+                Some(value) => store::verify_and_cache(&name, value).await,
+                None => store.get(&name, request.salt.as_ref(), &self.0.config).await,
+            },
+        }
+    }
+
+    async fn open_entry(&self, value: &Uint8Array) -> Option<(EntryHead, Uint8Array)> {
+        store::verify(value).await
+    }
+
+    fn next_sequence(&self) -> u64 {
+        write_order::next_sequence()
+    }
+
+    async fn store(
+        &self,
+        request: &CoalesceRequest,
+        head: &EntryHead,
+        value: &Uint8Array,
+        sequence: u64,
+    ) -> Result<(), Reason> {
+        let Some(store) = &self.0.store else { return Err(Reason::StoreMissing) };
+        store.put((&request.key, request.salt.as_ref()), head, value, sequence, &self.0.config).await
+    }
+
+    fn invalidate(&self, key: &CacheKey) {
+        memory::invalidate(&key.storage_key());
+    }
+
+    fn begin_revalidation(&self, key: &CacheKey) -> bool {
+        revalidation::begin(key, self.0.config.timeout)
+    }
+
+    fn end_revalidation(&self, key: &CacheKey) {
+        revalidation::end(key);
+    }
+
+    async fn fetch(
+        &self,
+        request: &UpstreamRequest,
+        body: Body,
+        options: &FetchOptions<'_, Runtime>,
+    ) -> FetchOutcome<Runtime> {
+        fetch::fetch(request, body, &self.0.config.retry, options).await
+    }
+
+    async fn join(&self, request: &dyn Fn() -> CoalesceRequest, body: &Body, client: &AbortSignal) -> Joined<Runtime> {
+        match (&self.0.coalescer, body) {
+            (Some(coalescer), Body::Bytes(body)) => coalescer.join(&request(), body, client).await,
+            _ => Joined::Independent { late: false },
+        }
+    }
+
+    fn share(&self, response: UpstreamResponse, options: &ShareOptions<'_, Runtime>) -> SharedBody {
+        SharedBody::new(response, self.0.config.idle_timeout, options)
+    }
+
+    fn respond(&self, response: &ProxyResponse) -> Response {
+        respond(response)
+    }
+
+    fn respond_empty(&self, status: u16) -> Response {
+        interop::empty_response(status)
+    }
+
+    fn serve(&self, response: &CachedResponse, stored: Option<&Uint8Array>) -> (Response, Option<u64>) {
+        let converted = response.body.as_deref().map(Uint8Array::from);
+        let body = converted.as_ref().or(stored);
+        let bytes = body.map(|body| u64::from(body.length()));
+        (interop::response(response.status, &response.headers, body), bytes)
+    }
+
+    fn pass_on(&self, response: UpstreamResponse, edits: &HeaderEdits, body_transform: Option<BodyTransform>) -> Response {
+        let body = broadcast::with_idle_timeout(&response, self.0.config.idle_timeout, &self.0.client);
+        transform::pass_on(&response.response, body.as_ref(), edits, body_transform)
+    }
+}
+
+/// A response of the proxy's own.
+pub fn respond(response: &ProxyResponse) -> Response {
+    interop::response(response.status, &response.headers, Some(&Uint8Array::from(response.body.as_slice())))
+}
+
+impl Buffer for Uint8Array {
+    fn from_slice(bytes: &[u8]) -> Uint8Array {
+        Uint8Array::from(bytes)
+    }
+
+    fn to_vec(&self) -> Vec<u8> {
+        Uint8Array::to_vec(self)
+    }
+
+    fn len(&self) -> usize {
+        usize::try_from(self.length()).unwrap_or(usize::MAX)
+    }
+}
+
+impl ClientSignal for AbortSignal {
+    fn is_disconnected(&self) -> bool {
+        self.aborted()
+    }
+
+    async fn disconnected(&self) {
+        let promise = Promise::new(&mut |resolve, _| {
+            if self.aborted() {
+                let _ = resolve.call0(&JsValue::NULL);
+            }
+            self.set_onabort(Some(&resolve));
+        });
+        let _ = JsFuture::from(promise).await;
+    }
+}
