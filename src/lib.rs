@@ -10,20 +10,27 @@
 //! the decisions out.
 //!
 //! # The life of a request
-//! [`proxy::exchange`] holds it, as one function with numbered steps.
+//! `proxy/exchange.rs` holds it, as one function with numbered steps.
 
-pub mod auth;
-pub mod cache;
-pub mod config;
-pub mod http;
-pub mod json;
-pub mod key;
-pub mod protocol;
-pub mod proxy;
-pub mod routing;
-pub mod status;
-pub mod telemetry;
-pub mod transform;
+// Only the Worker uses all of the core, so only its build can tell what is dead.
+#![cfg_attr(not(target_arch = "wasm32"), allow(dead_code))]
+
+pub(crate) mod json;
+pub(crate) mod http;
+pub(crate) mod key;
+pub(crate) mod status;
+pub(crate) mod config;
+pub(crate) mod routing;
+pub(crate) mod protocol;
+pub(crate) mod cache;
+pub(crate) mod auth;
+pub(crate) mod transform;
+pub(crate) mod telemetry;
+pub(crate) mod proxy;
 
 #[cfg(target_arch = "wasm32")]
 mod worker;
+
+#[cfg(not(target_arch = "wasm32"))]
+#[doc(hidden)]
+pub mod testing;

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use reprise::canonical::{Document, Select};
+use reprise::testing::{Document, Select};
 
 fuzz_target!(|text: &[u8]| {
     let Ok(document) = Document::parse(text) else {

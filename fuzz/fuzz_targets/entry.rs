@@ -2,9 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use reprise::entry::{Entry, Prefix};
-use reprise::redis;
 use sha2::{Digest, Sha256};
+use reprise::testing::{Entry, Prefix};
 
 fuzz_target!(|input: (bool, Vec<u8>)| {
     let (whole, bytes) = input;

@@ -3,8 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use reprise::config::Config;
-use reprise::flow::{self, OnRequest, RequestHead};
+use reprise::testing::{Config, OnRequest, RequestHead};
 
 const VARIABLES: [&str; 16] = [
     "OPENAI_BASE_URL",

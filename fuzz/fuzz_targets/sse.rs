@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use reprise::sse::{Decoder, Framing, decode};
+use reprise::testing::{Decoder, Framing, decode};
 
 fuzz_target!(|input: (u8, Vec<u8>, bool)| {
     let (size, bytes, lines) = input;

@@ -48,8 +48,9 @@ impl Client {
             strip_query_keys(request, |_| true);
         }
         let in_query = query_keys(request).any(|key| !key.is_empty());
-        let presented =
-            CREDENTIAL_HEADERS.iter().flat_map(|name| request.headers.get_all(*name).iter().map(move |value| (*name, value)));
+        let presented = CREDENTIAL_HEADERS
+            .iter()
+            .flat_map(|name| request.headers.get_all(*name).iter().map(move |value| (*name, value)));
         let own = in_query || presented.into_iter().any(|(name, value)| !is_empty(name, value.as_bytes()));
         let credentials = fields::collect(&request.headers, &key_headers::is_credential);
         let rate_limit_key = rate_limit_key(token, &credentials, request);

@@ -6,7 +6,7 @@ use crate::http::fields;
 use crate::http::media_type;
 use crate::json::canonical::Document;
 use crate::protocol::finish_reason::reject_finish_reason;
-use crate::protocol::{ResponseMode, Protocol};
+use crate::protocol::{Protocol, ResponseMode};
 use crate::routing::endpoint::Endpoint;
 use crate::status::Reason;
 use http::{HeaderMap, StatusCode};
@@ -56,7 +56,8 @@ impl Capture {
             return Err(Reason::Status);
         }
         let essence = media_type::essence(response);
-        let stream = Protocol::of(capture_options.endpoint).filter(|protocol| protocol.is_stream(&essence, capture_options.response_mode.stream));
+        let stream = Protocol::of(capture_options.endpoint)
+            .filter(|protocol| protocol.is_stream(&essence, capture_options.response_mode.stream));
         // A stream in no grammar that we know has no end that we could recognise.
         if stream.is_none() && media_type::is_event_stream(&essence) {
             return Err(Reason::Stream);
@@ -216,7 +217,13 @@ mod tests {
     }
 
     fn capture_options(endpoint: Endpoint) -> CaptureOptions {
-        CaptureOptions { endpoint, response_mode: ResponseMode::default(), max_bytes: 1000, lifetime_ms: Some(5), shared: false }
+        CaptureOptions {
+            endpoint,
+            response_mode: ResponseMode::default(),
+            max_bytes: 1000,
+            lifetime_ms: Some(5),
+            shared: false,
+        }
     }
 
     fn capture(endpoint: Endpoint, kind: &'static str, body: &[u8]) -> Result<Entry, Reason> {
@@ -302,7 +309,8 @@ mod tests {
     #[test]
     fn a_body_shorter_than_promised_is_truncated() {
         let finish = |pairs: &[(&'static str, &'static str)]| {
-            let mut capture = Capture::open(capture_options(Endpoint::Speech), StatusCode::OK, &headers(pairs)).unwrap();
+            let mut capture =
+                Capture::open(capture_options(Endpoint::Speech), StatusCode::OK, &headers(pairs)).unwrap();
             capture.push(b"1234").unwrap();
             capture.finish(0).err()
         };

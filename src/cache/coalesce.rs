@@ -81,11 +81,7 @@ pub fn role(state: InFlightState<'_>, request: &JoinRequest, now: u64, retain_ms
         InFlightState::Fetching { clients, closed, .. } if clients >= MAX_FOLLOWERS || closed => Role::Independent,
         // A plain response is of use only once it is known to be complete.
         InFlightState::Fetching { response_mode, .. } if response_mode == request.response_mode => {
-            if response_mode.stream {
-                Role::StreamFollower
-            } else {
-                Role::Waiter
-            }
+            if response_mode.stream { Role::StreamFollower } else { Role::Waiter }
         }
         InFlightState::Fetching { response_mode, .. } => {
             let wanted = request.response_mode;
@@ -98,8 +94,7 @@ pub fn role(state: InFlightState<'_>, request: &JoinRequest, now: u64, retain_ms
             let max_age = request.freshness.max_age;
             let new_enough = max_age.is_none_or(|most| most > 0 && age_ms <= most.saturating_mul(1000));
             let fresh = head.expires_at.is_none_or(|at| now < at) && new_enough && age_ms < retain_ms;
-            let convertible =
-                representation::representation(request.endpoint, head, request.response_mode).is_some();
+            let convertible = representation::representation(request.endpoint, head, request.response_mode).is_some();
             if fresh && !request.freshness.repair && convertible { Role::ReuseComplete } else { Role::Leader }
         }
     }

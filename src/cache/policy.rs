@@ -3,7 +3,7 @@
 use crate::cache::directives::Directives;
 use crate::cache::entry;
 use crate::config::Config;
-use crate::status::{Fwd, CacheOutcome, Reason, CacheStatus};
+use crate::status::{CacheOutcome, CacheStatus, Fwd, Reason};
 
 /// What is allowed for one cacheable question.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,7 +98,11 @@ impl CachePolicy {
         }
         let (fwd, reason) = if expired { (Fwd::Stale, Reason::Expired) } else { (Fwd::Request, Reason::MaxAge) };
         Freshness::Unusable {
-            cache_status: CacheStatus { fwd: Some(fwd), reason: Some(reason), ..CacheStatus::new(CacheOutcome::Expired) },
+            cache_status: CacheStatus {
+                fwd: Some(fwd),
+                reason: Some(reason),
+                ..CacheStatus::new(CacheOutcome::Expired)
+            },
             stale_if_error_until: self.stale_if_error_until(head),
         }
     }
@@ -131,12 +135,20 @@ impl CachePolicy {
 
     /// What is reported when there is no entry, or (`failed`) none that could be read.
     pub fn miss(&self, failed: Option<Reason>) -> CacheStatus {
-        CacheStatus { fwd: Some(Fwd::UriMiss), reason: failed.or(self.store.err()), ..CacheStatus::new(CacheOutcome::Miss) }
+        CacheStatus {
+            fwd: Some(Fwd::UriMiss),
+            reason: failed.or(self.store.err()),
+            ..CacheStatus::new(CacheOutcome::Miss)
+        }
     }
 }
 
 fn may_read(config: &Config, directives: &Directives) -> Result<(), CacheStatus> {
-    let refresh = |reason| CacheStatus { fwd: Some(Fwd::Request), reason: Some(reason), ..CacheStatus::new(CacheOutcome::Refresh) };
+    let refresh = |reason| CacheStatus {
+        fwd: Some(Fwd::Request),
+        reason: Some(reason),
+        ..CacheStatus::new(CacheOutcome::Refresh)
+    };
     if directives.refresh {
         Err(refresh(Reason::Refresh))
     } else if directives.no_cache {

@@ -1,7 +1,7 @@
 //! In what form does a stored answer go to a caller: as it is, without its usage chunk, or converted to the other mode?
 
 use crate::cache::entry::EntryHead;
-use crate::protocol::{ResponseMode, Protocol};
+use crate::protocol::{Protocol, ResponseMode};
 use crate::routing::endpoint::Endpoint;
 
 /// What has to be done to a stored body.
@@ -37,7 +37,11 @@ pub fn representation(endpoint: Endpoint, head: &EntryHead, wanted: ResponseMode
 const MAX_CONVERTED: usize = 2 << 20;
 
 /// A body in another form: its bytes, and its content type where that changes. `None`: it cannot be given faithfully.
-pub fn render(representation: Representation, body: &[u8], wanted: ResponseMode) -> Option<(Option<&'static str>, Vec<u8>)> {
+pub fn render(
+    representation: Representation,
+    body: &[u8],
+    wanted: ResponseMode,
+) -> Option<(Option<&'static str>, Vec<u8>)> {
     match representation {
         Representation::Verbatim => Some((None, body.to_vec())),
         _ if body.len() > MAX_CONVERTED => None,

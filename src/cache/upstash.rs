@@ -56,7 +56,8 @@ pub fn parse_scan(response: &[u8]) -> Result<(Option<String>, Vec<String>), Comm
     let result = result(response)?;
     let text = |value: &Value| value.as_str().map(str::to_owned).ok_or(CommandError);
     let cursor = text(result.get(0).ok_or(CommandError)?)?;
-    let names = result.get(1).and_then(Value::as_array).ok_or(CommandError)?.iter().map(text).collect::<Result<_, _>>()?;
+    let names =
+        result.get(1).and_then(Value::as_array).ok_or(CommandError)?.iter().map(text).collect::<Result<_, _>>()?;
     Ok((Some(cursor).filter(|cursor| cursor != "0"), names))
 }
 

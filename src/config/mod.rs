@@ -178,7 +178,10 @@ impl Config {
             override_model: vars.text("OVERRIDE_MODEL"),
             llm_params: vars.text("LLM_PARAMS").map_or_else(|| Ok(LlmParams::default()), |t| LlmParams::read(&t))?,
             strip_think: vars.flag("STRIP_THINK", false)?,
-            think_tags: ThinkTags::new(vars.untrimmed("THINK_TAG").as_deref(), vars.untrimmed("THINK_END_TAG").as_deref()),
+            think_tags: ThinkTags::new(
+                vars.untrimmed("THINK_TAG").as_deref(),
+                vars.untrimmed("THINK_END_TAG").as_deref(),
+            ),
             debug: vars.flag("DEBUG", false)?,
         };
         let anonymous = vars.flag("ALLOW_ANONYMOUS", false)?;

@@ -93,7 +93,11 @@ impl Upstream {
         Upstream {
             name: name.to_owned(),
             base,
-            unsupported_params: known.into_iter().flat_map(|known| known.unsupported_params).map(ToString::to_string).collect(),
+            unsupported_params: known
+                .into_iter()
+                .flat_map(|known| known.unsupported_params)
+                .map(ToString::to_string)
+                .collect(),
             float_embeddings_only: known.is_some_and(|known| known.float_embeddings_only),
             auth_style: known.map_or(AuthStyle::Bearer, |known| known.auth_style),
             key: None,

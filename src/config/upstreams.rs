@@ -66,8 +66,8 @@ fn read(text: &str, all: &mut Vec<Upstream>) -> Result<(), ConfigError> {
     for Member { key, value } in JsonCursor::root(text).members() {
         let at = key.range().start;
         let name = key.as_string().filter(|name| is_name(name));
-        let name =
-            name.ok_or_else(|| error_at(at, "a name of lower-case letters, digits, '-', '_' and '.', one path segment"))?;
+        let name = name
+            .ok_or_else(|| error_at(at, "a name of lower-case letters, digits, '-', '_' and '.', one path segment"))?;
         if TAKEN.contains(&name.as_str()) {
             return Err(error_at(at, "another name: this one has a route of its own"));
         }
@@ -139,7 +139,8 @@ fn names(value: JsonCursor<'_>) -> Result<Vec<String>, ConfigError> {
     if !value.is_array() {
         return Err(error_at(value.range().start, "a list of parameters' names"));
     }
-    let name = |item: JsonCursor<'_>| item.as_string().ok_or_else(|| error_at(item.range().start, "a parameter's name"));
+    let name =
+        |item: JsonCursor<'_>| item.as_string().ok_or_else(|| error_at(item.range().start, "a parameter's name"));
     value.items().map(name).collect()
 }
 

@@ -77,5 +77,6 @@ pub fn credential(value: &HeaderValue) -> &[u8] {
 /// A scheme without a credential, or nothing at all: what a client sends that has no key.
 pub fn is_empty(name: &str, value: &[u8]) -> bool {
     let joined_lowercase = value.trim_ascii();
-    joined_lowercase.is_empty() || (name == http::header::AUTHORIZATION.as_str() && joined_lowercase.eq_ignore_ascii_case(b"bearer"))
+    joined_lowercase.is_empty()
+        || (name == http::header::AUTHORIZATION.as_str() && joined_lowercase.eq_ignore_ascii_case(b"bearer"))
 }

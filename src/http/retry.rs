@@ -188,7 +188,8 @@ mod tests {
 
     #[test]
     fn backs_off_exponentially_with_full_jitter() {
-        let wait = |attempts, random| POLICY.wait(RetrySafety::Idempotent, AttemptResult::NoResponse, at(attempts, random));
+        let wait =
+            |attempts, random| POLICY.wait(RetrySafety::Idempotent, AttemptResult::NoResponse, at(attempts, random));
         assert_eq!((1..=6).map(|n| wait(n, 1.0)).collect::<Vec<_>>(), {
             [Some(1_000), Some(2_000), Some(4_000), Some(8_000), Some(16_000), None]
         });

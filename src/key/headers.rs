@@ -118,14 +118,6 @@ pub const FAST_PATH_IGNORED_HEADERS: [&str; 16] = [
     "x-stainless-retry-count",
 ];
 
-/// Whether a request header is one of [`FAST_PATH_IGNORED_HEADERS`].
-pub fn tells_nothing(name: &str) -> bool {
-    FAST_PATH_IGNORED_HEADERS.iter().any(|known| match known.strip_suffix('*') {
-        Some(family) => name.starts_with(family),
-        None => name == *known,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

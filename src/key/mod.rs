@@ -210,6 +210,7 @@ pub struct KeyInput<'a> {
 
 impl KeyInput<'_> {
     /// The question's name.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn key(&self) -> CacheKey {
         self.key_and_salt().0
     }
@@ -260,8 +261,10 @@ impl KeyInput<'_> {
         let kept: Vec<&str>;
         let ignored = self.ignored.iter().map(String::as_str);
         let select = if self.mode == MatchMode::Chat && self.has_conversation() {
-            kept =
-                CONVERSATION.into_iter().filter(|storage_key| !self.ignored.iter().any(|ignored| ignored == storage_key)).collect();
+            kept = CONVERSATION
+                .into_iter()
+                .filter(|storage_key| !self.ignored.iter().any(|ignored| ignored == storage_key))
+                .collect();
             Select::Only(&kept)
         } else {
             left_out = RESPONSE_MODE_FIELDS.into_iter().chain(ignored).collect();

@@ -1,7 +1,7 @@
 //! OpenAI chat completions (API reference, "Chat completion chunk object") and everyone who speaks like them.
 
 use super::finish_reason::reject_finish_reason;
-use super::{ResponseMode, EventKind, is_set, items, object, text};
+use super::{EventKind, ResponseMode, is_set, items, object, text};
 use crate::http::sse::Event;
 use crate::status::Reason;
 use serde::de::IgnoredAny;

@@ -332,7 +332,7 @@ fn cited(citations: Vec<Value>) -> impl Iterator<Item = Value> {
 #[cfg(test)]
 mod tests {
     use crate::http::sse::Event;
-    use crate::protocol::{ResponseMode, Protocol};
+    use crate::protocol::{Protocol, ResponseMode};
     use crate::status::Reason;
     use serde_json::{Value, json};
 

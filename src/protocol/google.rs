@@ -248,7 +248,7 @@ pub(super) fn to_events(whole: Object) -> Option<Vec<Event>> {
 #[cfg(test)]
 mod tests {
     use crate::http::sse::Event;
-    use crate::protocol::{ResponseMode, Protocol};
+    use crate::protocol::{Protocol, ResponseMode};
     use crate::status::Reason;
     use serde_json::{Value, json};
 

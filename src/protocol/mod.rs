@@ -62,7 +62,8 @@ pub struct ResponseMode {
 }
 
 impl Protocol {
-    /// Every one.
+    /// All of them, for tests.
+    #[cfg(not(target_arch = "wasm32"))]
     pub const ALL: [Protocol; 7] = [
         Protocol::Chat,
         Protocol::Completions,

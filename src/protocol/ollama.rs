@@ -10,7 +10,9 @@ type Object = Map<String, Value>;
 /// What a line says about its stream.
 pub(super) fn event_kind(value: &Value) -> EventKind {
     match value.get("done") {
-        Some(Value::Bool(true)) => reject_finish_reason(text(value, "done_reason")).map_or(EventKind::Terminal, EventKind::Error),
+        Some(Value::Bool(true)) => {
+            reject_finish_reason(text(value, "done_reason")).map_or(EventKind::Terminal, EventKind::Error)
+        }
         _ => EventKind::Delta,
     }
 }
@@ -120,7 +122,7 @@ fn is_empty(value: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use crate::http::sse::Event;
-    use crate::protocol::{ResponseMode, Protocol};
+    use crate::protocol::{Protocol, ResponseMode};
     use serde_json::{Value, json};
 
     fn to_object(lines: &[Value]) -> Option<Value> {

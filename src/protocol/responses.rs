@@ -11,7 +11,9 @@ type Object = Map<String, Value>;
 /// What an event says about its stream.
 pub(super) fn event_kind(value: &Value) -> EventKind {
     match text(value, "type") {
-        "response.completed" if value.pointer("/response/status") == Some(&Value::from("completed")) => EventKind::Terminal,
+        "response.completed" if value.pointer("/response/status") == Some(&Value::from("completed")) => {
+            EventKind::Terminal
+        }
         "response.completed" | "response.incomplete" | "response.cancelled" => EventKind::Error(Reason::NotCompleted),
         "response.failed" | "error" => EventKind::Error(Reason::ErrorBody),
         _ => EventKind::Delta,

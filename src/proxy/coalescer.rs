@@ -122,7 +122,6 @@ impl<P: Platform> CoalescerReply<P> {
     }
 }
 
-
 impl<P: Platform> Coalescer<P> {
     /// Forgets the current fetch: its entry has been deleted. Clients that have joined it still get its response.
     pub fn forget(&self) {
@@ -142,11 +141,9 @@ impl<P: Platform> Coalescer<P> {
         let state = current.as_ref().map(|fetch| fetch.state());
         let in_flight = match (&current, &state) {
             (_, Some(FetchState::Complete(complete))) => InFlightState::Complete(&complete.head),
-            (Some(fetch), Some(FetchState::AwaitingHead)) => InFlightState::Fetching {
-                response_mode: fetch.response_mode,
-                clients: fetch.clients(),
-                closed: false,
-            },
+            (Some(fetch), Some(FetchState::AwaitingHead)) => {
+                InFlightState::Fetching { response_mode: fetch.response_mode, clients: fetch.clients(), closed: false }
+            }
             (Some(fetch), Some(FetchState::Streaming { response, .. })) => InFlightState::Fetching {
                 response_mode: fetch.response_mode,
                 clients: fetch.clients(),
@@ -241,7 +238,9 @@ async fn follow<P: Platform>(
     loop {
         match fetch.state() {
             FetchState::AwaitingHead => {}
-            FetchState::Streaming { response, .. } if role == Role::StreamFollower && response.status().is_success() => {
+            FetchState::Streaming { response, .. }
+                if role == Role::StreamFollower && response.status().is_success() =>
+            {
                 return share(&response);
             }
             // An error is the same for every client that sends the same request. It is shared once it is complete.

@@ -5,7 +5,7 @@ use super::forward::UpstreamFetch;
 use super::in_flight::{FetchTask, FetchedHead, InFlightFetch};
 use super::lookup::{Decision, OnLookup};
 use super::platform::{
-    BodyRead, Buffer, ClientSignal, FetchError, FetchOptions, Platform, SharedResponse, UpstreamHead, AdminResult,
+    AdminResult, BodyRead, Buffer, ClientSignal, FetchError, FetchOptions, Platform, SharedResponse, UpstreamHead,
     measurements,
 };
 use super::reply::{self, ProxyResponse};
@@ -136,12 +136,7 @@ pub async fn exchange<P: Platform>(platform: P, head: RequestHead, body: P::Body
 }
 
 /// Responds while a variable cannot be read. `elapsed_ms`: milliseconds since the request came.
-pub fn misconfigured(
-    error: &ConfigError,
-    head: &RequestHead,
-    sink: Rc<dyn LogSink>,
-    elapsed_ms: u64,
-) -> ProxyResponse {
+pub fn misconfigured(error: &ConfigError, head: &RequestHead, sink: Rc<dyn LogSink>, elapsed_ms: u64) -> ProxyResponse {
     let mut log = ExchangeLog::new(LogFields::of(head), sink);
     match request::misconfigured(error, head, log.fields_mut()) {
         Some(response) => {
@@ -185,8 +180,7 @@ async fn forward_uncached<P: Platform>(
         client: Some(&client),
     };
     let outcome = platform.fetch(&bypass.upstream_request, body, &options).await;
-    let measured =
-        Measurements { upstream_ms: Some(outcome.ms), retries: outcome.retries, ..measurements(platform) };
+    let measured = Measurements { upstream_ms: Some(outcome.ms), retries: outcome.retries, ..measurements(platform) };
     match outcome.response {
         Ok(response) => {
             let edits = bypass.on_response(response.status(), log.fields_mut());
@@ -265,7 +259,7 @@ async fn forward<P: Platform>(
         Joined::Entry { value, retained } => match platform.open_entry(&value).await {
             Some((head, body)) => {
                 let bytes = || body.to_vec();
-                match fetch.from_entry(&head, retained, platform.now(), bytes, log.fields_mut()) {
+                match fetch.respond_with_entry(&head, retained, platform.now(), bytes, log.fields_mut()) {
                     Some(cached) => {
                         let (response, bytes) = platform.serve(&cached, Some(&body));
                         let waited_ms = Some(platform.now().saturating_sub(began));
@@ -292,7 +286,8 @@ async fn forward<P: Platform>(
         let Ok(FetchedHead { response, storable, retries, leader_logs }) = fetched.await else {
             return log.delegate();
         };
-        let response = response.and_then(|response: Rc<P::Shared>| response.for_leader().ok_or(FetchError::Unreachable));
+        let response =
+            response.and_then(|response: Rc<P::Shared>| response.for_leader().ok_or(FetchError::Unreachable));
         let head = Head { response, role: None, retries, storable, exchange_logs: leader_logs };
         let _ = sender.send(on_head(&platform, fetch, head, stored, began, log));
     };

@@ -134,7 +134,7 @@ impl UpstreamFetch {
 
     /// The response out of an entry that the coalescer has. `retained`: it had it before this request came. `None`: it cannot
     /// be given in the mode that the client wants.
-    pub fn from_entry(
+    pub fn respond_with_entry(
         &mut self,
         head: &EntryHead,
         retained: bool,

@@ -232,7 +232,7 @@ impl<P: Platform> FetchTask<P> {
             leader.send(FetchedHead { response: Ok(response.clone()), storable, retries, leader_logs }).is_ok();
         self.fetch.transition(FetchState::Streaming { response: response.clone(), storable: storable.is_ok() });
         let captured =
-            match select(pin!(response.into_entry(capture, || platform.now())), pin!(response.overflow())).await {
+            match select(pin!(response.read_entry(capture, || platform.now())), pin!(response.overflow())).await {
                 Either::Left((captured, _)) => captured,
                 Either::Right(((), captured)) => {
                     // Too large to store: release the clients that wait for the complete body.
@@ -271,7 +271,7 @@ impl<P: Platform> FetchTask<P> {
     fn release(&self) {
         let retained = match &*self.fetch.state.borrow() {
             FetchState::Complete(complete) => {
-                self.platform.config().coalesce_ttl_ms > 0 && complete.value.len() <= MAX_RETAINED_BYTES
+                self.platform.config().coalesce_ttl_ms > 0 && complete.value.byte_len() <= MAX_RETAINED_BYTES
             }
             _ => false,
         };

@@ -130,7 +130,6 @@ pub trait Platform: Clone + 'static {
     ) -> Self::Response;
 }
 
-
 /// Bytes in a buffer of the platform's own.
 pub trait Buffer: Clone + 'static {
     /// Copies bytes in.
@@ -138,7 +137,7 @@ pub trait Buffer: Clone + 'static {
     /// Copies the bytes out.
     fn to_vec(&self) -> Vec<u8>;
     /// How many there are.
-    fn len(&self) -> usize;
+    fn byte_len(&self) -> usize;
 }
 
 /// A client's connection.
@@ -182,7 +181,7 @@ pub trait SharedResponse<P: Platform>: 'static {
     ///
     /// # Errors
     /// Why it is not stored.
-    fn into_entry(
+    fn read_entry(
         &self,
         capture: Result<Capture, Reason>,
         now: impl FnOnce() -> u64,

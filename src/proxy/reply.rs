@@ -81,7 +81,10 @@ pub fn hit(
 }
 
 fn cache_headers(status: &CacheStatus) -> [(String, String); 2] {
-    [(CACHE_STATUS.to_owned(), status.to_header_value()), (X_CACHE_STATUS.to_owned(), status.outcome.as_str().to_owned())]
+    [
+        (CACHE_STATUS.to_owned(), status.to_header_value()),
+        (X_CACHE_STATUS.to_owned(), status.outcome.as_str().to_owned()),
+    ]
 }
 
 fn json_response(status: StatusCode, body: &Value, log: &mut LogFields) -> ProxyResponse {

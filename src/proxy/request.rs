@@ -192,7 +192,8 @@ impl RoutedRequest {
             request_headers: request.headers.keys().map(ToString::to_string).collect(),
             cache_status: None,
         });
-        let credential = client.lacks_credential.then(|| upstream_credential::inject_operator_key(&target, &mut request));
+        let credential =
+            client.lacks_credential.then(|| upstream_credential::inject_operator_key(&target, &mut request));
         let mut headers = forwarding::forwarded(&request.headers, upgrade);
         headers.extend(credential.flatten());
         let pending = PendingRequest {
@@ -301,11 +302,8 @@ impl PendingRequest {
         if self.request.method != Method::POST {
             return Some(document);
         }
-        let target = RequestTarget {
-            upstream: &self.upstream,
-            url: &self.upstream_request.url,
-            endpoint: self.endpoint,
-        };
+        let target =
+            RequestTarget { upstream: &self.upstream, url: &self.upstream_request.url, endpoint: self.endpoint };
         let transformed = request_transform::transform(config, target, text, &document);
         self.transform = transformed.response_transform;
         let Some(body) = transformed.body else {
@@ -321,13 +319,7 @@ impl PendingRequest {
         sent
     }
 
-    fn key(
-        &self,
-        config: &Config,
-        endpoint: Endpoint,
-        body: &[u8],
-        document: &Document,
-    ) -> (CacheKey, EncryptionSalt) {
+    fn key(&self, config: &Config, endpoint: Endpoint, body: &[u8], document: &Document) -> (CacheKey, EncryptionSalt) {
         let mut ignored: Vec<String> = self.ignored(config).cloned().collect();
         ignored.sort_unstable();
         ignored.dedup();

@@ -110,7 +110,10 @@ mod tests {
             let (namespace, cursor) = (namespace.as_bytes().to_vec(), cursor.map(str::to_owned));
             Ok(Some(AdminCommand::Purge(Purge { namespace, cursor, limit })))
         };
-        assert_eq!(deletes("/admin/cache?namespace=a%20b+c%2B&cursor=x%3D"), purge("a b c+", Some("x="), DEFAULT_LIMIT));
+        assert_eq!(
+            deletes("/admin/cache?namespace=a%20b+c%2B&cursor=x%3D"),
+            purge("a b c+", Some("x="), DEFAULT_LIMIT)
+        );
         assert_eq!(deletes("/admin/cache?namespace=&limit=900&cursor="), purge("", None, 900));
         let key = "0123456789abcdef".repeat(4);
         let forget = Ok(Some(AdminCommand::Delete(CacheKey::from_hex(&key).unwrap())));

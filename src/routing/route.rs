@@ -72,7 +72,9 @@ pub fn route(config: &Config, path: &str, query: Option<&str>) -> Route {
     });
     // A name is one segment with its slash.
     let target = match (longest, by_last_segment) {
-        (Some((prefix, before, rest)), by_last_segment) if by_last_segment.is_none_or(|(u, _)| prefix.len() > u.name.len()) => {
+        (Some((prefix, before, rest)), by_last_segment)
+            if by_last_segment.is_none_or(|(u, _)| prefix.len() > u.name.len()) =>
+        {
             default_target(config, before, rest, query)
         }
         (_, Some((upstream, rest))) => target(config, upstream, rest, query),
@@ -133,8 +135,8 @@ fn join_under_base(base: &Url, base_path: &str, rest: &str, query: Option<&str>)
     let text = format!("{origin}{base_path}{slash}{rest}{query}");
     // Parsed as the platform will parse it: dot segments and backslashes are resolved here, not behind our back.
     let url = Url::parse(&text).ok()?;
-    let inside =
-        url.path() == base_path || url.path().strip_prefix(base_path).is_some_and(|strip_prefix_segment| strip_prefix_segment.starts_with('/'));
+    let inside = url.path() == base_path
+        || url.path().strip_prefix(base_path).is_some_and(|strip_prefix_segment| strip_prefix_segment.starts_with('/'));
     (inside && url.origin() == base.origin() && !has_encoded_traversal(url.path())).then_some(url)
 }
 

@@ -103,10 +103,12 @@ impl CacheStatus {
     }
 
     /// This cache's member of `Cache-Status` (RFC 9211).
-    pub fn to_header_value(&self) -> String {
+    pub fn to_header_value(self) -> String {
         let mut value = String::from("reprise");
         // A stored answer that stands in for a failed one was forwarded, and so is no hit (RFC 9211, section 2.1).
-        if matches!(self.outcome, CacheOutcome::Hit | CacheOutcome::Stale | CacheOutcome::Updating) && self.fwd.is_none() {
+        if matches!(self.outcome, CacheOutcome::Hit | CacheOutcome::Stale | CacheOutcome::Updating)
+            && self.fwd.is_none()
+        {
             value.push_str("; hit");
         }
         if let Some(fwd) = self.fwd {

@@ -4,5 +4,5 @@ pub mod cache_status;
 pub mod error;
 pub mod reason;
 
-pub use cache_status::{Fwd, CacheOutcome, CacheStatus};
+pub use cache_status::{CacheOutcome, CacheStatus, Fwd};
 pub use reason::Reason;

@@ -2,7 +2,7 @@
 
 use crate::http::message::RequestHead;
 use crate::key::CacheKey;
-use crate::status::{CacheOutcome, Reason, CacheStatus};
+use crate::status::{CacheOutcome, CacheStatus, Reason};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::rc::Rc;

@@ -116,7 +116,8 @@ mod tests {
             reason: Some(Reason::StoreTimeout),
             ..LogFields::default()
         };
-        let measurements = Measurements { bytes: Some(7), upstream_ms: Some(30), retries: 2, ..Measurements::default() };
+        let measurements =
+            Measurements { bytes: Some(7), upstream_ms: Some(30), retries: 2, ..Measurements::default() };
         metrics.count(&log_fields, &measurements, Err(Reason::Truncated));
         metrics.count(&log_fields, &Measurements::default(), Ok(()));
         let text = metrics.text();

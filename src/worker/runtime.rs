@@ -13,7 +13,6 @@ use crate::cache::entry::EntryHead;
 use crate::config::Config;
 use crate::http::message::UpstreamRequest;
 use crate::key::CacheKey;
-use crate::telemetry::metrics::Metrics;
 use crate::proxy::coalesce_request::CoalesceRequest;
 use crate::proxy::coalescer::Joined;
 use crate::proxy::lookup::{CacheableRequest, Lookup};
@@ -24,6 +23,7 @@ use crate::proxy::reply::{CachedResponse, HeaderEdits, ProxyResponse};
 use crate::routing::admin::AdminCommand;
 use crate::status::Reason;
 use crate::telemetry::exchange_log::{ExchangeLog, LogSink};
+use crate::telemetry::metrics::Metrics;
 use crate::transform::response::BodyTransform;
 use js_sys::{Promise, Uint8Array};
 use std::future::Future;
@@ -65,7 +65,13 @@ enum Tasks {
 
 impl Runtime {
     /// The means of a request from a client.
-    pub fn for_event(config: Rc<Config>, env: &Env, context: Context, request: &Request, probe: Option<Probe>) -> Runtime {
+    pub fn for_event(
+        config: Rc<Config>,
+        env: &Env,
+        context: Context,
+        request: &Request,
+        probe: Option<Probe>,
+    ) -> Runtime {
         let memory = memory::set_up(&config);
         let store = Store::bound(env, &config);
         let coalescer = config.coalesce.then(|| DurableObjectNamespace::bound(env)).flatten();
@@ -310,7 +316,12 @@ impl Platform for Runtime {
         (interop::response(response.status, &response.headers, body), bytes)
     }
 
-    fn pass_on(&self, response: UpstreamResponse, edits: &HeaderEdits, body_transform: Option<BodyTransform>) -> Response {
+    fn pass_on(
+        &self,
+        response: UpstreamResponse,
+        edits: &HeaderEdits,
+        body_transform: Option<BodyTransform>,
+    ) -> Response {
         let body = broadcast::with_idle_timeout(&response, self.0.config.idle_timeout, &self.0.client);
         transform::pass_on(&response.response, body.as_ref(), edits, body_transform)
     }
@@ -330,7 +341,7 @@ impl Buffer for Uint8Array {
         Uint8Array::to_vec(self)
     }
 
-    fn len(&self) -> usize {
+    fn byte_len(&self) -> usize {
         usize::try_from(self.length()).unwrap_or(usize::MAX)
     }
 }

@@ -1,14 +1,10 @@
 //! The exchange table on the host: every case of `tests/exchanges/` through the deciding floor, with a clock, a store
 //! and an upstream that are plain values. The format is described beside the cases.
 
+use crate::platform::{Got, Upstream, World};
 use base64::prelude::{BASE64_STANDARD, Engine};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use reprise::config::Config;
-use reprise::entry::Entry;
-use reprise::flow::{self, OnRequest, FetchError, Lookup, OnLookup, UpstreamRequest, OnBody, CachedResponse, RequestHead, Decision};
-use reprise::headers::REPRESENTATION_HEADERS;
-use reprise::response_transform::BodyTransform;
-use reprise::present::{self, Edits, ProxyResponse};
+use reprise::testing::RequestHead;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,7 +53,7 @@ struct Message {
     json: Option<Value>,
     body: Option<String>,
     base64: Option<String>,
-    repeat: Option<FastPathPlan>,
+    repeat: Option<Repeat>,
     #[serde(default)]
     refuse: bool,
     cut: Option<usize>,
@@ -65,7 +61,7 @@ struct Message {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct FastPathPlan {
+struct Repeat {
     #[serde(default)]
     head: String,
     unit: String,
@@ -133,187 +129,58 @@ impl Message {
     }
 }
 
-/// What the client got.
-struct Got {
-    status: u16,
-    headers: HeaderMap,
-    body: Vec<u8>,
-}
-
-/// What the upstream last got.
-struct Call {
-    upstream_request: UpstreamRequest,
-    body: Vec<u8>,
-}
-
-struct World {
-    config: Result<Config, reprise::config::ConfigError>,
-    now: u64,
-    store: BTreeMap<String, Vec<u8>>,
-    calls: Vec<Call>,
-}
-
-fn header_map(pairs: &[(String, String)]) -> HeaderMap {
-    pairs
-        .iter()
-        .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), HeaderValue::from_bytes(value.as_bytes()).unwrap()))
-        .collect()
-}
-
-fn own(reply: ProxyResponse) -> Got {
-    Got { status: reply.status, headers: header_map(&reply.headers), body: reply.body }
-}
-
-fn passed(status: StatusCode, mut headers: HeaderMap, edits: Edits, body_transform: Option<BodyTransform>, body: &[u8]) -> Got {
-    let body = match body_transform {
-        None => body.to_vec(),
-        Some(mut body_transform) => {
-            let others: Vec<_> = headers.keys().filter(|n| REPRESENTATION_HEADERS.contains(&n.as_str())).cloned().collect();
-            for name in others {
-                headers.remove(name);
-            }
-            let mut polished: Vec<u8> = body.chunks(5).flat_map(|piece| body_transform.push(piece)).collect();
-            polished.extend(body_transform.finish());
-            polished
-        }
-    };
-    headers.insert(edits.set.0, edits.set.1.parse().unwrap());
-    headers.append(edits.append.0, edits.append.1.parse().unwrap());
-    Got { status: status.as_u16(), headers, body }
-}
-
-impl World {
-    fn ask(&mut self, upstream_request: &UpstreamRequest, body: &[u8]) {
-        let body = upstream_request.body.clone().unwrap_or_else(|| body.to_vec());
-        self.calls.push(Call { upstream_request: upstream_request.clone(), body });
-    }
-
-    /// The exchange as the edge would run it: the numbers are those of `flow`.
-    fn exchange(&mut self, request: &Message, answer: &Message, answer_body: &[u8]) -> Got {
-        let sent_body = request.bytes();
-        let mut defaults = vec![("authorization", "Bearer sk-test")];
-        if sent_body.is_some() {
-            defaults.push(("content-type", "application/json"));
-        }
-        let target = request.path.as_deref().unwrap_or("/proxy/chat/completions");
-        let (path, query) = match target.split_once('?') {
-            Some((path, query)) => (path, Some(query.to_owned())),
-            None => (target, None),
-        };
-        let head = RequestHead {
-            method: Method::from_bytes(request.method.as_deref().unwrap_or("POST").as_bytes()).unwrap(),
-            path: path.to_owned(),
-            query,
-            headers: request.header_map(&defaults),
-            invalid_header: None,
-        };
-        let status = StatusCode::from_u16(answer.status.unwrap_or(200)).unwrap();
-        let headers = answer.header_map(&[("content-type", "application/json")]);
-        let body = sent_body.clone().unwrap_or_default();
-        let config = match &self.config {
-            Ok(config) => config.clone(),
-            Err(error) => return own(flow::misconfigured(error, &head)),
-        };
-        // (1)
-        let planned = match flow::arrive(&config, head, sent_body.is_some()) {
-            OnRequest::Answer(reply) => OnBody::Answer(reply),
-            OnRequest::Health(target, log_fields) => {
-                if !answer.refuse {
-                    let upstream_request =
-                        UpstreamRequest { method: Method::GET, url: target.clone(), headers: HeaderMap::new(), body: None };
-                    self.ask(&upstream_request, &[]);
-                }
-                return own(present::health(&target, !answer.refuse, log_fields));
-            }
-            OnRequest::Pass(passage) => OnBody::Pass(passage),
-            OnRequest::Read(pending) if body.len() > pending.max_bytes => pending.too_large(),
-            // (2)
-            OnRequest::Operate(order, _) => panic!("{order:?} is for the edge: the case needs `only`"),
-            OnRequest::Read(pending) => pending.with_body(&config, &body, true),
-        };
-        let question = match planned {
-            OnBody::Answer(reply) => return own(reply),
-            OnBody::Pass(mut passage) => {
-                if answer.refuse {
-                    return own(passage.failed(FetchError::Unreachable));
-                }
-                self.ask(&passage.upstream_request, &body);
-                let edits = passage.answered(status);
-                let body_transform = passage.body_transform(status, &headers);
-                return passed(status, headers, edits, body_transform, answer_body);
-            }
-            OnBody::Ask(question) => question,
-        };
-        // (3)
-        let stored = self.store.get(&question.key.to_string()).filter(|_| question.reads());
-        let entry = stored.map(|bytes| Entry::decode(bytes).unwrap());
-        let found = entry.as_ref().map_or(Lookup::Nothing, |entry| Lookup::Entry(entry.head.clone()));
-        let looked = match question.look(&found, self.now) {
-            OnLookup::Render(rendering) => rendering.with_body(&entry.as_ref().unwrap().body),
-            OnLookup::Decided(verdict) => verdict,
-        };
-        let stored = |replay: CachedResponse| Got {
-            status: replay.status,
-            headers: header_map(&replay.headers),
-            body: replay.body.unwrap_or_else(|| entry.as_ref().unwrap().body.clone()),
-        };
-        let (mut upstream_fetch, served) = match looked {
-            Decision::Answer(reply) => return own(reply),
-            Decision::CachedResponse(replay) => return stored(*replay),
-            Decision::Update(replay, upstream_fetch) => (upstream_fetch, Some(stored(*replay))),
-            Decision::Ask(upstream_fetch) => (upstream_fetch, None),
-        };
-        // (4)
-        let outcome = if answer.refuse { Err(FetchError::Unreachable) } else { Ok(status) };
-        if outcome.is_ok() {
-            self.ask(&upstream_fetch.upstream_request, &body);
-        }
-        if let Some(replay) = upstream_fetch.stand_in(outcome, self.now, || entry.as_ref().unwrap().body.clone()) {
-            return stored(replay);
-        }
-        if let Err(failure) = outcome {
-            return served.unwrap_or_else(|| own(upstream_fetch.failed(failure)));
-        }
-        let (edits, capture) = upstream_fetch.answered(&config, status, &headers);
-        let body_transform = upstream_fetch.body_transform(&config, status, &headers);
-        // (5)
-        if let Ok(mut capture) = capture
-            && answer.cut.is_none()
-            && answer_body.chunks(7).all(|piece| capture.push(piece).is_ok())
-            && let Ok(entry) = capture.finish(self.now)
-        {
-            self.store.insert(upstream_fetch.key.to_string(), entry.encode().unwrap());
-        }
-        served.unwrap_or_else(|| passed(status, headers, edits, body_transform, answer_body))
-    }
-}
-
 fn play(case: &Case) -> Result<(), String> {
-    let vars: BTreeMap<&str, String> = std::iter::once(("OPENAI_BASE_URL", "{upstream}/v1".to_owned()))
+    let vars: BTreeMap<String, String> = std::iter::once(("OPENAI_BASE_URL", "{upstream}/v1".to_owned()))
         .chain(case.vars.iter().map(|(name, value)| (name.as_str(), value.clone())))
-        .map(|(name, value)| (name, value.replace("{upstream}", ORIGIN)))
+        .map(|(name, value)| (name.to_owned(), value.replace("{upstream}", ORIGIN)))
         .collect();
-    let mut world = World {
-        config: Config::read(|name| vars.get(name).cloned()),
-        now: 1_800_000_000_000,
-        store: BTreeMap::new(),
-        calls: Vec::new(),
-    };
+    let world = World::new(&vars);
     let mut bodies = BTreeMap::new();
     for (index, step) in case.steps.iter().enumerate() {
         if let Some(seconds) = step.advance {
-            world.now += seconds * 1000;
+            world.advance(seconds);
             continue;
         }
-        let next = world.calls.len() + 1;
+        let next = world.calls().len() + 1;
         let default = json!({"id": format!("answer-{next}")});
         let said = step.upstream.bytes().unwrap_or_else(|| serde_json::to_vec(&default).unwrap());
-        let got = world.exchange(&step.request, &step.upstream, &said);
+        let got = exchange(&world, &step.request, &step.upstream, &said);
         check(&step.expect, &got, &said, &bodies, &world, &step.request)
             .map_err(|what| format!("step {index}: {what}"))?;
         bodies.insert(index, got.body);
     }
     Ok(())
+}
+
+fn exchange(world: &World, request: &Message, answer: &Message, answer_body: &[u8]) -> Got {
+    let body = request.bytes();
+    let mut defaults = vec![("authorization", "Bearer sk-test")];
+    if body.is_some() {
+        defaults.push(("content-type", "application/json"));
+    }
+    let target = request.path.as_deref().unwrap_or("/proxy/chat/completions");
+    let (path, query) = match target.split_once('?') {
+        Some((path, query)) => (path, Some(query.to_owned())),
+        None => (target, None),
+    };
+    let head = RequestHead {
+        method: Method::from_bytes(request.method.as_deref().unwrap_or("POST").as_bytes()).unwrap(),
+        path: path.to_owned(),
+        query,
+        headers: request.header_map(&defaults),
+        invalid_header: None,
+    };
+    let upstream = if answer.refuse {
+        Upstream::Unreachable
+    } else {
+        Upstream::Responds {
+            status: StatusCode::from_u16(answer.status.unwrap_or(200)).unwrap(),
+            headers: answer.header_map(&[("content-type", "application/json")]),
+            body: answer_body.to_vec(),
+            truncated: answer.cut.is_some(),
+        }
+    };
+    world.exchange(head, body, upstream)
 }
 
 fn check(
@@ -337,21 +204,22 @@ fn check(
         same("detail", &found.unwrap_or(Value::Null), detail)?;
     }
     if let Some(calls) = expect.calls {
-        same("calls", &world.calls.len(), &calls)?;
+        same("calls", &world.calls().len(), &calls)?;
     }
     check_headers(&got.headers, &expect.headers)?;
     if let Some(wanted) = &expect.body {
         check_body(wanted, &got.body, said, bodies)?;
     }
     if let Some(sent) = &expect.sent {
-        let call = world.calls.last().ok_or("the upstream was not asked")?;
+        let calls = world.calls();
+        let call = calls.last().ok_or("the upstream was not asked")?;
         if let Some(method) = &sent.method {
-            same("sent method", &call.upstream_request.method.as_str(), &method.as_str())?;
+            same("sent method", &call.request.method.as_str(), &method.as_str())?;
         }
         if let Some(url) = &sent.url {
-            same("sent url", &call.upstream_request.url.trim_start_matches(ORIGIN), &url.as_str())?;
+            same("sent url", &call.request.url.trim_start_matches(ORIGIN), &url.as_str())?;
         }
-        check_headers(&call.upstream_request.headers, &sent.headers)?;
+        check_headers(&call.request.headers, &sent.headers)?;
         if let Some(body) = &sent.body {
             match body {
                 Value::String(wanted) if wanted == "request" => {

@@ -2,9 +2,7 @@
 
 use http::{HeaderMap, HeaderValue};
 use proptest::prelude::*;
-use reprise::canonical::{Document, Select};
-use reprise::headers;
-use reprise::key::{CacheKey, MatchMode, Tenant, KeyInput};
+use reprise::testing::{CacheKey, Document, KeyInput, MatchMode, Select, Tenant, collect, is_credential, key_headers};
 
 /// A JSON value whose spelling is still open: object members in some order, numbers as tokens.
 #[derive(Debug, Clone, PartialEq)]
@@ -132,7 +130,12 @@ fn unique(members: Vec<(String, JsonCursor)>) -> Vec<(String, JsonCursor)> {
 }
 
 fn json() -> impl Strategy<Value = JsonCursor> {
-    let leaf = prop_oneof![Just(JsonCursor::Null), any::<bool>().prop_map(JsonCursor::Bool), number(), text().prop_map(JsonCursor::Text)];
+    let leaf = prop_oneof![
+        Just(JsonCursor::Null),
+        any::<bool>().prop_map(JsonCursor::Bool),
+        number(),
+        text().prop_map(JsonCursor::Text)
+    ];
     leaf.prop_recursive(4, 40, 5, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..5).prop_map(JsonCursor::Array),
@@ -190,10 +193,10 @@ impl Asker {
         let document = Document::parse(body.as_bytes()).unwrap_or_else(|error| panic!("{error}: {body}"));
         KeyInput {
             namespace: &self.namespace,
-            tenant: &Tenant::Credentials(headers::collect(&self.headers, &headers::is_credential)),
+            tenant: &Tenant::Credentials(collect(&self.headers, &is_credential)),
             method: &self.method,
             url: &self.url,
-            key_headers: &headers::key_headers(&self.headers),
+            key_headers: &key_headers(&self.headers),
             mode: self.mode,
             ignored: &self.ignored,
             body: body.as_bytes(),

@@ -3,13 +3,15 @@
 // A test fails by panicking.
 #![allow(missing_docs, clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
-mod dialect_google_cohere_ollama;
-mod dialect_responses_anthropic;
 mod exchange_table;
-mod isolation;
+mod fast_path_properties;
 mod key_properties;
-mod polish_properties;
-mod repeat_properties;
+mod platform;
+mod protocol_google_cohere_ollama;
+mod protocol_responses_anthropic;
+mod request_transform_properties;
+mod response_transform_properties;
+mod rooms;
 mod security;
-mod shape_properties;
 mod sse_properties;
+mod tenant_isolation;

@@ -1,7 +1,7 @@
 //! Event streams and JSON lines: the decoder sees the same events however the bytes arrive, and as the standard says.
 
 use proptest::prelude::*;
-use reprise::sse::{DecodeError, Decoder, Event, Framing, decode};
+use reprise::testing::{DecodeError, Decoder, Event, Framing, decode};
 
 /// Bytes that are likely to matter.
 fn bytes() -> impl Strategy<Value = Vec<u8>> {

@@ -55,7 +55,9 @@ impl SchemaContext {
         match (self, key) {
             (SchemaContext::Root, b"response_format" | b"output_format") => SchemaContext::Format,
             (SchemaContext::Root, b"text" | b"output_config") => SchemaContext::FormatHolder,
-            (SchemaContext::Root, b"generationConfig" | b"generation_config" | b"structured_outputs") => SchemaContext::Generation,
+            (SchemaContext::Root, b"generationConfig" | b"generation_config" | b"structured_outputs") => {
+                SchemaContext::Generation
+            }
             // Ollama's `format`, llama.cpp's `json_schema`.
             (SchemaContext::Root, b"format" | b"json_schema") => SchemaContext::Schema,
             (_, b"tools" | b"functions") => SchemaContext::Tool,
@@ -65,7 +67,9 @@ impl SchemaContext {
             (SchemaContext::Format | SchemaContext::FormatSchema, _) => SchemaContext::Format,
             (SchemaContext::Generation, b"json" | b"schema") => SchemaContext::Schema,
             // Google's function declarations may describe their `response`; Cohere v1 has `parameter_definitions`.
-            (SchemaContext::Tool, b"parameters" | b"schema" | b"response" | b"parameter_definitions") => SchemaContext::Schema,
+            (SchemaContext::Tool, b"parameters" | b"schema" | b"response" | b"parameter_definitions") => {
+                SchemaContext::Schema
+            }
             (SchemaContext::Tool, _) => SchemaContext::Tool,
             _ => SchemaContext::Plain,
         }

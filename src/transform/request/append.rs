@@ -4,7 +4,7 @@
 //! the last message is not the user's, or there is none, they become one.
 
 use super::fields::Fields;
-use crate::json::{TextEdits, JsonCursor, push_escaped, to_json_string};
+use crate::json::{JsonCursor, TextEdits, push_escaped, to_json_string};
 use crate::routing::endpoint::Endpoint;
 
 /// How a protocol keeps its messages.
@@ -139,7 +139,8 @@ fn appended(schema: MessageSchema, value: &str, added: &[u8]) -> Option<Vec<u8>>
             },
             Some(content) => edits.replace(content.range(), schema.whole(added)),
             None => {
-                let member = [&to_json_string(schema.content().as_bytes()), b":".as_slice(), &schema.whole(added)].concat();
+                let member =
+                    [&to_json_string(schema.content().as_bytes()), b":".as_slice(), &schema.whole(added)].concat();
                 push(&mut edits, message, message.members().next().is_some(), member);
             }
         },

@@ -52,7 +52,9 @@ pub fn response_transform_for(config: &Config, method: &Method, target: &Target)
 /// Shapes a body that is a JSON object: `document`, and `text` as it came.
 pub fn transform(config: &Config, target: RequestTarget<'_>, text: &str, document: &Document) -> TransformedRequest {
     if !needs_rewrite(config, target, document) {
-        let response_transform = target.endpoint.map_or_else(ResponseTransform::default, |e| ResponseTransform::think(e, tags(config, None)));
+        let response_transform = target
+            .endpoint
+            .map_or_else(ResponseTransform::default, |e| ResponseTransform::think(e, tags(config, None)));
         return TransformedRequest { body: None, response_transform };
     }
     let mut fields = Fields::read(text);

@@ -1,6 +1,6 @@
 //! Embeddings as numbers in, as base64 out: OpenAI's `encoding_format`, the bytes of 32-bit floats, lowest first.
 
-use crate::json::{TextEdits, JsonCursor};
+use crate::json::{JsonCursor, TextEdits};
 use base64::prelude::{BASE64_STANDARD, Engine};
 
 /// The change that encodes every embedding of a list. `None`: not all of them are lists of numbers that fit.

@@ -21,7 +21,7 @@ use crate::config::think_tags::ThinkTags;
 use crate::cache::entry::EntryHead;
 use crate::http::fields;
 use crate::http::media_type;
-use crate::json::{TextEdits, JsonCursor, to_json_string};
+use crate::json::{JsonCursor, TextEdits, to_json_string};
 use crate::protocol::Protocol;
 use crate::routing::endpoint::Endpoint;
 use http::{HeaderMap, StatusCode};
@@ -47,7 +47,11 @@ impl ResponseTransform {
     /// Thoughts between these tags are left out, where it is known which part of an answer is its text.
     pub fn think(endpoint: Endpoint, tags: Option<ThinkTags>) -> ResponseTransform {
         let array = endpoint == Endpoint::StreamGenerateContent;
-        ResponseTransform(Protocol::of(endpoint).zip(tags).map(|(protocol, tags)| Rule::Think { protocol, array, tags }))
+        ResponseTransform(Protocol::of(endpoint).zip(tags).map(|(protocol, tags)| Rule::Think {
+            protocol,
+            array,
+            tags,
+        }))
     }
 
     /// Embeddings that come as numbers go out as base64.

@@ -1,6 +1,6 @@
 //! A list of models with those that exist here only: OpenAI's and Anthropic's lists, and bare ones (Together).
 
-use crate::json::{TextEdits, JsonCursor, to_json_string};
+use crate::json::{JsonCursor, TextEdits, to_json_string};
 
 /// The change that adds these models to a list. `None`: it is no list of models that is known, or not its last page.
 pub(super) fn added(root: JsonCursor<'_>, names: &[String]) -> Option<TextEdits> {
@@ -41,8 +41,9 @@ mod tests {
     #[test]
     fn adds_what_is_not_there() {
         let names = ["a".to_owned(), "b".to_owned()];
-        let with =
-            |text: &str| added(JsonCursor::root(text), &names).map(|edits| String::from_utf8(edits.apply(text)).unwrap());
+        let with = |text: &str| {
+            added(JsonCursor::root(text), &names).map(|edits| String::from_utf8(edits.apply(text)).unwrap())
+        };
         let b = r#"{"id":"b","object":"model","created":0,"owned_by":"reprise"}"#;
         assert_eq!(
             with(r#"{"object":"list","data":[{"id":"a","x":1.0}]}"#),

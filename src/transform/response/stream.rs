@@ -1,11 +1,11 @@
 //! Thoughts left out of a stream, event by event.
 
-use super::splitter::{Block, SplitAt, Segment, Splitter};
+use super::splitter::{Block, Segment, SplitAt, Splitter};
 use super::strip;
 use super::tag_filter::TagFilter;
 use super::text_fields::{self, End, TextPosition};
 use crate::config::think_tags::ThinkTags;
-use crate::json::{TextEdits, JsonCursor, to_json_string};
+use crate::json::{JsonCursor, TextEdits, to_json_string};
 use crate::protocol::Protocol;
 use serde::de::IgnoredAny;
 

@@ -76,11 +76,7 @@ extern "C" {
 /// How much of a body is copied into wasm at a time, in bytes.
 const SEGMENT_BYTES: f64 = 65_536.0;
 
-fn broadcast(
-    response: &UpstreamResponse,
-    idle: Duration,
-    options: &ShareOptions<'_, Runtime>,
-) -> Option<Broadcast> {
+fn broadcast(response: &UpstreamResponse, idle: Duration, options: &ShareOptions<'_, Runtime>) -> Option<Broadcast> {
     let (body, request) = (response.body.as_ref()?, response.request()?);
     let headers = &response.headers;
     // The runtime hands on what comes in many small chunks. The broadcast decodes an encoded body, which is then encoded
@@ -105,11 +101,7 @@ fn decoded_length(headers: &HeaderMap) -> Option<f64> {
 
 /// The body for the one client that reads it. Generated text is aborted when it pauses for longer than `idle`, and so is an
 /// error. Files, and bodies that would have to be decoded for that, pass untouched.
-pub fn with_idle_timeout(
-    response: &UpstreamResponse,
-    idle: Duration,
-    client: &AbortSignal,
-) -> Option<ReadableStream> {
+pub fn with_idle_timeout(response: &UpstreamResponse, idle: Duration, client: &AbortSignal) -> Option<ReadableStream> {
     let body = response.body.clone()?;
     let essence = media_type::essence(&response.headers);
     let failed = response.status.is_client_error() || response.status.is_server_error();
@@ -180,9 +172,7 @@ impl SharedResponse<Runtime> for SharedBody {
     }
 
     fn readers(&self) -> usize {
-        self.broadcast
-            .as_ref()
-            .map_or(0, |broadcast| usize::try_from(broadcast.reader_count()).unwrap_or(usize::MAX))
+        self.broadcast.as_ref().map_or(0, |broadcast| usize::try_from(broadcast.reader_count()).unwrap_or(usize::MAX))
     }
 
     fn size(&self) -> Option<u64> {
@@ -194,11 +184,7 @@ impl SharedResponse<Runtime> for SharedBody {
     }
 
     /// All of the body is copied at once at its end, so that it is not held twice meanwhile.
-    async fn into_entry(
-        &self,
-        capture: Result<Capture, Reason>,
-        now: impl FnOnce() -> u64,
-    ) -> Result<Entry, Reason> {
+    async fn read_entry(&self, capture: Result<Capture, Reason>, now: impl FnOnce() -> u64) -> Result<Entry, Reason> {
         let Some(broadcast) = &self.broadcast else { return capture.and(Err(Reason::ResponseEmpty)) };
         let end = self.end().await;
         let mut capture = capture?;

@@ -213,10 +213,7 @@ impl Store {
 }
 
 /// Verifies what the store returned under a name, and puts it into memory.
-pub async fn verify_and_cache(
-    name: &str,
-    value: Result<Option<Uint8Array>, Reason>,
-) -> (Lookup, Option<Uint8Array>) {
+pub async fn verify_and_cache(name: &str, value: Result<Option<Uint8Array>, Reason>) -> (Lookup, Option<Uint8Array>) {
     let value = match value {
         Ok(Some(value)) => value,
         Ok(None) => return (Lookup::Miss, None),

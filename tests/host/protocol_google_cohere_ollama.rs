@@ -2,8 +2,7 @@
 //! answer, and the stream that we make of an answer does too.
 
 use proptest::prelude::*;
-use reprise::protocol::{ResponseMode, Protocol};
-use reprise::sse::Event;
+use reprise::testing::{Event, Protocol, ResponseMode};
 use serde_json::{Map, Value, json};
 use std::collections::VecDeque;
 

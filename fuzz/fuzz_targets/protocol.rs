@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use reprise::protocol::{ResponseMode, Protocol};
+use reprise::testing::{Protocol, ResponseMode};
 
 fuzz_target!(|input: (u8, Vec<u8>, bool)| {
     let (which, body, include_usage) = input;

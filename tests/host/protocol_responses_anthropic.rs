@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use proptest::sample::select;
-use reprise::protocol::{ResponseMode, Protocol};
+use reprise::testing::{Protocol, ResponseMode};
 use serde_json::{Map, Value, json};
 
 fn text() -> impl Strategy<Value = String> {

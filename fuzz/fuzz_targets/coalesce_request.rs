@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use reprise::flight::{CoalesceRequest, InFlightState, join};
+use reprise::testing::{CoalesceRequest, InFlightState, join};
 
 fuzz_target!(|bytes: &[u8]| {
     if let Ok(job) = serde_json::from_slice::<CoalesceRequest>(bytes) {

@@ -5,10 +5,7 @@
 use base64::prelude::{BASE64_STANDARD, Engine};
 use http::{HeaderMap, StatusCode};
 use proptest::prelude::*;
-use reprise::protocol::{ResponseMode, Protocol};
-use reprise::endpoint::Endpoint;
-use reprise::response_transform::{ResponseTransform, TagFilter, ThinkTags};
-use reprise::sse::{self, Framing};
+use reprise::testing::{Endpoint, Framing, Protocol, ResponseMode, ResponseTransform, TagFilter, ThinkTags, decode};
 use serde_json::{Value, json};
 
 /// The text without its blocks, by the definition: from the first start tag to the first end tag after it, again and
@@ -79,7 +76,7 @@ fn polished(endpoint: Endpoint, kind: &str, tags: (&str, &str), body: &[u8], siz
 }
 
 fn events(body: &[u8]) -> Vec<Value> {
-    let events = sse::decode(Framing::Events, body).unwrap();
+    let events = decode(Framing::Events, body).unwrap();
     events
         .iter()
         .filter(|event| event.data != "[DONE]")
@@ -161,7 +158,7 @@ proptest! {
         let kept = text.matches("\"n\": 1.0e00").count() >= stream.matches("\"n\": 1.0e00").count();
         prop_assert!(kept);
         // What it amounts to passes the gate and is what the object would be.
-        let whole = Protocol::Chat.to_object(&sse::decode(Framing::Events, text.as_bytes()).unwrap());
+        let whole = Protocol::Chat.to_object(&decode(Framing::Events, text.as_bytes()).unwrap());
         if let Some(whole) = whole {
             let content = whole["choices"][0]["message"]["content"].as_str().unwrap_or_default().to_owned();
             prop_assert_eq!(content, without(&one, start, end));

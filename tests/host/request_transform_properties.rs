@@ -1,10 +1,7 @@
 //! The grammar of `LLM_PARAMS` and the changes to bodies, on anything.
 
 use proptest::prelude::*;
-use reprise::canonical::Document;
-use reprise::config::{Config, ConfigError};
-use reprise::endpoint::Endpoint;
-use reprise::transform::{RequestTarget, transform};
+use reprise::testing::{Config, ConfigError, Document, Endpoint, RequestTarget, transform};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
@@ -65,7 +62,8 @@ fn json() -> impl Strategy<Value = Value> {
 fn shaped(config: &Config, provider: &str, text: &str) -> Option<String> {
     let document = Document::parse(text.as_bytes()).unwrap();
     let upstream = config.upstreams.iter().find(|upstream| upstream.name == provider).unwrap();
-    let requested_mode = RequestTarget { upstream, url: "http://h/v1/chat/completions", endpoint: Some(Endpoint::ChatCompletions) };
+    let requested_mode =
+        RequestTarget { upstream, url: "http://h/v1/chat/completions", endpoint: Some(Endpoint::ChatCompletions) };
     transform(config, requested_mode, text, &document).body.map(|body| String::from_utf8(body).unwrap())
 }
 

@@ -8,12 +8,10 @@ use criterion::{
 };
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
-use reprise::canonical::{Document, Select};
-use reprise::protocol::{ResponseMode, Protocol};
-use reprise::endpoint::Endpoint;
-use reprise::key::{MatchMode, Tenant, KeyInput};
-use reprise::response_transform::{ResponseTransform, ThinkTags};
-use reprise::sse::{Framing, decode};
+use reprise::testing::{
+    Document, Endpoint, Framing, KeyInput, MatchMode, Protocol, ResponseMode, ResponseTransform, Select, Tenant,
+    ThinkTags, decode,
+};
 use serde_json::{Value, json};
 use std::hint::black_box;
 use std::time::Duration;

@@ -1,0 +1,423 @@
+//! The plain platform: a clock, a store and an upstream that are values, one client, no coalescer.
+
+use futures_executor::LocalPool;
+use futures_util::task::LocalSpawnExt;
+use http::{HeaderMap, StatusCode};
+use reprise::testing::{
+    AdminCommand, AdminResult, BodyRead, BodyTransform, Buffer, CacheKey, CacheableRequest, CachedResponse, Capture,
+    ClientSignal, CoalesceRequest, Config, ConfigError, Entry, EntryHead, ExchangeLog, FetchError, FetchOptions,
+    FetchOutcome, HeaderEdits, Joined, LogFields, LogSink, Lookup, Measurements, Platform, ProxyResponse,
+    REPRESENTATION_HEADERS, Reason, RequestHead, ShareOptions, SharedResponse, UpstreamHead, UpstreamRequest, exchange,
+    log_line, misconfigured,
+};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::rc::Rc;
+
+/// What the upstream does with the next requests.
+#[derive(Clone)]
+pub enum Upstream {
+    /// It responds.
+    Responds {
+        /// The status.
+        status: StatusCode,
+        /// The header fields.
+        headers: HeaderMap,
+        /// The body.
+        body: Vec<u8>,
+        /// Whether the connection is closed before the body is complete.
+        truncated: bool,
+    },
+    /// It cannot be reached.
+    Unreachable,
+}
+
+/// An upstream request.
+pub struct Call {
+    /// Its head.
+    pub request: UpstreamRequest,
+    /// Its body.
+    pub body: Vec<u8>,
+}
+
+/// What the client got.
+pub struct Got {
+    /// The status.
+    pub status: u16,
+    /// The header fields.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+/// The world that the exchanges of a case share.
+pub struct World {
+    config: Result<Rc<Config>, ConfigError>,
+    state: Rc<State>,
+    log: Rc<Lines>,
+}
+
+struct State {
+    now: Cell<u64>,
+    sequence: Cell<u64>,
+    store: RefCell<BTreeMap<String, Vec<u8>>>,
+    upstream: RefCell<Upstream>,
+    calls: RefCell<Vec<Call>>,
+}
+
+/// The log lines of an exchange.
+#[derive(Default)]
+struct Lines {
+    written: RefCell<Vec<String>>,
+    unfinished: Cell<usize>,
+}
+
+impl LogSink for Lines {
+    fn write(&self, fields: &LogFields, measurements: &Measurements, stored: Result<(), Reason>) {
+        self.written.borrow_mut().push(log_line(fields, *measurements, stored));
+    }
+
+    fn unfinished(&self, _: &LogFields) {
+        self.unfinished.set(self.unfinished.get() + 1);
+    }
+}
+
+impl World {
+    /// A world with this configuration.
+    pub fn new(vars: &BTreeMap<String, String>) -> World {
+        let state = State {
+            now: Cell::new(1_800_000_000_000),
+            sequence: Cell::new(0),
+            store: RefCell::default(),
+            upstream: RefCell::new(Upstream::Unreachable),
+            calls: RefCell::default(),
+        };
+        let config = Config::read(|name| vars.get(name).cloned()).map(Rc::new);
+        World { config, state: Rc::new(state), log: Rc::default() }
+    }
+
+    /// Time passes.
+    pub fn advance(&self, seconds: u64) {
+        self.state.now.set(self.state.now.get() + seconds * 1000);
+    }
+
+    /// The upstream requests so far.
+    pub fn calls(&self) -> std::cell::Ref<'_, Vec<Call>> {
+        self.state.calls.borrow()
+    }
+
+    /// One exchange to its end, background tasks included. It must write exactly one log line, or none for `/healthz`.
+    pub fn exchange(&self, head: RequestHead, body: Option<Vec<u8>>, upstream: Upstream) -> Got {
+        self.state.upstream.replace(upstream);
+        let liveness = head.path == "/healthz";
+        let got = match &self.config {
+            Ok(config) => {
+                let mut pool = LocalPool::new();
+                let exchange_state = Exchange { spawner: pool.spawner(), log: self.log.clone() };
+                let platform =
+                    Plain { config: config.clone(), state: self.state.clone(), exchange: Rc::new(exchange_state) };
+                let got = pool.run_until(exchange(platform, head, body));
+                pool.run();
+                got
+            }
+            Err(error) => own(&misconfigured(error, &head, self.log.clone(), 0)),
+        };
+        assert_eq!(self.log.unfinished.take(), 0, "an exchange ended without its log line");
+        let lines = self.log.written.take();
+        assert_eq!(lines.len(), usize::from(!liveness), "{lines:?}");
+        got
+    }
+}
+
+struct Exchange {
+    spawner: futures_executor::LocalSpawner,
+    log: Rc<Lines>,
+}
+
+#[derive(Clone)]
+struct Plain {
+    config: Rc<Config>,
+    state: Rc<State>,
+    exchange: Rc<Exchange>,
+}
+
+impl Plain {
+    fn call(&self, request: &UpstreamRequest, body: Vec<u8>) -> Result<Response, FetchError> {
+        match &*self.state.upstream.borrow() {
+            Upstream::Unreachable => Err(FetchError::Unreachable),
+            Upstream::Responds { status, headers, body: response, truncated } => {
+                self.state.calls.borrow_mut().push(Call { request: request.clone(), body });
+                let (status, headers) = (*status, headers.clone());
+                Ok(Response { status, headers, body: response.clone(), truncated: *truncated })
+            }
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Response {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Vec<u8>,
+    truncated: bool,
+}
+
+impl UpstreamHead for Response {
+    fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    fn abort(&self) {}
+}
+
+impl SharedResponse<Plain> for Response {
+    fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    fn for_leader(&self) -> Option<Response> {
+        Some(self.clone())
+    }
+
+    fn for_follower(&self, _: bool) -> Option<Response> {
+        Some(self.clone())
+    }
+
+    fn has_overflowed(&self) -> bool {
+        false
+    }
+
+    fn overflow(&self) -> impl Future<Output = ()> {
+        std::future::pending()
+    }
+
+    fn readers(&self) -> usize {
+        0
+    }
+
+    fn size(&self) -> Option<u64> {
+        u64::try_from(self.body.len()).ok()
+    }
+
+    async fn ended_cleanly(&self) -> bool {
+        !self.truncated
+    }
+
+    async fn read_entry(&self, capture: Result<Capture, Reason>, now: impl FnOnce() -> u64) -> Result<Entry, Reason> {
+        let mut capture = capture?;
+        if self.truncated {
+            return Err(Reason::Truncated);
+        }
+        for piece in self.body.chunks(7) {
+            capture.push(piece)?;
+        }
+        capture.finish(now())
+    }
+}
+
+#[derive(Clone)]
+struct Bytes(Rc<[u8]>);
+
+impl Buffer for Bytes {
+    fn from_slice(bytes: &[u8]) -> Bytes {
+        Bytes(bytes.into())
+    }
+
+    fn to_vec(&self) -> Vec<u8> {
+        self.0.to_vec()
+    }
+
+    fn byte_len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+#[derive(Clone, PartialEq)]
+struct Client;
+
+impl ClientSignal for Client {
+    fn is_disconnected(&self) -> bool {
+        false
+    }
+
+    fn disconnected(&self) -> impl Future<Output = ()> {
+        std::future::pending()
+    }
+}
+
+impl Platform for Plain {
+    type Body = Option<Vec<u8>>;
+    type Buffer = Bytes;
+    type Upstream = Response;
+    type Shared = Response;
+    type Follower = Response;
+    type Response = Got;
+    type Client = Client;
+
+    fn config(&self) -> &Rc<Config> {
+        &self.config
+    }
+
+    fn now(&self) -> u64 {
+        self.state.now.get()
+    }
+
+    fn started(&self) -> u64 {
+        self.state.now.get()
+    }
+
+    fn has_store(&self) -> bool {
+        true
+    }
+
+    fn client(&self) -> Client {
+        Client
+    }
+
+    fn no_client(&self) -> Client {
+        Client
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.exchange.spawner.spawn_local(task).unwrap();
+    }
+
+    fn log_sink(&self) -> Rc<dyn LogSink> {
+        self.exchange.log.clone()
+    }
+
+    fn has_body(&self, body: &Option<Vec<u8>>) -> bool {
+        body.is_some()
+    }
+
+    fn no_body(&self) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn replayable(&self, body: Option<Vec<u8>>) -> Option<Vec<u8>> {
+        body
+    }
+
+    async fn is_empty(&self, body: Option<Vec<u8>>) -> bool {
+        body.is_none_or(|body| body.is_empty())
+    }
+
+    async fn read_body(&self, body: Option<Vec<u8>>, limit: usize) -> BodyRead<Plain> {
+        let bytes = body.clone().unwrap_or_default();
+        if bytes.len() > limit { BodyRead::TooLarge(body) } else { BodyRead::Complete(bytes, body) }
+    }
+
+    fn body(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+        Some(bytes.to_vec())
+    }
+
+    async fn allows(&self, _: &str) -> bool {
+        true
+    }
+
+    async fn probe(&self, url: &str) -> bool {
+        let request =
+            UpstreamRequest { method: http::Method::GET, url: url.to_owned(), headers: HeaderMap::new(), body: None };
+        self.call(&request, Vec::new()).is_ok()
+    }
+
+    async fn admin(&self, command: &AdminCommand) -> AdminResult {
+        panic!("{command:?} needs the Worker: the case has to say so")
+    }
+
+    fn remember(&self, _: &CacheableRequest, _: &ExchangeLog) {}
+
+    async fn look_up(&self, request: &CacheableRequest) -> (Lookup, Option<Bytes>) {
+        let store = self.state.store.borrow();
+        match store.get(&request.key.to_string()).filter(|_| request.reads()) {
+            Some(value) => {
+                let entry = Entry::decode(value).unwrap();
+                (Lookup::Stored(entry.head), Some(Bytes(entry.body.into())))
+            }
+            None => (Lookup::Miss, None),
+        }
+    }
+
+    async fn open_entry(&self, value: &Bytes) -> Option<(EntryHead, Bytes)> {
+        Entry::decode(&value.0).map(|entry| (entry.head, Bytes(entry.body.into())))
+    }
+
+    fn next_sequence(&self) -> u64 {
+        self.state.sequence.replace(self.state.sequence.get() + 1)
+    }
+
+    async fn store(&self, request: &CoalesceRequest, _: &EntryHead, value: &Bytes, _: u64) -> Result<(), Reason> {
+        self.state.store.borrow_mut().insert(request.key.to_string(), value.to_vec());
+        Ok(())
+    }
+
+    fn invalidate(&self, _: &CacheKey) {}
+
+    fn begin_revalidation(&self, _: &CacheKey) -> bool {
+        true
+    }
+
+    fn end_revalidation(&self, _: &CacheKey) {}
+
+    async fn fetch(
+        &self,
+        request: &UpstreamRequest,
+        body: Option<Vec<u8>>,
+        _: &FetchOptions<'_, Plain>,
+    ) -> FetchOutcome<Plain> {
+        FetchOutcome { response: self.call(request, body.unwrap_or_default()), retries: 0, ms: 0 }
+    }
+
+    async fn join(&self, _: &dyn Fn() -> CoalesceRequest, _: &Option<Vec<u8>>, _: &Client) -> Joined<Plain> {
+        Joined::Independent { late: false }
+    }
+
+    fn share(&self, response: Response, _: &ShareOptions<'_, Plain>) -> Response {
+        response
+    }
+
+    fn respond(&self, response: &ProxyResponse) -> Got {
+        own(response)
+    }
+
+    fn respond_empty(&self, status: u16) -> Got {
+        Got { status, headers: HeaderMap::new(), body: Vec::new() }
+    }
+
+    fn serve(&self, response: &CachedResponse, stored: Option<&Bytes>) -> (Got, Option<u64>) {
+        let body = response.body.clone().unwrap_or_else(|| stored.unwrap().to_vec());
+        let bytes = u64::try_from(body.len()).ok();
+        (Got { status: response.status, headers: header_map(&response.headers), body }, bytes)
+    }
+
+    fn pass_on(&self, response: Response, edits: &HeaderEdits, transform: Option<BodyTransform>) -> Got {
+        let Response { status, mut headers, body, .. } = response;
+        let body = match transform {
+            None => body,
+            Some(mut transform) => {
+                for name in REPRESENTATION_HEADERS {
+                    headers.remove(name);
+                }
+                let mut out: Vec<u8> = body.chunks(5).flat_map(|piece| transform.push(piece)).collect();
+                out.extend(transform.finish());
+                out
+            }
+        };
+        headers.insert(edits.set.0, edits.set.1.parse().unwrap());
+        headers.append(edits.append.0, edits.append.1.parse().unwrap());
+        Got { status: status.as_u16(), headers, body }
+    }
+}
+
+fn own(response: &ProxyResponse) -> Got {
+    Got { status: response.status, headers: header_map(&response.headers), body: response.body.clone() }
+}
+
+fn header_map(pairs: &[(String, String)]) -> HeaderMap {
+    pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
+}
