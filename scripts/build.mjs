@@ -1,51 +1,118 @@
-// `npm run build`, and wrangler's own build command: compiles src/ into build/, if anything has changed.
-import { copyFileSync, existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
-import path from 'node:path';
-import { gzipSync } from 'node:zlib';
-import { main, root, run, say, sha256 } from './lib.mjs';
-import { setup } from './setup.mjs';
+// `npm run build`, and wrangler's own build command: compiles src/ into build/ if anything has changed.
+import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import path from "node:path";
+import { gzipSync } from "node:zlib";
+import { log, main, modules, node, output, root, run, sha256, toolEnv, UserError } from "./common.mjs";
+import { npmPackages, rust } from "./setup.mjs";
 
-const at = (...parts) => path.join(root, ...parts);
-const stamp = at('build', '.stamp');
-const products = [at('build', 'index.js'), at('build', 'index_bg.wasm'), at('build', 'entry.js')];
+const TARGET = "wasm32-unknown-unknown";
+const MAIN = "src/worker/main.js";
 
-// What counts is the size after gzip. Like beside like compresses best, so functions go by name, which brings together
-// what was made from one generic function, and next to none is inlined (the compiler has inlined what is hot). Names
-// go: a panic's message names its place without them. The features are those that worker-build itself allows.
-const PASSES = ['-O3', '--always-inline-max-function-size=4', '--flexible-inline-max-function-size=0',
-  '--one-caller-inline-max-function-size=20', '--skip-pass=local-cse', '--reorder-functions-by-name', '--strip-debug'];
-const FEATURES = ['mutable-globals', 'sign-ext', 'nontrapping-float-to-int', 'bulk-memory', 'multivalue',
-  'reference-types', 'exception-handling', 'simd'].map((feature) => `--enable-${feature}`);
+// What counts is the size after gzip. Similar code compresses best side by side, so functions are ordered by name, which
+// groups the instances of a generic function, and almost nothing is inlined (the compiler has inlined what is hot).
+// Names go: a panic's message names its place without them. Features that workerd may lack are not enabled.
+const PASSES = [
+  "-O3",
+  "--always-inline-max-function-size=4",
+  "--flexible-inline-max-function-size=0",
+  "--one-caller-inline-max-function-size=20",
+  "--skip-pass=local-cse",
+  "--reorder-functions-by-name",
+  "--strip-debug",
+];
+const FEATURES = [
+  "mutable-globals",
+  "sign-ext",
+  "nontrapping-float-to-int",
+  "bulk-memory",
+  "multivalue",
+  "reference-types",
+  "exception-handling",
+  "simd",
+].map((feature) => `--enable-${feature}`);
 
+const PRODUCTS = ["main.js", "index.js", "index_bg.wasm"];
+
+/** Builds the Worker into build/. */
 export async function build() {
-  const { workerBuild, env, versions } = await setup();
-  const inputs = fingerprint(versions);
-  if (products.every(existsSync) && existsSync(stamp) && readFileSync(stamp, 'utf8') === inputs) return;
+  const rustc = await rust();
+  const folder = path.join(root, "build");
+  const stamp = path.join(folder, ".stamp");
+  const inputs = fingerprint(rustc);
+  const built = [stamp, ...PRODUCTS.map((name) => path.join(folder, name))].every(existsSync);
+  if (built && readFileSync(stamp, "utf8") === inputs) {
+    await npmPackages();
+    return;
+  }
   rmSync(stamp, { force: true });
-  say('Building the worker (about a minute the first time, seconds after that)');
-  await run(workerBuild, ['--release'], { env });
-  await optimize(products[1], env);
-  addEntry(root);
-  const wasm = readFileSync(products[1]);
+  log("Building the Worker (a few minutes the first time, half a minute after that)");
+  await compile({ crate: root, name: "reprise", main: path.join(root, MAIN), folder });
+  const wasm = readFileSync(path.join(folder, "index_bg.wasm"));
   const kB = (bytes) => `${Math.round(bytes / 1000)} kB`;
-  say(`build/index_bg.wasm: ${kB(wasm.length)}, ${kB(gzipSync(wasm).length)} gzipped`);
+  log(`build/index_bg.wasm: ${kB(wasm.length)}, ${kB(gzipSync(wasm).length)} gzipped`);
   writeFileSync(stamp, inputs);
 }
 
-/** Makes what worker-build has compiled smaller and faster. */
-export const optimize = (wasm, env) => run(env.WASM_OPT_BIN, [wasm, '-o', wasm, ...PASSES, ...FEATURES], { env });
-
-/** The worker's own module, beside what worker-build has made of `folder`. */
-export function addEntry(folder) {
-  copyFileSync(path.join(folder, 'src', 'edge', 'entry.js'), path.join(folder, 'build', 'entry.js'));
+/**
+ * Compiles the package `name` in the folder `crate` to a Worker of three modules in `folder`. `main`: the file of its main
+ * module. With `optimize` false, the wasm stays as the compiler made it.
+ */
+export async function compile({ crate, name, main, folder, profile = "release", optimize = true, env = toolEnv }) {
+  // Packages are fetched, and the program that runs after the compiler is compiled, beside it.
+  await all([
+    npmPackages(),
+    run("cargo", ["build", "--quiet", "--locked", "--profile", "xtask", "--package", "xtask"]),
+    run("cargo", ["build", "--locked", "--lib", "--profile", profile, "--target", TARGET], { cwd: crate, env }),
+  ]);
+  const metadata = await output("cargo", ["metadata", "--no-deps", "--format-version=1"], { cwd: crate, env });
+  if (metadata === undefined) throw new UserError(`\`cargo metadata\` fails in ${crate}`);
+  const target = JSON.parse(metadata).target_directory;
+  const bindings = path.join(target, "bindgen", name);
+  rmSync(bindings, { recursive: true, force: true });
+  await run("cargo", ["xtask", "bindgen", path.join(target, TARGET, profile, `${name}.wasm`), bindings]);
+  const wasm = path.join(bindings, "index_bg.wasm");
+  if (optimize) {
+    await run(node(), [path.join(modules, "binaryen", "bin", "wasm-opt"), wasm, "-o", wasm, ...PASSES, ...FEATURES]);
+  }
+  rmSync(folder, { recursive: true, force: true });
+  mkdirSync(folder, { recursive: true });
+  copyFileSync(main, path.join(folder, "main.js"));
+  copyFileSync(wasm, path.join(folder, "index_bg.wasm"));
+  await bundle(path.join(bindings, "index.js"), path.join(folder, "index.js"));
 }
 
-/** Stands for all that a build depends on; taken before the build, so that a later edit builds again. */
-function fingerprint(versions) {
-  const sources = readdirSync(at('src'), { recursive: true }).sort().map((file) => path.join('src', file));
-  const files = ['Cargo.toml', 'Cargo.lock', path.join('.cargo', 'config.toml'), path.join('scripts', 'build.mjs'), ...sources]
-    .filter((file) => existsSync(at(file)) && statSync(at(file)).isFile());
-  return sha256(process.env.RUSTFLAGS ?? '', ...versions, ...files.flatMap((file) => [file, readFileSync(at(file))]));
+/** Writes the bindings and the modules that the crate imports as one module. */
+async function bundle(entry, outfile) {
+  const esbuild = await import("esbuild");
+  const { outputFiles } = await esbuild.build({
+    entryPoints: [entry],
+    outfile,
+    bundle: true,
+    format: "esm",
+    external: ["./index_bg.wasm", "cloudflare:*"],
+    minify: true,
+    write: false,
+    logLevel: "warning",
+  });
+  // workerd has no source phase imports; an import of wasm there is the compiled module.
+  writeFileSync(outfile, outputFiles[0].text.replaceAll("import source ", "import "));
+}
+
+/** Waits for every one, whatever fails; then throws the first failure. */
+async function all(tasks) {
+  const results = await Promise.allSettled(tasks);
+  const failed = results.find(({ status }) => status === "rejected");
+  if (failed) throw failed.reason;
+}
+
+/** Everything that a build depends on; taken before the build, so that a later edit builds again. */
+function fingerprint(rustc) {
+  const at = (file) => path.join(root, file);
+  const { dependencies } = JSON.parse(readFileSync(at("package.json"), "utf8"));
+  const inside = (folder) => readdirSync(at(folder), { recursive: true }).sort().map((file) => path.join(folder, file));
+  const files = ["Cargo.toml", "Cargo.lock", ".cargo/config.toml", "scripts/build.mjs", ...inside("xtask"), ...inside("src")];
+  const sources = files.filter((file) => statSync(at(file)).isFile()).flatMap((file) => [file, readFileSync(at(file))]);
+  return sha256(process.env.RUSTFLAGS ?? "", rustc, dependencies.binaryen, dependencies.esbuild, ...sources);
 }
 
 await main(import.meta, build);

@@ -1,157 +1,107 @@
-// Everything a build needs, on a machine that has only rustup, Node, npm and git. Each step looks first and
-// does nothing, silently, when there is nothing to do; what takes long says so and shows its progress.
-import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
-import os from 'node:os';
-import path from 'node:path';
-import { cache, isExecutable, main, modules, output, patiently, root, run, say, sha256, Stop, systemEnv,
-  systemPackages, toolEnv, which } from './lib.mjs';
+// What a build and the tests need, on a machine that has only rustup, Node, npm and git. Each step does nothing if
+// there is nothing to do; what takes long says so and shows its progress.
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import path from "node:path";
+import {
+  findProgram,
+  isNodeRecent,
+  log,
+  main,
+  modules,
+  output,
+  retry,
+  root,
+  run,
+  sha256,
+  systemEnv,
+  systemPackages,
+  UserError,
+} from "./common.mjs";
 
-const WORKER_BUILD = '0.8.7';
-const MIN_RUST = [1, 91]; // of worker-build
-const TARGET = 'wasm32-unknown-unknown';
-const exe = process.platform === 'win32' ? '.exe' : '';
+const MIN_RUST = [1, 91]; // as in Cargo.toml
+const TARGET = "wasm32-unknown-unknown";
 
-/** Sets up; returns the build tool, its environment, and what identifies the tools (for build stamps). */
-export async function setup() {
+// Parts of packages that no script uses, two thirds of what would be installed: binaryen's other programs, Node's C
+// headers, and the image library that miniflare loads for a binding that the Worker does not have.
+const UNUSED = [
+  ["binaryen", /^index\.js$/],
+  ["binaryen/bin", /^wasm(?!-opt$)/],
+  [".bin", /^wasm(?!-opt$)/],
+  [`node/node_modules/node-${process.platform}-${process.arch}`, /^(include|share)$/],
+  ["@img", /^sharp-/],
+];
+
+/** Everything for a build, and with `tests` for the tests too. Returns what `rustc -vV` prints. */
+export async function setup({ tests = false } = {}) {
   const rustc = await rust();
-  await nodeModules();
-  const workerBuild = await ownTool('worker-build', 'worker-build', WORKER_BUILD, 4, nativeTools);
-  const bindgen = await wasmBindgen();
-  const tool = (name) => path.join(modules, '.bin', name);
-  // worker-build would download these two; npm already has them, at the versions that it expects.
-  const env = { ...toolEnv, WASM_OPT_BIN: tool('wasm-opt'), ESBUILD_BIN: tool('esbuild') };
-  if (bindgen.file) env.WASM_BINDGEN_BIN = bindgen.file;
-  const versions = [rustc, WORKER_BUILD, bindgen.version, ...['binaryen', 'esbuild'].map(packageVersion)];
-  return { workerBuild, env, versions };
+  await npmPackages({ tests });
+  return rustc;
 }
 
-/** A Rust that is new enough and has the wasm target. Returns what `rustc -vV` says. */
-async function rust() {
-  if (!which('cargo') || !which('rustc')) {
-    throw new Stop('Rust is missing. Install it from https://rustup.rs and run this again.');
+/** Checks that Rust runs, is new enough and has what rust-toolchain.toml lists. Returns what `rustc -vV` prints. */
+export async function rust() {
+  if (!findProgram("cargo") || !findProgram("rustc")) {
+    throw new UserError("Rust is missing. Install it from https://rustup.rs and run this again.");
   }
-  const [version, sysroot] = await Promise.all([output('rustc', ['-vV']), output('rustc', ['--print', 'sysroot'])]);
-  if (version === undefined || sysroot === undefined) {
-    throw new Stop('`rustc` does not run. Install a toolchain (`rustup default stable`) and run this again.');
+  if (process.platform === "linux" && !findProgram("cc")) {
+    await systemPackages("A C compiler, which Rust links with,", ["gcc", "libc6-dev"], "the package called gcc");
+  }
+  const sysroot = await output("rustc", ["--print", "sysroot"], { env: { ...systemEnv, RUSTUP_AUTO_INSTALL: "0" } });
+  const hasTarget = (folder) => existsSync(path.join(folder, "lib", "rustlib", TARGET, "lib"));
+  if (findProgram("rustup") && !(sysroot && hasTarget(sysroot))) {
+    log("Installing what rust-toolchain.toml lists (about a minute)");
+    await retry(() => run("rustc", ["--version"], { env: systemEnv }));
+  }
+  const version = await output("rustc", ["-vV"]);
+  if (version === undefined) {
+    throw new UserError("`rustc` does not run. Install a toolchain (`rustup toolchain install`) and run this again.");
   }
   const [, major, minor] = /^rustc (\d+)\.(\d+)/.exec(version)?.map(Number) ?? [];
   if (major === MIN_RUST[0] && minor < MIN_RUST[1]) {
-    throw new Stop(`Rust ${major}.${minor} is too old, ${MIN_RUST.join('.')} is needed: \`rustup update stable\`.`);
+    throw new UserError(`Rust ${major}.${minor} is too old, ${MIN_RUST.join(".")} is needed: \`rustup update stable\`.`);
   }
-  if (!existsSync(path.join(sysroot, 'lib', 'rustlib', TARGET, 'lib'))) {
-    if (!which('rustup')) throw new Stop(`This Rust has no ${TARGET} target. Install Rust from https://rustup.rs.`);
-    say(`Adding the ${TARGET} target to Rust (seconds)`);
-    await patiently(() => run('rustup', ['target', 'add', TARGET]));
+  if (!hasTarget(await output("rustc", ["--print", "sysroot"]))) {
+    throw new UserError(`This Rust has no ${TARGET} target. Install Rust from https://rustup.rs.`);
   }
   return version;
 }
 
-/** node_modules as package-lock.json has them, on this kind of machine. */
-async function nodeModules() {
-  const stamp = path.join(modules, '.reprise');
-  const want = sha256(readFileSync(path.join(root, 'package-lock.json')), process.platform, process.arch);
-  if (existsSync(stamp) && readFileSync(stamp, 'utf8') === want) return;
-  if (!which('npm')) throw new Stop('npm is missing. It comes with Node (https://nodejs.org).');
-  say('Installing wrangler, Node 22 and the other npm packages into node_modules (about a minute, 700 MB)');
-  // With the machine's own Node: npm replaces the one in node_modules.
-  // Each file of the lock is asked for by itself, some hundred: one that a registry drops must not end the set-up.
-  await patiently(() => run('npm', ['ci', '--no-audit', '--no-fund', '--loglevel=error', '--fetch-retries=5'],
-    { env: systemEnv, shell: process.platform === 'win32' }));
-  writeFileSync(stamp, want);
-}
-
-const packageVersion = (name) => JSON.parse(readFileSync(path.join(modules, name, 'package.json'), 'utf8')).version;
-
-/** A cargo-installed program of an exact version: in our cache, or on PATH, or compiled now into the cache. */
-export async function ownTool(program, crate, version, minutes, prepare = async () => {}) {
-  const ready = await findTool(program, version);
-  if (ready) return ready;
-  await prepare();
-  const home = path.join(cache, `${program}-${version}`);
-  const partial = `${home}.partial`; // renamed when whole; kept when interrupted, and taken up again
-  mkdirSync(partial, { recursive: true });
-  say(`Compiling ${crate} ${version} with cargo: once, about ${minutes} minutes on two cores`);
-  const [built, target] = [path.join(partial, 'root'), path.join(partial, 'target')];
-  // On PATH only so that cargo does not tell the user to put it there.
-  const env = { ...toolEnv, PATH: toolEnv.PATH + path.delimiter + path.join(built, 'bin') };
-  try {
-    await run('cargo', ['install', `${crate}@${version}`, '--locked', '--force', '--no-track',
-      '--root', built, '--target-dir', target], { cwd: partial, env });
-    rmSync(home, { recursive: true, force: true });
-    renameSync(built, home);
-  } catch (error) {
-    if (!isExecutable(inCache(program, version))) throw error; // another clone may have been faster
-  }
-  rmSync(partial, { recursive: true, force: true });
-  return inCache(program, version);
-}
-
-const inCache = (program, version) => path.join(cache, `${program}-${version}`, 'bin', program + exe);
-
-async function findTool(program, version) {
-  if (isExecutable(inCache(program, version))) return inCache(program, version);
-  const onPath = which(program);
-  const printed = onPath && await output(onPath, ['--version']);
-  return printed?.split(/\s+/).at(-1) === version ? onPath : undefined;
-}
-
-/** The C compiler and OpenSSL headers that compiling worker-build needs on Linux. */
-async function nativeTools() {
-  if (process.platform !== 'linux') return;
-  const openssl = process.env.OPENSSL_DIR || await output('pkg-config', ['--exists', 'openssl']) !== undefined;
-  if (which('cc') && openssl) return;
-  await systemPackages('A C compiler or OpenSSL (headers, pkg-config)', ['build-essential', 'pkg-config', 'libssl-dev'],
-    'the packages called gcc, pkg-config (pkgconf) and openssl-devel (Fedora) or openssl (Arch)');
-}
-
 /**
- * wasm-bindgen in exactly the version of Cargo.lock. `file` is undefined where worker-build has it in its own
- * cache or can download it (it takes a release from GitHub, in seconds); compiling is the last resort.
+ * node_modules as package-lock.json has it, on this kind of machine: what serving needs (`dependencies`, and Node where
+ * the machine's own is too old), and with `tests` all the rest.
  */
-async function wasmBindgen() {
-  const lock = path.join(root, 'Cargo.lock');
-  const version = existsSync(lock) &&
-    /name = "wasm-bindgen"\r?\nversion = "([^"]+)"/.exec(readFileSync(lock, 'utf8'))?.[1];
-  if (!version) throw new Stop('Cargo.lock is missing or has no wasm-bindgen: `git checkout Cargo.lock`.');
-  const chosen = process.env.WASM_BINDGEN_BIN || await findTool('wasm-bindgen', version);
-  if (chosen) return { version, file: chosen };
-  const release = wasmBindgenRelease();
-  if (release) {
-    const name = `wasm-bindgen-${version}-${release}`;
-    const downloaded = path.join(workerBuildCache(), `wasm-bindgen-${release}-${version}`, `wasm-bindgen${exe}`);
-    if (isExecutable(downloaded) ||
-      await reachable(`https://github.com/wasm-bindgen/wasm-bindgen/releases/download/${version}/${name}.tar.gz`)) {
-      return { version };
+export async function npmPackages({ tests = false } = {}) {
+  const stamp = path.join(modules, ".reprise");
+  const lock = sha256(readFileSync(path.join(root, "package-lock.json")), process.platform, process.arch);
+  const [whole, serving] = [`${lock} tests`, `${lock} serving ${isNodeRecent() ? "machine's" : "own"} Node`];
+  const installed = existsSync(stamp) && readFileSync(stamp, "utf8");
+  if (installed === whole || (!tests && installed === serving)) return;
+  if (!findProgram("npm")) throw new UserError("npm is missing. It comes with Node (https://nodejs.org).");
+  const servingArgs = ["--omit=dev"].concat(
+    isNodeRecent() ? "--workspaces=false" : ["--workspace=scripts/node", "--include-workspace-root"],
+  );
+  const size = isNodeRecent() ? 210 : 330;
+  log(
+    tests
+      ? "Installing wrangler, Node 22 and what the tests need into node_modules (about a minute, 550 MB)"
+      : `Installing wrangler${isNodeRecent() ? "" : ", Node 22"} and binaryen into node_modules (half a minute, ${size} MB)`,
+  );
+  const args = ["ci", "--no-audit", "--no-fund", "--loglevel=error", "--fetch-retries=5"];
+  // With the machine's own Node: npm replaces the one in node_modules.
+  // npm asks for each file of the lock by itself, some hundred: one that a registry drops must not end the set-up.
+  await retry(() =>
+    run("npm", [...args, ...(tests ? [] : servingArgs)], { env: systemEnv, shell: process.platform === "win32" }),
+  );
+  removeUnused();
+  writeFileSync(stamp, tests ? whole : serving);
+}
+
+function removeUnused() {
+  for (const [folder, names] of UNUSED) {
+    const at = path.join(modules, folder);
+    for (const name of existsSync(at) ? readdirSync(at) : []) {
+      if (names.test(name)) rmSync(path.join(at, name), { recursive: true, force: true });
     }
-    say('GitHub, which has wasm-bindgen ready to run, cannot be reached');
-  }
-  return { version, file: await ownTool('wasm-bindgen', 'wasm-bindgen-cli', version, 3) };
-}
-
-/** The name of wasm-bindgen's release for this machine; worker-build's own choice. */
-function wasmBindgenRelease() {
-  const cpu = { x64: 'x86_64', arm64: 'aarch64' }[process.arch];
-  const system = { linux: 'unknown-linux-musl', darwin: 'apple-darwin', win32: 'pc-windows-msvc' }[process.platform];
-  if (!cpu || !system) return undefined;
-  return `${process.platform === 'win32' ? 'x86_64' : cpu}-${system}`;
-}
-
-function workerBuildCache() {
-  const home = os.homedir();
-  const base = {
-    darwin: path.join(home, 'Library', 'Caches'),
-    win32: process.env.LOCALAPPDATA ?? path.join(home, 'AppData', 'Local'),
-  }[process.platform] ?? (process.env.XDG_CACHE_HOME || path.join(home, '.cache'));
-  return path.join(base, 'worker-build');
-}
-
-async function reachable(url) {
-  try {
-    const response = await fetch(url, { signal: AbortSignal.timeout(5000) });
-    await response.body?.cancel();
-    return response.ok;
-  } catch {
-    return false;
   }
 }
 

@@ -1,15 +1,18 @@
-// `npm run soak [-- --minutes N]`: everything at once for a while (3 minutes), in front of an upstream that fails in every
-// way. Every reply must have its question's bytes, and the worker's process must not grow.
-import path from 'node:path';
-import { build } from './build.mjs';
-import { main, node, run, say, Stop, toolEnv } from './lib.mjs';
+// `npm run soak [-- --minutes N]`: all kinds of requests at once for a while (3 minutes), with an upstream that fails in
+// every way. Each response must be the one to its request, and the memory of the Worker's process must not grow.
+import path from "node:path";
+import { parseArgs } from "node:util";
+import { build } from "./build.mjs";
+import { existingFolder, log, main, node, run, toolEnv, UserError } from "./common.mjs";
+import { npmPackages } from "./setup.mjs";
 
 await main(import.meta, async () => {
-  const args = process.argv.slice(2);
-  const minutes = args.length === 0 ? 3 : Number(args[0] === '--minutes' && args.length === 2 ? args[1] : NaN);
-  if (!(minutes > 0)) throw new Stop('Usage: npm run soak [-- --minutes N]');
+  const { values } = parseArgs({ options: { minutes: { type: "string", default: "3" } } });
+  const minutes = Number(values.minutes);
+  if (!(minutes > 0)) throw new UserError("Usage: npm run soak [-- --minutes N]");
+  await npmPackages({ tests: true });
   await build();
-  say(`${minutes} minutes of everything at once`);
-  await run(node(), ['--test', '--test-reporter=spec', path.join('tests', 'long', 'soak.test.mjs')],
-    { env: { ...toolEnv, SOAK_MINUTES: String(minutes) } });
+  log(`${minutes} minutes of all kinds of requests at once`);
+  const test = path.join(existingFolder("tests/soak", "tests/long"), "soak.test.mjs");
+  await run(node(), ["--test", "--test-reporter=spec", test], { env: { ...toolEnv, SOAK_MINUTES: String(minutes) } });
 });

@@ -2,7 +2,7 @@
 // service, what shall become of it. It may let the operation pass, keep it waiting or make it fail. The worker
 // itself is the product's, unchanged.
 
-import worker, { Flight as UngatedFlight } from "../../../build/entry.js";
+import worker, { Flight as UngatedFlight } from "../../../build/main.js";
 
 function gated(store, gate) {
   return new Proxy(store, {
