@@ -1,17 +1,11 @@
-// Streams and objects with everything that the recorded ones lack.
+// Streams and objects with the features that the recorded ones lack.
 
-const sse = (...chunks) => [...chunks.map((chunk) => JSON.stringify(chunk)), "[DONE]"].map((data) => `data: ${data}\n\n`).join("");
+import { chatChunk, chatCompletion, DONE, sseEvent } from "../../../testkit/fixtures.mjs";
 
-const chat = (choices, more = {}) => ({
-  id: "chatcmpl-1",
-  object: "chat.completion.chunk",
-  created: 1700000000,
-  model: "m-1",
-  system_fingerprint: "fp_1",
-  service_tier: "default",
-  choices,
-  ...more,
-});
+const sse = (...chunks) => chunks.map(sseEvent).join("") + DONE;
+
+const RESPONSE = { id: "chatcmpl-1", created: 1700000000, model: "m-1", system_fingerprint: "fp_1", service_tier: "default" };
+const chat = (choices, more = {}) => chatChunk({}, null, { ...RESPONSE, choices, ...more });
 const choice = (delta, finish_reason = null, more = {}) => ({ index: 0, delta, finish_reason, logprobs: null, ...more });
 const say = (...choices) => choices.map((one) => chat([one]));
 const logprob = (token, top = []) => ({ token, logprob: -0.12345678901, bytes: [...Buffer.from(token)], top_logprobs: top });
@@ -24,7 +18,7 @@ const usage = {
 
 export const streams = {
   chat: [
-    ["text in pieces", sse(...say(choice({ role: "assistant", content: "" }), choice({ content: "Hé" }), choice({ content: "llo\n" }), choice({}, "stop")))],
+    ["text in chunks", sse(...say(choice({ role: "assistant", content: "" }), choice({ content: "Hé" }), choice({ content: "llo\n" }), choice({}, "stop")))],
     ["an empty answer", sse(...say(choice({ role: "assistant", content: "" }), choice({}, "stop")))],
     ["a refusal", sse(...say(choice({ role: "assistant", content: null, refusal: "" }), choice({ refusal: "I " }), choice({ refusal: "won't" }), choice({}, "stop")))],
     [
@@ -76,7 +70,7 @@ export const streams = {
           choice({}, "stop"),
         ),
       ),
-      // openai-node keeps the last piece of a text that it does not know.
+      // openai-node keeps only the last chunk of an unknown text.
       { only: "openai-python" },
     ],
     [
@@ -108,17 +102,14 @@ export const streams = {
   ],
 };
 
-const completion = (message, more = {}, around = {}) => ({
-  id: "chatcmpl-1",
-  object: "chat.completion",
-  created: 1700000000,
-  model: "m-1",
-  choices: [{ index: 0, message: { role: "assistant", content: null, refusal: null, ...message }, logprobs: null, finish_reason: "stop", ...more }],
-  usage,
-  service_tier: "default",
-  system_fingerprint: "fp_1",
-  ...around,
-});
+const completion = (message, choice = {}, fields = {}) =>
+  chatCompletion(null, {
+    message: { refusal: null, ...message },
+    choice: { logprobs: null, ...choice },
+    ...RESPONSE,
+    usage,
+    ...fields,
+  });
 
 export const objects = {
   chat: [
