@@ -1,27 +1,27 @@
-// Runs the groups of measurements, prints what came out, and writes it to bench/results.json; a full run also to README.md.
+// Runs the groups of measurements, prints the results, and writes them to perf/results.json. A full run also updates README.md.
 import { writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { intoReadme } from '../conformance/peers.mjs';
-import { main, output, root, say, Stop } from '../scripts/lib.mjs';
+import { main, output, root, say as log, Stop as UserError } from '../scripts/lib.mjs';
+import { cold } from './groups/cold.mjs';
 import { coalesced } from './groups/coalesced.mjs';
 import { crossings } from './groups/crossings.mjs';
-import { first } from './groups/first.mjs';
 import { hits } from './groups/hits.mjs';
 import { memory } from './groups/memory.mjs';
 import { miss } from './groups/miss.mjs';
 import { size, start } from './groups/start.mjs';
 import { streams } from './groups/streams.mjs';
 import { version as nginx } from './nginx.mjs';
-import { markdown } from './rows.mjs';
+import { markdown } from './report.mjs';
 import { startUpstream } from './upstream.mjs';
-import { version as workerd } from './workerd.mjs';
+import { version as workerd } from './workers.mjs';
 
-const GROUPS = { hits, first, miss, streams, coalesced, start, size, memory, crossings };
+const GROUPS = { hits, cold, miss, streams, coalesced, start, size, memory, crossings };
 
 function chosen() {
-  const usage = new Stop(`Usage: npm run bench [-- --quick] [-- --only group,…], with groups among ${Object.keys(GROUPS).join(', ')}`);
+  const usage = new UserError(`Usage: npm run bench [-- --quick] [-- --only group,…], with groups among ${Object.keys(GROUPS).join(', ')}`);
   let values;
   try {
     ({ values } = parseArgs({ options: { quick: { type: 'boolean' }, only: { type: 'string' } } }));
@@ -54,7 +54,7 @@ async function machine() {
   };
 }
 
-/** Numbers to four digits: nothing here is known better. */
+/** Numbers with four digits: none is more precise. */
 function rounded(_, value) {
   return typeof value === 'number' && !Number.isInteger(value) ? Number(value.toPrecision(4)) : value;
 }
@@ -62,7 +62,7 @@ function rounded(_, value) {
 await main(import.meta, async () => {
   process.setMaxListeners(0); // every child has one
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.once(signal, () => process.exit(130));
-  // Who is ended by force takes nobody along.
+  // If the parent is killed, this process ends, too.
   const parent = process.ppid;
   setInterval(() => process.ppid === parent || process.exit(1), 1000).unref();
 
@@ -77,26 +77,27 @@ await main(import.meta, async () => {
     const start = performance.now();
     let own;
     try {
-      own = await GROUPS[name]({ upstream, quick, say });
+      own = await GROUPS[name]({ upstream, quick, say: log });
     } catch (error) {
-      if (!(error instanceof Stop)) throw error;
-      console.error(`[reprise] ${name}: ${error.message}`);
+      // The other groups are still measured, and their rows are kept.
+      console.error(`[reprise] ${name}: ${error instanceof UserError ? error.message : error.stack}`);
       failed.push(name);
-      continue; // the others are worth knowing
+      continue;
     }
+    if (own.some((row) => row.failed)) failed.push(name);
     seconds[name] = Math.round((performance.now() - start) / 100) / 10;
     rows.push(...own);
     console.log(`\n${markdown(own)}\n`);
   }
   const on = await machine();
   const results = { run: full ? 'full' : `${quick ? 'quick' : 'part'}: ${groups.join(',')}`, machine: on, seconds, failed, rows };
-  writeFileSync(path.join(root, 'bench', 'results.json'), `${JSON.stringify(results, rounded, 1)}\n`);
+  writeFileSync(path.join(root, 'perf', 'results.json'), `${JSON.stringify(results, rounded, 1)}\n`);
   const date = on.date.slice(0, 10);
   const where = `${on.cores} cores of ${on.cpu}, ${on.kernel}, workerd ${workerd}, ${date}`;
   if (full && failed.length === 0) intoReadme('bench', `${markdown(rows)}\n\nOn ${where}.`);
   const missed = rows.filter(({ met }) => met === false).length;
-  say(`${where}; ${Math.round((performance.now() - began) / 1000)} s; ${missed} targets missed. All rounds are in bench/results.json.`);
-  if (failed.length > 0) throw new Stop(`Not measured: ${failed.join(', ')}`);
+  log(`${where}; ${Math.round((performance.now() - began) / 1000)} s; ${missed} targets missed. All rounds are in perf/results.json.`);
+  if (failed.length > 0) throw new UserError(`Not measured, or not completely: ${failed.join(', ')}`);
 });
-// Whatever has happened: nothing that still runs keeps us.
+// Whatever still runs must not keep this process.
 process.exit();

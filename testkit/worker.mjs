@@ -244,9 +244,18 @@ export const workerdVersion = () => require("workerd/package.json").version;
  * @param {string[][]} options.modules [name, file] of each, the main one first
  * @param {Record<string, string>} [options.vars]
  * @param {string} [options.namespace] the file of a Worker that is the KV namespace; without it there is no KV
+ * @param {Record<string, string>} [options.namespaceVars] the variables of that Worker
  * @param {boolean} [options.coalescer] whether the Durable Object is bound
+ * @param {{ store: string, coalescer: string, coalescerClass: string }} [options.names] of the bindings, and of the Durable Object class
  */
-export async function startWorkerd({ modules, vars = {}, namespace, namespaceVars = {}, coalescer = false }) {
+export async function startWorkerd({
+  modules,
+  vars = {},
+  namespace,
+  namespaceVars = {},
+  coalescer = false,
+  names = { ...BINDING, coalescerClass: COALESCER_CLASS },
+}) {
   const { default: workerd } = require("workerd");
   const config = wranglerConfig();
   const { folder, remove } = temporaryFolder();
@@ -257,9 +266,9 @@ export async function startWorkerd({ modules, vars = {}, namespace, namespaceVar
   };
   const texts = (variables) => Object.entries(variables).map(([name, value]) => `(name = ${quoted(name)}, text = ${quoted(value)})`);
   const bindings = texts(vars);
-  if (namespace) bindings.push(`(name = ${quoted(BINDING.store)}, kvNamespace = "namespace")`);
-  if (coalescer) bindings.push(`(name = ${quoted(BINDING.coalescer)}, durableObjectNamespace = ${quoted(COALESCER_CLASS)})`);
-  const objects = `durableObjectNamespaces = [(className = ${quoted(COALESCER_CLASS)}, uniqueKey = "coalescer", enableSql = true)],
+  if (namespace) bindings.push(`(name = ${quoted(names.store)}, kvNamespace = "namespace")`);
+  if (coalescer) bindings.push(`(name = ${quoted(names.coalescer)}, durableObjectNamespace = ${quoted(names.coalescerClass)})`);
+  const objects = `durableObjectNamespaces = [(className = ${quoted(names.coalescerClass)}, uniqueKey = "coalescer", enableSql = true)],
   durableObjectStorage = (inMemory = void),`;
   const namespaceService = namespace
     ? `const namespace :Workerd.Worker = (

@@ -1,43 +1,43 @@
-// The memory of the worker's process while it is asked one new question after the other, and keeps what its settings say.
+// The memory of the Worker's process under a load of distinct requests.
 import { setTimeout as sleep } from 'node:timers/promises';
-import { chat, load, question } from '../load.mjs';
-import { memory as held } from '../processes.mjs';
-import { row } from '../rows.mjs';
-import { floor, REPRISE, startWorkerd } from '../workerd.mjs';
+import { chat, chatBody, load } from '../client.mjs';
+import { residentBytes } from '../usage.mjs';
+import { row } from '../report.mjs';
+import { floor, REPRISE, startWorkerd } from '../workers.mjs';
 
 const FEW = 10_000;
 const MANY = 100_000;
 
 export async function memory({ upstream, quick, say }) {
   const rows = await grown('Reprise', { modules: REPRISE }, { upstream, quick, say }, { ratio: 1.1 });
-  // The platform holds an object for some seconds after its last question, whatever that was.
-  return [...rows, ...await grown('an object for each question', { modules: floor('object'), objects: true }, { upstream, quick, say })];
+  // The runtime holds a Durable Object for some seconds after its last request.
+  return [...rows, ...await grown('a Durable Object per request', { modules: floor('object'), coalescer: true }, { upstream, quick, say })];
 }
 
 async function grown(name, definition, { upstream, quick, say }, target) {
-  // The namespace forgets: the row is about the worker, not about what it has stored.
+  // The namespace forgets: the memory of the Worker is measured, not that of its store.
   const vars = { OPENAI_BASE_URL: upstream.base(1_500) };
   const worker = await startWorkerd({ ...definition, vars, bound: true, forgets: true });
   await worker.ready('/healthz');
-  const [body, start] = [question(600), await upstream.calls()];
-  /** Asks until the upstream has been asked this often. */
+  const [body, start] = [chatBody(600), await upstream.calls()];
+  /** Sends requests until the upstream has been called this often. */
   const until = async (wanted) => {
-    say(`Memory: ${name}, up to ${wanted} questions`);
+    say(`Memory: ${name}, up to ${wanted} distinct requests`);
     let [count, began, done] = [0, performance.now(), 0];
     while ((done = await upstream.calls() - start) < wanted) {
       const rate = count ? (count * 1000) / (performance.now() - began) : 1_000;
       const before = done;
-      await load(chat(worker), body, { seconds: Math.max(0.05, Math.min(10, (wanted - done) / rate)), way: 'distinct' });
+      await load(chat(worker), body, { seconds: Math.max(0.05, Math.min(10, (wanted - done) / rate)), variation: 'distinct' });
       count += await upstream.calls() - start - before;
     }
-    await sleep(2_000); // whatever was under way
-    return held(worker.pid) / 1e6;
+    await sleep(2_000); // whatever is still in progress
+    return residentBytes(worker.pid) / 1e6;
   };
   const few = await until(FEW);
-  const rows = [row({ group: 'memory', name: `${name}: after 10⁴ distinct questions`, unit: 'MB', rounds: [few] })];
+  const rows = [row({ group: 'memory', name: `${name}: after 10⁴ distinct requests`, unit: 'MB', rounds: [few] })];
   if (!quick) {
     const many = await until(MANY);
-    rows.push(row({ group: 'memory', name: `${name}: after 10⁵ distinct questions`, unit: 'MB', rounds: [many],
+    rows.push(row({ group: 'memory', name: `${name}: after 10⁵ distinct requests`, unit: 'MB', rounds: [many],
       to: { name: 'after 10⁴', rounds: [few] }, target }));
   }
   await worker.stop();

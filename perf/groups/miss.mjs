@@ -1,14 +1,14 @@
-// Misses: what the worker adds to a call that goes upstream, in processor time and in time to the first byte.
-import { Stop } from '../../scripts/lib.mjs';
-import { another, asked, chat, load, question } from '../load.mjs';
-import { cpu } from '../processes.mjs';
-import { median, row } from '../rows.mjs';
-import { floor, REPRISE, startWorkerd } from '../workerd.mjs';
+// Misses: what the Worker adds to a call to the upstream, in CPU time and in time to the first byte.
+import { Stop as UserError } from '../../scripts/lib.mjs';
+import { chat, chatBody, distinct, load, send } from '../client.mjs';
+import { cpuMicroseconds } from '../usage.mjs';
+import { median, row } from '../report.mjs';
+import { floor, REPRISE, startWorkerd } from '../workers.mjs';
 
 export const MISS = /^reprise; fwd=uri-miss/;
 
-/** The ways to an upstream: none of ours, the bare pass-through, and the worker with and without flights. */
-export async function ways(base, more = {}) {
+/** The paths to an upstream: direct, through a bare pass-through, and through the Worker with and without coalescing. */
+export async function startPaths(base, more = {}) {
   const reprise = (vars) => startWorkerd({ modules: REPRISE, bound: true, forgets: true,
     vars: { OPENAI_BASE_URL: base, ...vars } });
   const workers = {
@@ -29,7 +29,7 @@ export async function ways(base, more = {}) {
   };
 }
 
-/** Rows of everything but what it is compared with: direct calls and the bare pass-through. */
+/** Rows of each path, compared with direct calls and the bare pass-through. */
 export function compared(group, what, unit, measured, target = () => undefined) {
   const rows = [];
   for (const [name, rounds] of Object.entries(measured)) {
@@ -44,27 +44,27 @@ export function compared(group, what, unit, measured, target = () => undefined) 
 }
 
 export async function miss({ upstream, quick, say }) {
-  const [rounds, seconds, asks] = quick ? [3, 0.3, 30] : [5, 0.6, 60];
-  const { workers, urls, stop } = await ways(upstream.base(1_500));
-  const body = question(600);
+  const [rounds, seconds, requests] = quick ? [3, 0.3, 30] : [5, 0.6, 60];
+  const { workers, urls, stop } = await startPaths(upstream.base(1_500));
+  const body = chatBody(600);
   const used = Object.fromEntries(Object.keys(workers).map((name) => [name, []]));
   const firsts = Object.fromEntries(Object.keys(urls).map((name) => [name, []]));
-  say('Misses: processor time');
+  say('Misses: CPU time');
   for (let round = -1; round < rounds; round += 1) {
     for (const [name, worker] of Object.entries(workers)) {
-      const before = cpu(worker.pid);
-      const count = await load(urls[name], body, { seconds, way: 'distinct' });
-      if (round >= 0) used[name].push((cpu(worker.pid) - before) / count);
+      const before = cpuMicroseconds(worker.pid);
+      const count = await load(urls[name], body, { seconds, variation: 'distinct' });
+      if (round >= 0) used[name].push((cpuMicroseconds(worker.pid) - before) / count);
     }
   }
   say('Misses: time to the first byte');
   for (let round = -1; round < rounds; round += 1) {
     const times = Object.fromEntries(Object.keys(urls).map((name) => [name, []]));
-    for (let n = 0; n < asks; n += 1) {
+    for (let n = 0; n < requests; n += 1) {
       for (const [name, url] of Object.entries(urls)) {
-        const answer = await asked(url, another(body));
-        if (name.startsWith('miss') && !MISS.test(answer.cache)) throw new Stop(`${name}: not a miss: ${answer.cache}`);
-        times[name].push(answer.first);
+        const response = await send(url, distinct(body));
+        if (name.startsWith('miss') && !MISS.test(response.cache)) throw new UserError(`${name}: not a miss: ${response.cache}`);
+        times[name].push(response.first);
       }
     }
     if (round >= 0) for (const name of Object.keys(urls)) firsts[name].push(median(times[name]));

@@ -1,29 +1,29 @@
-// The start of a worker: from the start of the process to its first answer, and the size of what is started.
+// The start of a Worker: the time from the start of its process to its first response, and the size of its wasm.
 import { readFileSync } from 'node:fs';
 import { gzipSync } from 'node:zlib';
-import { chat, question } from '../load.mjs';
-import { row } from '../rows.mjs';
-import { EMPTY, floor, REPRISE, startWorkerd } from '../workerd.mjs';
+import { chat, chatBody } from '../client.mjs';
+import { row } from '../report.mjs';
+import { EMPTY, floor, REPRISE, startWorkerd } from '../workers.mjs';
 
 export async function start({ upstream, quick, say }) {
   say('Starts');
   const vars = { OPENAI_BASE_URL: upstream.base(1_500) };
   const headers = { 'content-type': 'application/json', authorization: 'Bearer sk-bench' };
-  const proxied = [chat({ url: '' }), { method: 'POST', headers, body: question(600) }];
-  const contenders = {
+  const proxied = [chat({ url: '' }), { method: 'POST', headers, body: chatBody(600) }];
+  const subjects = {
     'static JS worker': [{ modules: floor('static') }, '/healthz'],
     'empty Rust worker': [{ modules: EMPTY }, '/healthz'],
     'Reprise, /healthz': [{ modules: REPRISE, vars, bound: true }, '/healthz'],
     'bare pass-through, a call upstream': [{ modules: floor('pass'), vars }, ...proxied],
     'Reprise, a call upstream': [{ modules: REPRISE, vars, bound: true }, ...proxied],
   };
-  const times = Object.fromEntries(Object.keys(contenders).map((name) => [name, []]));
+  const times = Object.fromEntries(Object.keys(subjects).map((name) => [name, []]));
   for (let round = -1; round < (quick ? 5 : 15); round += 1) {
-    for (const [name, [definition, ...request]] of Object.entries(contenders)) {
+    for (const [name, [definition, ...request]] of Object.entries(subjects)) {
       const worker = await startWorkerd(definition);
       const ms = await worker.ready(...request);
       await worker.stop();
-      if (round >= 0) times[name].push(ms); // the first one finds its files on a disk
+      if (round >= 0) times[name].push(ms); // the first one reads its files from disk
     }
   }
   const against = (name, other, target) => row({ group: 'start', name, unit: 'ms', rounds: times[name],

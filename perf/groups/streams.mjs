@@ -1,46 +1,46 @@
-// Streams that go through on their way into the cache, with and without thoughts left out, and what their hits cost.
+// Streams that are forwarded and stored, with and without filtering of reasoning, and the cost of their hits.
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Stop } from '../../scripts/lib.mjs';
-import { another, asked, chat, load, question } from '../load.mjs';
-import { cpu } from '../processes.mjs';
-import { median, row } from '../rows.mjs';
-import { EVENTS, GAP, stream } from '../upstream.mjs';
-import { floor, REPRISE, startWorkerd } from '../workerd.mjs';
+import { Stop as UserError } from '../../scripts/lib.mjs';
+import { chat, chatBody, distinct, load, send } from '../client.mjs';
+import { cpuMicroseconds } from '../usage.mjs';
+import { median, row } from '../report.mjs';
+import { EVENTS, INTERVAL_MS, stream } from '../upstream.mjs';
+import { floor, REPRISE, startWorkerd } from '../workers.mjs';
 import { checked, primed } from './hits.mjs';
-import { compared, MISS, ways } from './miss.mjs';
+import { compared, MISS, startPaths } from './miss.mjs';
 
 const CONNECTIONS = 20;
-const LENGTH = EVENTS * GAP;
-const SPREAD = LENGTH / 4; // ms in which the connections begin, one after the other
-const BODY = question(600, { stream: true });
+const LENGTH_MS = EVENTS * INTERVAL_MS;
+const SPREAD_MS = LENGTH_MS / 4; // in which the connections begin, one after the other
+const BODY = chatBody(600, { stream: true });
 
 async function one(name, url) {
-  const answer = await asked(url, another(BODY), { accept: 'text/event-stream' });
-  if (!answer.body.endsWith('data: [DONE]\n\n')) throw new Stop(`${name}: half a stream`);
-  if (name.startsWith('miss') && !MISS.test(answer.cache)) throw new Stop(`${name}: not a miss: ${answer.cache}`);
-  return answer;
+  const response = await send(url, distinct(BODY), { accept: 'text/event-stream' });
+  if (!response.body.endsWith('data: [DONE]\n\n')) throw new UserError(`${name}: a truncated stream`);
+  if (name.startsWith('miss') && !MISS.test(response.cache)) throw new UserError(`${name}: not a miss: ${response.cache}`);
+  return response;
 }
 
-/** Streams on many connections. What their events cost is taken while all run: no request begins or ends. */
+/** Streams on many connections. The cost of their events is measured while all run: no request begins or ends. */
 async function many(name, url, pid) {
   const streams = Array.from({ length: CONNECTIONS }, async (_, n) => {
-    await sleep((n * SPREAD) / CONNECTIONS);
+    await sleep((n * SPREAD_MS) / CONNECTIONS);
     return one(name, url);
   });
   const all = Promise.all(streams);
   let perEvent;
   const measure = async () => {
-    await sleep(SPREAD + 5 * GAP);
-    const [before, began] = [cpu(pid), performance.now()];
-    await sleep(LENGTH - SPREAD - 10 * GAP);
-    perEvent = (cpu(pid) - before) / (((performance.now() - began) / GAP) * CONNECTIONS);
+    await sleep(SPREAD_MS + 5 * INTERVAL_MS);
+    const [before, began] = [cpuMicroseconds(pid), performance.now()];
+    await sleep(LENGTH_MS - SPREAD_MS - 10 * INTERVAL_MS);
+    perEvent = (cpuMicroseconds(pid) - before) / (((performance.now() - began) / INTERVAL_MS) * CONNECTIONS);
   };
-  const [answers] = await Promise.all([all, pid && measure()]);
-  return { first: median(answers.map(({ first }) => first)), whole: median(answers.map(({ whole }) => whole)), perEvent };
+  const [responses] = await Promise.all([all, pid && measure()]);
+  return { first: median(responses.map(({ first }) => first)), whole: median(responses.map(({ whole }) => whole)), perEvent };
 }
 
 export async function streams({ upstream, quick, say }) {
-  const { workers, urls, stop } = await ways(upstream.base(1_500), { 'miss, STRIP_THINK': { STRIP_THINK: 'true' } });
+  const { workers, urls, stop } = await startPaths(upstream.base(1_500), { 'miss, STRIP_THINK': { STRIP_THINK: 'true' } });
   const all = [];
   const added = (name, other) => (name.startsWith('miss') && other === 'direct' ? { added: 2 } : undefined);
   const negligible = (name) => (name === 'miss' || name === 'miss, COALESCE=false' ? { ratio: 1.05 } : undefined);
@@ -52,9 +52,9 @@ export async function streams({ upstream, quick, say }) {
     };
     for (let round = -1; round < rounds; round += 1) {
       if (connections === 1) {
-        // All the ways beside each other, which they hardly use: each begins in a gap of the others.
+        // All paths concurrently, as one stream hardly uses the CPU: each begins in a pause of the others.
         const results = await Promise.all(Object.entries(urls).map(async ([name, url], n) => {
-          await sleep(n * (2 * GAP + 5));
+          await sleep(n * (2 * INTERVAL_MS + 5));
           return [name, await one(name, url)];
         }));
         if (round >= 0) results.forEach((result) => keep(...result)); // the first one warms up
@@ -71,17 +71,17 @@ export async function streams({ upstream, quick, say }) {
   return [...all, ...await streamedHits(upstream, quick, say)];
 }
 
-/** Repeats of a stream. */
+/** Hits of a stream. */
 async function streamedHits(upstream, quick, say) {
   say('Streams from the cache');
   const [rounds, seconds] = quick ? [3, 0.3] : [5, 0.6];
-  const reprise = (vars, ...ways) => startWorkerd({ modules: REPRISE, bound: true,
-    vars: { OPENAI_BASE_URL: upstream.base(1_500, ...ways), MEMORY_CACHE_TTL: '3600', ...vars } });
+  const reprise = (vars, ...options) => startWorkerd({ modules: REPRISE, bound: true,
+    vars: { OPENAI_BASE_URL: upstream.base(1_500, ...options), MEMORY_CACHE_TTL: '3600', ...vars } });
   const workers = {
-    'map floor': await startWorkerd({ modules: floor('map'), vars: { ANSWER: stream(), TYPE: 'text/event-stream' } }),
+    'map floor': await startWorkerd({ modules: floor('map'), vars: { RESPONSE: stream(), TYPE: 'text/event-stream' } }),
     'memory hit': await reprise({}),
     'memory hit, STRIP_THINK': await reprise({ STRIP_THINK: 'true' }),
-    'memory hit, STRIP_THINK, with thoughts': await reprise({ STRIP_THINK: 'true' }, 'think'),
+    'memory hit, STRIP_THINK, with reasoning': await reprise({ STRIP_THINK: 'true' }, 'think'),
   };
   const isHit = (name) => (name === 'map floor' ? /^/ : /^reprise; hit;.*detail=memory/);
   const measured = {};
@@ -92,14 +92,14 @@ async function streamedHits(upstream, quick, say) {
   }
   for (let round = -1; round < rounds; round += 1) {
     for (const [name, worker] of Object.entries(workers)) {
-      const before = cpu(worker.pid);
+      const before = cpuMicroseconds(worker.pid);
       const count = await load(chat(worker), BODY, { seconds });
-      if (round >= 0) measured[name].push((cpu(worker.pid) - before) / count);
+      if (round >= 0) measured[name].push((cpuMicroseconds(worker.pid) - before) / count);
     }
   }
   for (const [name, worker] of Object.entries(workers)) {
     const body = await checked(name, chat(worker), BODY, isHit(name));
-    if (body.includes('<think>') || body.includes('Let me')) throw new Stop(`${name}: the thoughts are there`);
+    if (body.includes('<think>') || body.includes('Let me')) throw new UserError(`${name}: the reasoning was not removed`);
     await worker.stop();
   }
   const { 'map floor': least, ...own } = measured;

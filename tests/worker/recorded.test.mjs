@@ -59,9 +59,7 @@ function reasonAgainstStream(text) {
 }
 
 if (!existsSync(file)) {
-  test("the recorded exchanges are missing", (t) => {
-    t.diagnostic(`the recorded exchanges are not at ${file}: NONE of them was run`);
-  });
+  test("recorded exchanges are byte-equal and cached", { skip: `there is no ${file}: none was run` });
 } else {
   const exchanges = readFileSync(file, "utf8")
     .trim()

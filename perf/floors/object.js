@@ -1,5 +1,5 @@
-// The least that a worker has to do in which every question has an object of its own.
-export class Flight {
+// The least work of a Worker that has a Durable Object per request body.
+export class Forwarder {
   constructor(state, env) {
     this.env = env;
   }
@@ -15,6 +15,6 @@ export default {
     const body = await request.arrayBuffer();
     const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', body));
     const { url, method, headers } = request;
-    return env.FLIGHTS.get(env.FLIGHTS.idFromName(digest.toHex())).fetch(url, { method, headers, body });
+    return env.OBJECTS.get(env.OBJECTS.idFromName(digest.toHex())).fetch(url, { method, headers, body });
   },
 };

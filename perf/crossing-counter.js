@@ -1,12 +1,12 @@
-// Counts the calls into wasm and out of it: every instance that is made after this gets wrapped imports and exports.
+// Counts the calls into wasm and out of it: every instance that is made later gets wrapped imports and exports.
 export const count = { into: 0, out: 0 };
 
 const { Instance } = WebAssembly;
 
-const wrapped = (functions, way) => Object.fromEntries(Object.entries(functions).map(([name, value]) => [
+const wrapped = (functions, direction) => Object.fromEntries(Object.entries(functions).map(([name, value]) => [
   name,
   typeof value !== 'function' ? value : (...args) => {
-    count[way] += 1;
+    count[direction] += 1;
     return value(...args);
   },
 ]));

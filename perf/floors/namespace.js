@@ -1,4 +1,4 @@
-// A KV namespace in memory, in the terms in which workerd asks one.
+// A KV namespace in memory, with the requests by which workerd uses one.
 const values = new Map();
 
 export default {

@@ -1,4 +1,4 @@
-// The least that a proxy has to do: hand the question on and the answer back, both unread.
+// The least work of a proxy: forward the request and the response, both unread.
 export default {
   async fetch(request, env) {
     const { pathname, search } = new URL(request.url);
