@@ -1,16 +1,18 @@
 // The clients of the measurements: wrk where many requests count, Node's own client where the time of one does.
-import { execa } from "execa";
+
 import { writeFileSync } from "node:fs";
 import http from "node:http";
 import path from "node:path";
+import { execa } from "execa";
 import { Stop as UserError } from "../scripts/lib.mjs";
 import { temporaryFolder } from "../testkit/processes.mjs";
 
 export const CONNECTIONS = 8;
 const TIMEOUT_MS = 30_000;
 const ATTEMPTS = 5;
-// A server that does not read a request may respond and close the connection while a longer one is still being sent.
-const EARLY_RESPONSE_BYTES = 64_000;
+// A server that does not read a request may respond early and close the connection. Longer bodies are written in chunks of this
+// size, so that such a response is seen before the connection is closed.
+const CHUNK_BYTES = 64_000;
 const { folder } = temporaryFolder("reprise-perf-");
 
 const HEADERS = {
@@ -69,10 +71,16 @@ end`,
  * Sends requests for `seconds`, over `connections`, in one of the variations. Returns the number of responses. With
  * `mayCloseEarly` connections that the server closes during a request are no failure.
  */
-export async function load(url, body, { seconds, connections = CONNECTIONS, variation = "same", mayCloseEarly = false }) {
+export async function load(
+  url,
+  body,
+  { seconds, connections = CONNECTIONS, variation = "same", mayCloseEarly = false },
+) {
   const [script, file] = [path.join(folder, "load.lua"), path.join(folder, "body")];
   writeFileSync(file, body);
-  const headers = Object.entries(HEADERS).map(([name, value]) => `wrk.headers["${name}"] = "${value}"\n`).join("");
+  const headers = Object.entries(HEADERS)
+    .map(([name, value]) => `wrk.headers["${name}"] = "${value}"\n`)
+    .join("");
   const read = `local body = io.open("${file}", "rb"):read("*a")\n`;
   writeFileSync(script, `wrk.method = "POST"\n${headers}${read}${VARIATIONS[variation](numbers)}\n`);
   numbers += 10_000_000; // more than any load sends
@@ -87,7 +95,8 @@ export async function load(url, body, { seconds, connections = CONNECTIONS, vari
   if (failed && exitCode !== 0) throw new UserError(`wrk failed: ${stderr || shortMessage}`);
   const count = Number(/(\d+) requests in/.exec(stdout)?.[1]);
   const failures = mayCloseEarly ? /Non-2xx|timeout [1-9]/ : /Non-2xx|Socket errors/;
-  if (!(count > 0) || failures.test(stdout)) throw new UserError(`Not every response from ${url} was right:\n${stdout}`);
+  if (!(count > 0) || failures.test(stdout))
+    throw new UserError(`Not every response from ${url} was right:\n${stdout}`);
   return count;
 }
 
@@ -97,9 +106,11 @@ const keepAlive = new http.Agent({ keepAlive: true });
 export function sendOnce(url, body, headers = {}) {
   return new Promise((resolve, reject) => {
     const began = performance.now();
+    const bytes = Buffer.from(body);
     // A connection that may be closed during the request is not used again.
-    const agent = body.length > EARLY_RESPONSE_BYTES ? false : keepAlive;
-    const options = { method: "POST", agent, headers: { ...HEADERS, ...headers }, timeout: TIMEOUT_MS };
+    const agent = bytes.length > CHUNK_BYTES ? false : keepAlive;
+    const sent = { ...HEADERS, "content-length": bytes.length, ...headers };
+    const options = { method: "POST", agent, headers: sent, timeout: TIMEOUT_MS };
     let responded = false;
     const request = http.request(url, options, (response) => {
       responded = true;
@@ -110,22 +121,29 @@ export function sendOnce(url, body, headers = {}) {
         chunks.push(chunk);
       });
       response.once("error", (error) => reject(new UserError(`${url}: the response was truncated: ${error.message}`)));
-      response.once("end", () =>
+      response.once("end", () => {
+        if (!request.writableEnded) request.destroy();
         resolve({
           first,
           whole: performance.now() - began,
           status: response.statusCode,
           cache: response.headers["cache-status"] ?? response.headers["x-cache-status"] ?? "",
           body: Buffer.concat(chunks).toString(),
-        }),
-      );
+        });
+      });
     });
     request.once("timeout", () => request.destroy(new Error(`no response within ${TIMEOUT_MS / 1000} s`)));
     // Once there is a response, a failure to send the rest of the request does not matter.
     request.on("error", (error) => {
       if (!responded) reject(Object.assign(new UserError(`${url}: ${error.message}`), { cause: error }));
     });
-    request.end(body);
+    const write = (at) => {
+      if (responded || request.destroyed) return;
+      const chunk = bytes.subarray(at, at + CHUNK_BYTES);
+      if (at + chunk.length === bytes.length) request.end(chunk);
+      else request.write(chunk, () => setImmediate(write, at + chunk.length));
+    };
+    write(0);
   });
 }
 
@@ -134,7 +152,8 @@ export async function send(url, body, headers) {
   for (let attempt = 1; ; attempt += 1) {
     try {
       const response = await sendOnce(url, body, headers);
-      if (response.status !== 200) throw new UserError(`${url} responded with ${response.status}: ${response.body.slice(0, 500)}`);
+      if (response.status !== 200)
+        throw new UserError(`${url} responded with ${response.status}: ${response.body.slice(0, 500)}`);
       return response;
     } catch (error) {
       // The connection may be reset before an early response is read.

@@ -9,7 +9,8 @@ const peer = PEERS.find(({ id }) => id === "nginx");
 const program = findProgram("nginx");
 
 /** Its version, or undefined where it is not installed. */
-export const version = program && /[\d.]+/.exec(execFileSync("sh", ["-c", '"$0" -v 2>&1', program], { encoding: "utf8" }))[0];
+export const version =
+  program && /[\d.]+/.exec(execFileSync("sh", ["-c", '"$0" -v 2>&1', program], { encoding: "utf8" }))[0];
 
 /** nginx in front of an upstream, for requests of up to `size` bytes: its buffers must hold the key, which contains the body. */
 export async function startNginx(upstream, size) {

@@ -30,7 +30,8 @@ function event(n, reasons) {
   return chatEvent(delta, isLast ? "stop" : null, { ...MODEL, choice: { logprobs: null } });
 }
 
-const events = (reasons) => Array.from({ length: EVENTS }, (_, n) => event(n, reasons) + (n === EVENTS - 1 ? DONE : ""));
+const events = (reasons) =>
+  Array.from({ length: EVENTS }, (_, n) => event(n, reasons) + (n === EVENTS - 1 ? DONE : ""));
 
 /** The whole stream, as its hits have it. */
 export const stream = () => events(false).join("");

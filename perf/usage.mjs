@@ -24,7 +24,9 @@ function children(pid) {
 
 function ownCpuMicroseconds(pid) {
   try {
-    const threads = readdirSync(`/proc/${pid}/task`).map((thread) => Number(readProc(pid, "task", thread, "schedstat").split(" ")[0]));
+    const threads = readdirSync(`/proc/${pid}/task`).map((thread) =>
+      Number(readProc(pid, "task", thread, "schedstat").split(" ")[0]),
+    );
     const nanoseconds = threads.reduce((sum, one) => sum + one, 0);
     if (nanoseconds > 0) return nanoseconds / 1000;
   } catch {

@@ -3,13 +3,17 @@
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { build } from "./build.mjs";
-import { main, node, run, say as log, Stop as UserError } from "./lib.mjs";
+import { say as log, main, node, run, Stop as UserError } from "./lib.mjs";
 
 const LATENCY_MS = 400; // of the simulated API
 const RUN = "--run"; // given to the process that sends the requests, on the Node that wrangler needs
 
 const REQUESTS = [
-  ["chat completion", "chat/completions", { model: "gpt-4o-mini", messages: [{ role: "user", content: "Say hello." }] }],
+  [
+    "chat completion",
+    "chat/completions",
+    { model: "gpt-4o-mini", messages: [{ role: "user", content: "Say hello." }] },
+  ],
   ["completion", "completions", { model: "gpt-3.5-turbo-instruct", prompt: "Once upon a time" }],
   ["embedding", "embeddings", { model: "text-embedding-3-small", input: "a cache" }],
   ["moderation", "moderations", { model: "omni-moderation-latest", input: "a kind word" }],

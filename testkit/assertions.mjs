@@ -7,7 +7,8 @@ export function assertHeaders(actual, expected, whose) {
   for (const [name, wanted] of Object.entries(expected)) {
     const got = actual[name.toLowerCase()]?.toString(); // Node gives set-cookie as a list
     if (wanted === null) assert.equal(got, undefined, `${whose} has the header ${name}`);
-    else if (typeof wanted === "object") assert.match(got ?? "", new RegExp(wanted.matches), `${whose}'s header ${name}`);
+    else if (typeof wanted === "object")
+      assert.match(got ?? "", new RegExp(wanted.matches), `${whose}'s header ${name}`);
     else assert.equal(got, wanted, `${whose}'s header ${name}`);
   }
 }

@@ -16,7 +16,7 @@ export async function send(origin, { allowTruncation = false, ...request } = {})
   const chunks = [];
   let complete = true;
   try {
-    for (let chunk; (chunk = await reply.next()) !== null; ) chunks.push(chunk);
+    for await (const chunk of reply) chunks.push(chunk);
   } catch (error) {
     if (!allowTruncation || error.code !== "ECONNRESET") throw error;
     complete = false;
@@ -26,7 +26,7 @@ export async function send(origin, { allowTruncation = false, ...request } = {})
 }
 
 /**
- * Sends a request and resolves with the response's head. `next()` gives the body chunk by chunk and null at its end,
+ * Sends a request and resolves with the response's head. `next()` gives the body chunk by chunk and null at its end, as does iteration;
  * `disconnect()` closes the connection. `body` is bytes, or an array of chunks that are sent without a content-length; a header
  * of null is not sent.
  */
@@ -54,6 +54,9 @@ export async function open(origin, { method = "POST", path = "/", headers = {}, 
     async next() {
       const { done, value } = await withTimeout(chunks.next(), `more of ${what}`);
       return done ? null : value;
+    },
+    async *[Symbol.asyncIterator]() {
+      for (let chunk = await this.next(); chunk !== null; chunk = await this.next()) yield chunk;
     },
     disconnect: () => req.destroy(),
   };
@@ -93,6 +96,6 @@ export async function readText(reply, length) {
 /** The rest of an opened response's body. */
 export async function readRest(reply) {
   const chunks = [];
-  for (let chunk; (chunk = await reply.next()) !== null; ) chunks.push(chunk);
+  for await (const chunk of reply) chunks.push(chunk);
   return Buffer.concat(chunks);
 }

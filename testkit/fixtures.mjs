@@ -1,7 +1,10 @@
 // Requests, responses and streams of the OpenAI API, for all tests.
 
 /** A chat request, for `send` and `open`. Further fields go into the body. */
-export const chatRequest = (content = "Hi", { headers = {}, key = "sk-test", path = "/proxy/chat/completions", ...fields } = {}) => ({
+export const chatRequest = (
+  content = "Hi",
+  { headers = {}, key = "sk-test", path = "/proxy/chat/completions", ...fields } = {},
+) => ({
   path,
   headers: { "content-type": "application/json", ...(key !== null && { authorization: `Bearer ${key}` }), ...headers },
   body: JSON.stringify({ model: "m", messages: [{ role: "user", content }], ...fields }),
@@ -35,7 +38,8 @@ export const sseEvent = (data) =>
   `${data.type ? `event: ${data.type}\n` : ""}data: ${typeof data === "string" ? data : JSON.stringify(data)}\n\n`;
 
 /** One chunk of a chat stream, as its event. */
-export const chatEvent = (delta, finish_reason = null, fields = {}) => sseEvent(chatChunk(delta, finish_reason, fields));
+export const chatEvent = (delta, finish_reason = null, fields = {}) =>
+  sseEvent(chatChunk(delta, finish_reason, fields));
 
 /** A whole chat stream of these texts. */
 export const chatStream = (texts, fields = {}) =>
@@ -43,4 +47,6 @@ export const chatStream = (texts, fields = {}) =>
 
 /** The text that a chat stream says. */
 export const textOfStream = (stream) =>
-  [...stream.matchAll(/^data: (\{.*\})$/gm)].map(([, json]) => JSON.parse(json).choices[0]?.delta.content ?? "").join("");
+  [...stream.matchAll(/^data: (\{.*\})$/gm)]
+    .map(([, json]) => JSON.parse(json).choices[0]?.delta.content ?? "")
+    .join("");

@@ -1,11 +1,11 @@
 // Programs that tests and measurements start. Each ends with this process at the latest.
 
-import { execa } from "execa";
-import getPort from "get-port";
 import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
+import { execa } from "execa";
+import getPort from "get-port";
 import { waitFor, withTimeout } from "./wait.mjs";
 
 export const ROOT = fileURLToPath(new URL("..", import.meta.url));

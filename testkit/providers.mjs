@@ -10,7 +10,14 @@ const objects = {
     object: "chat.completion",
     created: 1700000000,
     model,
-    choices: [{ index: 0, message: { role: "assistant", content: "Bits hum, and are still.", refusal: null }, logprobs: null, finish_reason: "stop" }],
+    choices: [
+      {
+        index: 0,
+        message: { role: "assistant", content: "Bits hum, and are still.", refusal: null },
+        logprobs: null,
+        finish_reason: "stop",
+      },
+    ],
     usage: { prompt_tokens: 9, completion_tokens: 6, total_tokens: 15 },
   }),
   "/v1/completions": ({ model }) => ({
@@ -27,14 +34,24 @@ const objects = {
     data: [input].flat().map((_, index) => ({
       object: "embedding",
       index,
-      embedding: encoding_format === "base64" ? Buffer.from(new Float32Array([0.5, -0.25]).buffer).toString("base64") : [0.5, -0.25],
+      embedding:
+        encoding_format === "base64"
+          ? Buffer.from(new Float32Array([0.5, -0.25]).buffer).toString("base64")
+          : [0.5, -0.25],
     })),
     usage: { prompt_tokens: 1, total_tokens: 1 },
   }),
   "/v1/moderations": () => ({
     id: "modr-1",
     model: "omni-moderation-latest",
-    results: [{ flagged: false, categories: { hate: false }, category_scores: { hate: 0.0001 }, category_applied_input_types: { hate: ["text"] } }],
+    results: [
+      {
+        flagged: false,
+        categories: { hate: false },
+        category_scores: { hate: 0.0001 },
+        category_applied_input_types: { hate: ["text"] },
+      },
+    ],
   }),
 };
 
@@ -55,7 +72,13 @@ const response = ({ model }) => ({
       content: [{ type: "output_text", text: TEXT.join(""), annotations: [], logprobs: [] }],
     },
   ],
-  usage: { input_tokens: 9, input_tokens_details: { cached_tokens: 0 }, output_tokens: 6, output_tokens_details: { reasoning_tokens: 0 }, total_tokens: 15 },
+  usage: {
+    input_tokens: 9,
+    input_tokens_details: { cached_tokens: 0 },
+    output_tokens: 6,
+    output_tokens_details: { reasoning_tokens: 0 },
+    total_tokens: 15,
+  },
 });
 objects["/v1/responses"] = response;
 
@@ -76,8 +99,15 @@ const streams = {
   "/v1/chat/completions": (request) => {
     const { choices, usage, ...rest } = objects["/v1/chat/completions"](request);
     const around = { ...rest, object: "chat.completion.chunk" };
-    const chunk = (delta, finish_reason = null) => ({ ...around, choices: [{ index: 0, delta, logprobs: null, finish_reason }] });
-    const chunks = [chunk({ role: "assistant", content: "", refusal: null }), ...TEXT.map((content) => chunk({ content })), chunk({}, choices[0].finish_reason)];
+    const chunk = (delta, finish_reason = null) => ({
+      ...around,
+      choices: [{ index: 0, delta, logprobs: null, finish_reason }],
+    });
+    const chunks = [
+      chunk({ role: "assistant", content: "", refusal: null }),
+      ...TEXT.map((content) => chunk({ content })),
+      chunk({}, choices[0].finish_reason),
+    ];
     if (request.stream_options?.include_usage) chunks.push({ ...around, choices: [], usage });
     return [...chunks, "[DONE]"];
   },
@@ -102,7 +132,13 @@ const streams = {
   },
   "/v1/messages": (request) => {
     const { content, stop_reason, stop_sequence, usage, ...rest } = message(request);
-    const start = { ...rest, content: [], stop_reason: null, stop_sequence: null, usage: { ...usage, output_tokens: 1 } };
+    const start = {
+      ...rest,
+      content: [],
+      stop_reason: null,
+      stop_sequence: null,
+      usage: { ...usage, output_tokens: 1 },
+    };
     return [
       { type: "message_start", message: start },
       { type: "content_block_start", index: 0, content_block: { type: "text", text: "" } },
@@ -137,11 +173,18 @@ const cohere = {
     usage: { tokens: { input_tokens: 9, output_tokens: 6 } },
   }),
   stream: () => [
-    { type: "message-start", id: "c-1", delta: { message: { role: "assistant", content: [], tool_plan: "", tool_calls: [], citations: [] } } },
+    {
+      type: "message-start",
+      id: "c-1",
+      delta: { message: { role: "assistant", content: [], tool_plan: "", tool_calls: [], citations: [] } },
+    },
     { type: "content-start", index: 0, delta: { message: { content: { type: "text", text: "" } } } },
     ...TEXT.map((text) => ({ type: "content-delta", index: 0, delta: { message: { content: { text } } } })),
     { type: "content-end", index: 0 },
-    { type: "message-end", delta: { finish_reason: "COMPLETE", usage: { tokens: { input_tokens: 9, output_tokens: 6 } } } },
+    {
+      type: "message-end",
+      delta: { finish_reason: "COMPLETE", usage: { tokens: { input_tokens: 9, output_tokens: 6 } } },
+    },
   ],
 };
 
@@ -154,7 +197,9 @@ const google = {
   }),
   stream: () =>
     TEXT.map((text, at) => ({
-      candidates: [{ content: { parts: [{ text }], role: "model" }, index: 0, ...(at === 1 ? { finishReason: "STOP" } : {}) }],
+      candidates: [
+        { content: { parts: [{ text }], role: "model" }, index: 0, ...(at === 1 ? { finishReason: "STOP" } : {}) },
+      ],
       usageMetadata: { promptTokenCount: 9, candidatesTokenCount: 6, totalTokenCount: 15 },
       modelVersion: "gemini",
       responseId: "g-1",
@@ -166,7 +211,8 @@ export function respondLikeProviders(call) {
   const [, provider, rest] = /^\/([^/]+)(\/.*)$/.exec(call.url);
   const request = JSON.parse(call.body.toString());
   if (provider === "cohere") return request.stream ? events(cohere.stream()) : { json: cohere.plain() };
-  if (provider === "google") return rest.includes(":streamGenerateContent") ? events(google.stream()) : { json: google.plain() };
+  if (provider === "google")
+    return rest.includes(":streamGenerateContent") ? events(google.stream()) : { json: google.plain() };
   return respondLikeOpenAI({ ...call, url: rest.replace(/^\/openai\//, "/").replace(/\?.*$/, "") });
 }
 

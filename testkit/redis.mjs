@@ -1,9 +1,9 @@
 // A real Redis behind Upstash's REST API (https://upstash.com/docs/redis/features/restapi): a command is a JSON array posted to
 // `/`, several are an array of those posted to `/pipeline`.
 
-import { Redis } from "ioredis";
 import { randomBytes } from "node:crypto";
 import { tmpdir } from "node:os";
+import { Redis } from "ioredis";
 import { findProgram, onFreePort, startProcess } from "./processes.mjs";
 import { Upstream } from "./upstream.mjs";
 import { withTimeout } from "./wait.mjs";
@@ -27,7 +27,13 @@ async function startServer(port) {
   const args = ["--port", `${port}`, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
   const server = startProcess("redis-server", args, { cwd: tmpdir() });
   await server.ready((log) => log.includes("Ready to accept connections"));
-  const commands = new Redis({ host: "127.0.0.1", port, lazyConnect: true, maxRetriesPerRequest: 0, enableReadyCheck: false });
+  const commands = new Redis({
+    host: "127.0.0.1",
+    port,
+    lazyConnect: true,
+    maxRetriesPerRequest: 0,
+    enableReadyCheck: false,
+  });
   commands.on("error", () => {}); // the command that fails says so
   await withTimeout(commands.connect(), "a connection to Redis");
   commands.stream.unref(); // a test file that fails before its first test must end

@@ -92,7 +92,9 @@ export class Upstream {
   }
 
   async listen(port = this.#port) {
-    this.#server = http.createServer({ maxHeaderSize: 1 << 20, keepAliveTimeout: 600_000 }, (req, res) => this.#onRequest(req, res));
+    this.#server = http.createServer({ maxHeaderSize: 1 << 20, keepAliveTimeout: 600_000 }, (req, res) =>
+      this.#onRequest(req, res),
+    );
     this.#server.on("upgrade", (req, socket, head) => this.#onUpgrade(req, socket, head));
     this.#server.on("connection", (socket) => {
       this.#sockets.add(socket);
@@ -107,11 +109,15 @@ export class Upstream {
     this.#server.unref(); // a test file that fails before its first test must end
   }
 
-  /** Closes every connection and the port. `listen()` opens the same port again. */
-  async close() {
+  /** Closes every connection and refuses new ones until `listen()` opens the same port again. */
+  async stopListening() {
     const closed = new Promise((resolve) => this.#server.close(resolve));
     for (const socket of this.#sockets) socket.destroy();
     await closed;
+  }
+
+  close() {
+    return this.stopListening();
   }
 
   #arrived(req) {
@@ -182,7 +188,8 @@ async function write(described, call, res) {
   }
   const status = described.status ?? 200;
   const hasBody = status !== 204 && status !== 205 && status !== 304;
-  if (described.truncateSilently !== undefined) chunks = [Buffer.concat(chunks).subarray(0, described.truncateSilently)];
+  if (described.truncateSilently !== undefined)
+    chunks = [Buffer.concat(chunks).subarray(0, described.truncateSilently)];
   call.sent = chunks.length === 1 ? chunks[0] : Buffer.concat(chunks);
   const isChunked = described.chunked || described.chunks !== undefined;
   if (described.truncate !== undefined) {
@@ -192,12 +199,14 @@ async function write(described, call, res) {
     await flushed(call.sent);
     return void res.destroy();
   }
-  if (hasBody && !isChunked && headers["content-length"] === undefined) headers["content-length"] = String(call.sent.length);
+  if (hasBody && !isChunked && headers["content-length"] === undefined)
+    headers["content-length"] = String(call.sent.length);
   res.writeHead(status, withoutNulls(headers));
   if (!hasBody || described.chunks === undefined) return void res.end(hasBody ? call.sent : undefined);
   const began = performance.now();
   for (const [at, chunk] of chunks.entries()) {
-    if (described.interval !== undefined && at > 0) await sleep(Math.max(0, began + at * described.interval - performance.now()));
+    if (described.interval !== undefined && at > 0)
+      await sleep(Math.max(0, began + at * described.interval - performance.now()));
     await flushed(chunk);
     await described.afterChunk?.(chunk, call);
   }

@@ -102,7 +102,9 @@ export async function startMiniflare({
 
 function miniflareModules(build, trap) {
   // All of the folder: worker-build and wasm-bindgen add modules of their own.
-  const others = readdirSync(build).filter((name) => name !== MODULES[0]).map((name) => path.join(build, name));
+  const others = readdirSync(build)
+    .filter((name) => name !== MODULES[0])
+    .map((name) => path.join(build, name));
   return [
     { type: "ESModule", path: path.join(build, MODULES[0]) },
     ...others.filter((file) => file.endsWith(".js")).map((file) => scriptModule(file, trap)),
@@ -118,7 +120,8 @@ function scriptModule(file, trap) {
   if (!write.test(script)) throw new Error(`${file} writes its lines in another way than this expects`);
   const contents = script.replace(
     write,
-    (_, text) => `{const line=${text}(t,e);if(line.includes('"${trap}"'))throw new WebAssembly.RuntimeError("trap");console.log(line)}`,
+    (_, text) =>
+      `{const line=${text}(t,e);if(line.includes('"${trap}"'))throw new WebAssembly.RuntimeError("trap");console.log(line)}`,
   );
   return { type: "ESModule", path: file, contents };
 }
@@ -264,10 +267,12 @@ export async function startWorkerd({
     const kind = name.endsWith(".wasm") ? "wasm" : "esModule";
     return `(name = ${quoted(name)}, ${kind} = embed ${quoted(path.relative(folder, file))})`;
   };
-  const texts = (variables) => Object.entries(variables).map(([name, value]) => `(name = ${quoted(name)}, text = ${quoted(value)})`);
+  const texts = (variables) =>
+    Object.entries(variables).map(([name, value]) => `(name = ${quoted(name)}, text = ${quoted(value)})`);
   const bindings = texts(vars);
   if (namespace) bindings.push(`(name = ${quoted(names.store)}, kvNamespace = "namespace")`);
-  if (coalescer) bindings.push(`(name = ${quoted(names.coalescer)}, durableObjectNamespace = ${quoted(names.coalescerClass)})`);
+  if (coalescer)
+    bindings.push(`(name = ${quoted(names.coalescer)}, durableObjectNamespace = ${quoted(names.coalescerClass)})`);
   const objects = `durableObjectNamespaces = [(className = ${quoted(names.coalescerClass)}, uniqueKey = "coalescer", enableSql = true)],
   durableObjectStorage = (inMemory = void),`;
   const namespaceService = namespace
@@ -359,4 +364,3 @@ export async function startWranglerDev({ vars = {}, env = {}, limitMs = 180_000 
   }
   return { ...child, url, stop };
 }
-

@@ -6,16 +6,16 @@ export default {
     const url = new URL(request.url);
     const key = decodeURIComponent(url.pathname.slice(1));
     switch (request.method) {
-      case 'GET': {
+      case "GET": {
         const value = values.get(key);
         return value ? new Response(value) : new Response(null, { status: 404 });
       }
-      case 'PUT': {
+      case "PUT": {
         const value = await request.arrayBuffer();
         if (!env.FORGETS) values.set(key, value);
         return new Response(null);
       }
-      case 'DELETE':
+      case "DELETE":
         values.delete(key);
         return new Response(null);
       default:

@@ -2,6 +2,6 @@
 export default {
   async fetch(request, env) {
     const { pathname, search } = new URL(request.url);
-    return fetch(new Request(env.OPENAI_BASE_URL + pathname.slice('/proxy'.length) + search, request));
+    return fetch(new Request(env.OPENAI_BASE_URL + pathname.slice("/proxy".length) + search, request));
   },
 };

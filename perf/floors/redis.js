@@ -2,8 +2,8 @@
 // from base64 in JSON.
 async function command(env, ...parts) {
   const response = await fetch(env.UPSTASH_REDIS_REST_URL, {
-    method: 'POST',
-    headers: { authorization: `Bearer ${env.UPSTASH_REDIS_REST_TOKEN}`, 'content-type': 'application/json' },
+    method: "POST",
+    headers: { authorization: `Bearer ${env.UPSTASH_REDIS_REST_TOKEN}`, "content-type": "application/json" },
     body: JSON.stringify(parts),
   });
   return (await response.json()).result;
@@ -11,13 +11,13 @@ async function command(env, ...parts) {
 
 export default {
   async fetch(request, env) {
-    const digest = await crypto.subtle.digest('SHA-256', await request.arrayBuffer());
+    const digest = await crypto.subtle.digest("SHA-256", await request.arrayBuffer());
     const key = new Uint8Array(digest).toHex();
-    let value = await command(env, 'GET', key);
+    let value = await command(env, "GET", key);
     if (!value) {
       value = new TextEncoder().encode(env.RESPONSE).toBase64();
-      await command(env, 'SET', key, value);
+      await command(env, "SET", key, value);
     }
-    return new Response(Uint8Array.fromBase64(value), { headers: { 'content-type': 'application/json' } });
+    return new Response(Uint8Array.fromBase64(value), { headers: { "content-type": "application/json" } });
   },
 };

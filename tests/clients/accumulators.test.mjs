@@ -5,16 +5,21 @@ import assert from "node:assert/strict";
 import { existsSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { after, before, describe, test } from "node:test";
-import * as accumulate from "./support/accumulators.mjs";
-import { objects, streams } from "./support/generated.mjs";
 import { xCacheStatusOf } from "../../testkit/cache-status.mjs";
 import { send } from "../../testkit/client.mjs";
 import { ROOT } from "../../testkit/processes.mjs";
 import { worker } from "../../testkit/test-worker.mjs";
 import { startUpstream } from "../../testkit/upstream.mjs";
+import * as accumulate from "./support/accumulators.mjs";
+import { objects, streams } from "./support/generated.mjs";
 
 const file = process.env.REPRISE_EXCHANGES ?? path.join(ROOT, "../shared/exchanges/exchanges.jsonl");
-const recorded = existsSync(file) ? readFileSync(file, "utf8").trim().split("\n").map((line) => JSON.parse(line)) : [];
+const recorded = existsSync(file)
+  ? readFileSync(file, "utf8")
+      .trim()
+      .split("\n")
+      .map((line) => JSON.parse(line))
+  : [];
 if (recorded.length === 0) console.log(`No recorded exchanges at ${file}: only the generated ones are tested.`);
 
 const PROTOCOLS = {
@@ -110,7 +115,8 @@ async function convert(protocol, response, mode, first) {
 }
 
 // The accumulators to compare with: all of a protocol's, or the only one that supports a case.
-const officials = (protocol, only) => Object.entries(protocol.official).filter(([name]) => only === undefined || name === only);
+const officials = (protocol, only) =>
+  Object.entries(protocol.official).filter(([name]) => only === undefined || name === only);
 
 const isStream = (exchange) => exchange.content_type.includes("event-stream");
 for (const [name, protocol] of Object.entries(PROTOCOLS)) {
@@ -120,7 +126,9 @@ for (const [name, protocol] of Object.entries(PROTOCOLS)) {
     ...(streams[name] ?? []),
   ];
   const allObjects = [
-    ...ownRecorded.filter((exchange) => !isStream(exchange)).map((exchange) => [`recorded ${exchange.id}`, JSON.parse(exchange.response)]),
+    ...ownRecorded
+      .filter((exchange) => !isStream(exchange))
+      .map((exchange) => [`recorded ${exchange.id}`, JSON.parse(exchange.response)]),
     ...(objects[name] ?? []),
   ];
   describe(`${name}: stream to object`, () => {

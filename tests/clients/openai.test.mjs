@@ -4,12 +4,11 @@ import assert from "node:assert/strict";
 import { after, before, beforeEach, describe, test } from "node:test";
 import OpenAI from "openai";
 import { Configuration, OpenAIApi } from "openai-v3";
-import { runProgram } from "./support/programs.mjs";
-import { xCacheStatusOf } from "../../testkit/cache-status.mjs";
 import { decodeEntry } from "../../testkit/entry.mjs";
 import { respondLikeOpenAI } from "../../testkit/providers.mjs";
 import { worker } from "../../testkit/test-worker.mjs";
 import { startUpstream } from "../../testkit/upstream.mjs";
+import { runProgram } from "./support/programs.mjs";
 
 let upstream;
 let proxy;
@@ -54,7 +53,13 @@ describe("openai-node", () => {
   test("openai-node gets a completion from the cache", () => ask((openai) => openai.completions.create(completion)));
   test("openai-node gets an embedding from the cache", async () => {
     const answer = await ask((openai) => openai.embeddings.create(embedding));
-    assert.deepEqual(answer.data.map((item) => item.embedding), [[0.5, -0.25], [0.5, -0.25]]);
+    assert.deepEqual(
+      answer.data.map((item) => item.embedding),
+      [
+        [0.5, -0.25],
+        [0.5, -0.25],
+      ],
+    );
   });
   test("openai-node gets a moderation from the cache", () => ask((openai) => openai.moderations.create(moderation)));
 });
@@ -69,7 +74,8 @@ describe("openai-node 3, basePath", () => {
   test("openai-node 3 gets a chat completion from the cache", () => ask((openai) => openai.createChatCompletion(chat)));
   test("openai-node 3 gets a completion from the cache", () => ask((openai) => openai.createCompletion(completion)));
   test("openai-node 3 gets an embedding from the cache", () => ask((openai) => openai.createEmbedding(embedding)));
-  test("openai-node 3 gets a moderation from the cache", () => ask((openai) => openai.createModeration({ input: "Hi" })));
+  test("openai-node 3 gets a moderation from the cache", () =>
+    ask((openai) => openai.createModeration({ input: "Hi" })));
 });
 
 describe("openai-python", () => {
@@ -90,8 +96,7 @@ print(answer.parse().to_json())`;
         const output = await runProgram("python", ["-c", program]);
         const [status, ...json] = output.split("\n");
         return [JSON.parse(json.join("\n")), status];
-      }),
-    );
+      }));
   }
 });
 

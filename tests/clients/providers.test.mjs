@@ -1,19 +1,17 @@
 // The providers' official clients, unmodified, each through its provider's route: only the base URL is changed.
 
+import assert from "node:assert/strict";
+import { after, before, beforeEach, describe, test } from "node:test";
 import Anthropic from "@anthropic-ai/sdk";
 import { GoogleGenAI } from "@google/genai";
 import { Mistral } from "@mistralai/mistralai";
 import { CohereClientV2 } from "cohere-ai";
 import Groq from "groq-sdk";
-import assert from "node:assert/strict";
-import { after, before, beforeEach, describe, test } from "node:test";
 import OpenAI from "openai";
-import { runProgram } from "./support/programs.mjs";
-import { chatStream } from "../../testkit/fixtures.mjs";
 import { respondLikeProviders } from "../../testkit/providers.mjs";
 import { worker } from "../../testkit/test-worker.mjs";
 import { startUpstream } from "../../testkit/upstream.mjs";
-
+import { runProgram } from "./support/programs.mjs";
 
 const NAMES = ["anthropic", "cohere", "google", "groq", "mistral", "openrouter"];
 
@@ -59,56 +57,77 @@ const CLIENTS = {
   },
   "Anthropic, Python": {
     paths: ["/anthropic/v1/messages", "/anthropic/v1/messages"],
-    plain: python((origin) => `
+    plain: python(
+      (origin) => `
 from anthropic import Anthropic
 client = Anthropic(api_key="k", base_url="${origin}/anthropic", max_retries=0)
-print(client.messages.create(model="m", max_tokens=9, messages=[{"role": "user", "content": "Hi"}]).content[0].text)`),
-    stream: python((origin) => `
+print(client.messages.create(model="m", max_tokens=9, messages=[{"role": "user", "content": "Hi"}]).content[0].text)`,
+    ),
+    stream: python(
+      (origin) => `
 from anthropic import Anthropic
 client = Anthropic(api_key="k", base_url="${origin}/anthropic", max_retries=0)
 with client.messages.stream(model="m", max_tokens=9, messages=[{"role": "user", "content": "Hi"}]) as stream:
-    print("".join(stream.text_stream))`),
+    print("".join(stream.text_stream))`,
+    ),
   },
   "Groq, TypeScript": {
     paths: ["/groq/openai/v1/chat/completions", "/groq/openai/v1/chat/completions"],
     plain: async () => (await groq().chat.completions.create({ model: "m", messages })).choices[0].message.content,
     stream: async () =>
-      joined(await groq().chat.completions.create({ model: "m", messages, stream: true }), (chunk) => chunk.choices[0]?.delta.content),
+      joined(
+        await groq().chat.completions.create({ model: "m", messages, stream: true }),
+        (chunk) => chunk.choices[0]?.delta.content,
+      ),
   },
   "Groq, Python": {
     paths: ["/groq/openai/v1/chat/completions", "/groq/openai/v1/chat/completions"],
-    plain: python((origin) => `
+    plain: python(
+      (origin) => `
 from groq import Groq
 client = Groq(api_key="k", base_url="${origin}/groq", max_retries=0)
-print(client.chat.completions.create(model="m", messages=[{"role": "user", "content": "Hi"}]).choices[0].message.content)`),
-    stream: python((origin) => `
+print(client.chat.completions.create(model="m", messages=[{"role": "user", "content": "Hi"}]).choices[0].message.content)`,
+    ),
+    stream: python(
+      (origin) => `
 from groq import Groq
 client = Groq(api_key="k", base_url="${origin}/groq", max_retries=0)
 stream = client.chat.completions.create(model="m", messages=[{"role": "user", "content": "Hi"}], stream=True)
-print("".join(chunk.choices[0].delta.content or "" for chunk in stream))`),
+print("".join(chunk.choices[0].delta.content or "" for chunk in stream))`,
+    ),
   },
   "Mistral, TypeScript": {
     paths: ["/mistral/v1/chat/completions", "/mistral/v1/chat/completions"],
     plain: async () => (await mistral().chat.complete({ model: "m", messages })).choices[0].message.content,
-    stream: async () => joined(await mistral().chat.stream({ model: "m", messages }), ({ data }) => data.choices[0].delta.content),
+    stream: async () =>
+      joined(await mistral().chat.stream({ model: "m", messages }), ({ data }) => data.choices[0].delta.content),
   },
   "Cohere, TypeScript": {
     paths: ["/cohere/v2/chat", "/cohere/v2/chat"],
     // Its streams send `Cache-Control: no-cache` and are refreshed.
     repeat: { stream: "REFRESH" },
     plain: async () => (await cohere().chat({ model: "m", messages })).message.content[0].text,
-    stream: async () => joined(await cohere().chatStream({ model: "m", messages }), ({ delta }) => delta?.message?.content?.text),
+    stream: async () =>
+      joined(await cohere().chatStream({ model: "m", messages }), ({ delta }) => delta?.message?.content?.text),
   },
   "Google, TypeScript": {
-    paths: ["/google/v1beta/models/gemini:generateContent", "/google/v1beta/models/gemini:streamGenerateContent?alt=sse"],
+    paths: [
+      "/google/v1beta/models/gemini:generateContent",
+      "/google/v1beta/models/gemini:streamGenerateContent?alt=sse",
+    ],
     plain: async () => (await google().models.generateContent({ model: "gemini", contents: "Hi" })).text,
-    stream: async () => joined(await google().models.generateContentStream({ model: "gemini", contents: "Hi" }), ({ text }) => text),
+    stream: async () =>
+      joined(await google().models.generateContentStream({ model: "gemini", contents: "Hi" }), ({ text }) => text),
   },
   "openai-node at OpenRouter": {
     paths: ["/openrouter/v1/chat/completions", "/openrouter/v1/chat/completions"],
-    plain: async () => (await openrouter().chat.completions.create({ model: "m", messages })).choices[0].message.content,
+    plain: async () =>
+      (await openrouter().chat.completions.create({ model: "m", messages })).choices[0].message.content,
     stream: async () =>
-      joined(await openrouter().chat.completions.create({ model: "m", messages, stream: true }), (chunk) => chunk.choices[0]?.delta.content),
+      joined(
+        await openrouter().chat.completions.create({ model: "m", messages, stream: true }),
+        (chunk) => chunk.choices[0]?.delta.content,
+      ),
   },
 };
 

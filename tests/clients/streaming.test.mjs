@@ -1,16 +1,16 @@
 // The official clients' streaming helpers, on misses and hits in both modes.
 
+import assert from "node:assert/strict";
+import { after, before, beforeEach, describe, test } from "node:test";
 import { createOpenAI } from "@ai-sdk/openai";
 import Anthropic from "@anthropic-ai/sdk";
 import { generateText, streamText } from "ai";
-import assert from "node:assert/strict";
-import { after, before, beforeEach, describe, test } from "node:test";
 import OpenAI from "openai";
-import { plain } from "./support/accumulators.mjs";
-import { runProgram } from "./support/programs.mjs";
 import { respondLikeOpenAI } from "../../testkit/providers.mjs";
 import { worker } from "../../testkit/test-worker.mjs";
 import { startUpstream } from "../../testkit/upstream.mjs";
+import { plain } from "./support/accumulators.mjs";
+import { runProgram } from "./support/programs.mjs";
 
 let upstream;
 let proxy;
@@ -45,7 +45,11 @@ const HELPERS = {
   "openai-node chat.completions.stream": {
     stream: async () => {
       const options = { stream_options: { include_usage: true } };
-      return ofChat(await openai().chat.completions.stream({ model: "gpt-4o", messages, ...options }).finalChatCompletion());
+      return ofChat(
+        await openai()
+          .chat.completions.stream({ model: "gpt-4o", messages, ...options })
+          .finalChatCompletion(),
+      );
     },
     plain: async () => ofChat(await openai().chat.completions.create({ model: "gpt-4o", messages })),
   },
@@ -65,7 +69,8 @@ answer = client.chat.completions.create(**request)
 print(json.dumps([answer.id, answer.choices[0].message.content, answer.choices[0].finish_reason, answer.usage.total_tokens]))`),
   },
   "anthropic messages.stream": {
-    stream: async () => plain(await anthropic().messages.stream({ model: "claude", max_tokens: 9, messages }).finalMessage()),
+    stream: async () =>
+      plain(await anthropic().messages.stream({ model: "claude", max_tokens: 9, messages }).finalMessage()),
     plain: async () => plain(await anthropic().messages.create({ model: "claude", max_tokens: 9, messages })),
   },
   "Vercel AI SDK streamText": {
@@ -88,11 +93,18 @@ function ofChat({ id, model, choices, usage }) {
 
 for (const [name, helper] of Object.entries(HELPERS)) {
   describe(name, () => {
-    for (const [first, second] of [["stream", "stream"], ["plain", "stream"], ["stream", "plain"]]) {
+    for (const [first, second] of [
+      ["stream", "stream"],
+      ["plain", "stream"],
+      ["stream", "plain"],
+    ]) {
       test(`${name}: ${second} on a hit equals ${first} on the miss`, async () => {
         const missed = await proxy.settled(helper[first]);
         const repeated = await proxy.settled(helper[second]);
-        assert.deepEqual(proxy.lines.slice(-2).map((line) => line.cache), ["MISS", "HIT"]);
+        assert.deepEqual(
+          proxy.lines.slice(-2).map((line) => line.cache),
+          ["MISS", "HIT"],
+        );
         assert.equal(upstream.calls.length, 1);
         assert.deepEqual(repeated, missed);
       });

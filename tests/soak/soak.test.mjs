@@ -55,14 +55,21 @@ const event = (delta, finish_reason = null) =>
   sseEvent({ ...chatChunk({}), choices: [{ index: 0, delta, logprobs: null, finish_reason }] });
 const stream = (texts, first = {}) =>
   Buffer.from(
-    [{ role: "assistant", content: "", ...first }, ...texts.map((content) => ({ content }))].map((delta) => event(delta)).join("") +
-      `${event({}, "stop")}${DONE}`,
+    `${[{ role: "assistant", content: "", ...first }, ...texts.map((content) => ({ content }))]
+      .map((delta) => event(delta))
+      .join("")}${event({}, "stop")}${DONE}`,
   );
 
 const scenarios = Array.from({ length: SCENARIOS }, (_, n) => {
   if (n % 6 === 5) {
     const bytes = Buffer.from(text(n, "sound"), "base64");
-    return { n, path: "/audio/speech", type: "audio/mpeg", body: { model: "tts", voice: "v", input: `${n}` }, plain: bytes };
+    return {
+      n,
+      path: "/audio/speech",
+      type: "audio/mpeg",
+      body: { model: "tts", voice: "v", input: `${n}` },
+      plain: bytes,
+    };
   }
   const content = text(n, "chat");
   const message = { role: "assistant", content, refusal: null };
@@ -83,16 +90,18 @@ const scenarios = Array.from({ length: SCENARIOS }, (_, n) => {
     converted: stream([content], { refusal: null }),
   };
 });
-const byContent = new Map(scenarios.map((scenario) => [scenario.body.input ?? scenario.body.messages[0].content, scenario]));
+const byContent = new Map(
+  scenarios.map((scenario) => [scenario.body.input ?? scenario.body.messages[0].content, scenario]),
+);
 const file = (n) => Buffer.from(text(n, "file"), "base64");
 const failure = (status, n) => Buffer.from(`{ "error": {"message": "${status} for ${n}"} }\n`);
 
 // The faults of a call, by their share of all calls.
 const FAULTS = {
-  "500": 0.03,
-  "503": 0.03,
-  "429": 0.03,
-  "400": 0.01,
+  500: 0.03,
+  503: 0.03,
+  429: 0.03,
+  400: 0.01,
   reset: 0.03,
   truncate: 0.03,
   stall: 0.005,
@@ -118,7 +127,12 @@ upstream.otherwise(async (call, res) => {
   const n = scenario?.n ?? Number(call.url.split("/").at(-1));
   const bytes = scenario === undefined ? file(n) : request.stream === true ? scenario.stream : scenario.plain;
   const headers = {
-    "content-type": scenario === undefined ? "application/octet-stream" : request.stream === true ? "text/event-stream" : scenario.type,
+    "content-type":
+      scenario === undefined
+        ? "application/octet-stream"
+        : request.stream === true
+          ? "text/event-stream"
+          : scenario.type,
   };
   let what = fault();
   // A bypassing response has an IDLE_TIMEOUT only if a model writes it.
@@ -130,7 +144,10 @@ upstream.otherwise(async (call, res) => {
     case "503":
     case "429":
     case "400":
-      res.writeHead(Number(what), { "content-type": "application/json", ...(chance(0.5) ? { "retry-after": "0" } : {}) });
+      res.writeHead(Number(what), {
+        "content-type": "application/json",
+        ...(chance(0.5) ? { "retry-after": "0" } : {}),
+      });
       return res.end(failure(what, n));
     case "reset":
       return res.destroy();
@@ -178,7 +195,21 @@ const note = (what) => void (seen[what] = (seen[what] ?? 0) + 1);
 const show = (reply) =>
   `${reply.status} ${JSON.stringify(reply.headers)} ${reply.complete ? "complete" : "truncated"}, ${reply.body.length} bytes: ${reply.body.toString("latin1", 0, 200)}`;
 
-const CONTROLS = [{}, {}, {}, {}, {}, {}, { "x-proxy-ttl": "1" }, { "x-proxy-ttl": "1" }, { "x-proxy-ttl": "3" }, { "x-proxy-refresh": "true" }, { "cache-control": "max-age=2, stale-if-error=10" }, { "cache-control": "no-store" }, { "cache-control": "only-if-cached" }];
+const CONTROLS = [
+  {},
+  {},
+  {},
+  {},
+  {},
+  {},
+  { "x-proxy-ttl": "1" },
+  { "x-proxy-ttl": "1" },
+  { "x-proxy-ttl": "3" },
+  { "x-proxy-refresh": "true" },
+  { "cache-control": "max-age=2, stale-if-error=10" },
+  { "cache-control": "no-store" },
+  { "cache-control": "only-if-cached" },
+];
 const OWN_ERRORS = { 502: "upstream_unreachable", 504: ["timeout", "only_if_cached"] };
 
 async function exchange() {
@@ -190,7 +221,11 @@ async function exchange() {
     ? { method: "GET", path: `/proxy/files/${n}`, headers: { authorization: "Bearer sk-soak" } }
     : {
         path: `/proxy${scenario.path}`,
-        headers: { "content-type": "application/json", authorization: "Bearer sk-soak", ...CONTROLS[below(CONTROLS.length)] },
+        headers: {
+          "content-type": "application/json",
+          authorization: "Bearer sk-soak",
+          ...CONTROLS[below(CONTROLS.length)],
+        },
         body: JSON.stringify(streamed ? { ...scenario.body, stream: true } : scenario.body),
       };
   const good = passing ? [file(n)] : streamed ? [scenario.stream, scenario.converted] : [scenario.plain];
@@ -204,15 +239,23 @@ async function exchange() {
 
   const reply = await send(proxy.origin, { ...request, allowTruncation: true });
   const cache = xCacheStatusOf(reply);
-  const wrong = (why) => assert.fail(`${why}\nrequest: ${request.path} ${JSON.stringify(request.headers)} ${request.body?.slice(0, 200)}\ngot: ${show(reply)}`);
+  const wrong = (why) =>
+    assert.fail(
+      `${why}\nrequest: ${request.path} ${JSON.stringify(request.headers)} ${request.body?.slice(0, 200)}\ngot: ${show(reply)}`,
+    );
   note(cache);
   if (cache === "HIT" && streamed && reply.body.equals(scenario.converted)) note("converted");
   if (reply.status !== 200) {
     note(`status ${reply.status}`);
     if (!reply.complete) wrong("a truncated error");
     const own = OWN_ERRORS[reply.status];
-    const same = own === undefined ? reply.body.equals(failure(reply.status, passing ? n : scenario.n)) : own.includes(JSON.parse(reply.body).error.code);
-    return same || reply.body.equals(failure(reply.status, passing ? n : scenario.n)) || wrong("an error that nobody sent");
+    const same =
+      own === undefined
+        ? reply.body.equals(failure(reply.status, passing ? n : scenario.n))
+        : own.includes(JSON.parse(reply.body).error.code);
+    return (
+      same || reply.body.equals(failure(reply.status, passing ? n : scenario.n)) || wrong("an error that nobody sent")
+    );
   }
   let { body } = reply;
   if (reply.headers["content-encoding"] === "gzip") {
@@ -224,7 +267,9 @@ async function exchange() {
   if (!reply.complete) {
     note("truncated");
     if (["HIT", "STALE", "UPDATING"].includes(cache)) wrong("a stored response was truncated");
-    return good.some((bytes) => body.equals(bytes.subarray(0, body.length))) || wrong("wrong bytes before the truncation");
+    return (
+      good.some((bytes) => body.equals(bytes.subarray(0, body.length))) || wrong("wrong bytes before the truncation")
+    );
   }
   return good.some((bytes) => body.equals(bytes)) || wrong("wrong bytes");
 }
@@ -242,7 +287,9 @@ async function damageEntry() {
 // The resident memory of the Worker's process, a child of this one.
 function residentMegabytes() {
   const rows = execFileSync("ps", ["-A", "-o", "ppid=,rss=,comm="]).toString().trim().split("\n");
-  const mine = rows.map((row) => row.trim().split(/\s+/)).filter(([parent, , name]) => Number(parent) === process.pid && /workerd/.test(name));
+  const mine = rows
+    .map((row) => row.trim().split(/\s+/))
+    .filter(([parent, , name]) => Number(parent) === process.pid && /workerd/.test(name));
   assert.equal(mine.length, 1, "the workerd of this test");
   return Number(mine[0][1]) / 1024;
 }
@@ -256,10 +303,11 @@ test(`${MINUTES} minutes of mixed load give right responses and no memory growth
   const until = (work) => async () => {
     while (!over && performance.now() < end) await work();
   };
-  const every = (ms, work) => until(async () => {
-    await new Promise((resolve) => setTimeout(resolve, ms));
-    await work();
-  });
+  const every = (ms, work) =>
+    until(async () => {
+      await new Promise((resolve) => setTimeout(resolve, ms));
+      await work();
+    });
   const workers = [
     ...Array.from({ length: CLIENTS }, () => until(exchange)),
     every(SAMPLE_MS, () => void samples.push(residentMegabytes())),
@@ -274,13 +322,33 @@ test(`${MINUTES} minutes of mixed load give right responses and no memory growth
     await withTimeout(Promise.all(workers.map((work) => work())), "all clients to end", MINUTES * 60_000 + 60_000);
   } finally {
     over = true;
-    const list = (counts) => Object.entries(counts).sort().map(([name, count]) => `${name} ${count}`).join(", ");
+    const list = (counts) =>
+      Object.entries(counts)
+        .sort()
+        .map(([name, count]) => `${name} ${count}`)
+        .join(", ");
     t.diagnostic(`replies: ${list(seen)}`);
     t.diagnostic(`faults of the upstream: ${list(faults)}`);
     const fifth = Math.floor(samples.length / 5);
-    t.diagnostic(`megabytes, median of each fifth: ${[0, 1, 2, 3, 4].map((n) => Math.round(median(samples.slice(n * fifth, (n + 1) * fifth)))).join(", ")}`);
+    t.diagnostic(
+      `megabytes, median of each fifth: ${[0, 1, 2, 3, 4].map((n) => Math.round(median(samples.slice(n * fifth, (n + 1) * fifth)))).join(", ")}`,
+    );
   }
-  for (const what of ["HIT", "MISS", "EXPIRED", "REFRESH", "BYPASS", "STALE", "UPDATING", "converted", "compressed", "truncated", "disconnected", "damaged entries", "status 502"]) {
+  for (const what of [
+    "HIT",
+    "MISS",
+    "EXPIRED",
+    "REFRESH",
+    "BYPASS",
+    "STALE",
+    "UPDATING",
+    "converted",
+    "compressed",
+    "truncated",
+    "disconnected",
+    "damaged entries",
+    "status 502",
+  ]) {
     assert.ok(seen[what] > 0, `never seen: ${what}`);
   }
   const fifth = Math.floor(samples.length / 5);

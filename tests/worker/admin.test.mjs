@@ -27,7 +27,9 @@ const ask = (proxy, { content = "Hi", ...headers } = {}) =>
   });
 
 async function admin(proxy, method, path) {
-  const reply = await proxy.settled(() => send(proxy.origin, { method, path, headers: { authorization: "Bearer adm" } }));
+  const reply = await proxy.settled(() =>
+    send(proxy.origin, { method, path, headers: { authorization: "Bearer adm" } }),
+  );
   assert.equal(reply.status, 200, reply.body.toString());
   return JSON.parse(reply.body.toString());
 }
@@ -106,10 +108,13 @@ test("a call without limit= deletes no more than the free plan allows", async ()
   const first = await admin(proxy, "DELETE", "/admin/cache?namespace=n");
   assert.equal(first.deleted, 40);
   assert.equal((await proxy.entries()).length, 10);
-  assert.deepEqual(await admin(proxy, "DELETE", `/admin/cache?namespace=n&cursor=${encodeURIComponent(first.cursor)}`), {
-    deleted: 10,
-    cursor: null,
-  });
+  assert.deepEqual(
+    await admin(proxy, "DELETE", `/admin/cache?namespace=n&cursor=${encodeURIComponent(first.cursor)}`),
+    {
+      deleted: 10,
+      cursor: null,
+    },
+  );
 });
 
 test("a coalesced fetch forgets a deleted response at once", async () => {
@@ -144,7 +149,9 @@ test("a deletion that the store refuses is a 502", async () => {
   const proxy = await worker({ vars: VARS, store: "upstash" });
   proxy.redis.otherwise({ status: 500, json: { error: "ERR" } });
   for (const path of ["/admin/cache?namespace=n", `/admin/cache/${"0".repeat(64)}`]) {
-    const reply = await proxy.settled(() => send(proxy.origin, { method: "DELETE", path, headers: { authorization: "Bearer adm" } }));
+    const reply = await proxy.settled(() =>
+      send(proxy.origin, { method: "DELETE", path, headers: { authorization: "Bearer adm" } }),
+    );
     assert.equal(reply.status, 502);
     assertProxyError(reply, "store_failed");
   }

@@ -2,9 +2,9 @@
 // same process then serves an ordinary request.
 
 import assert from "node:assert/strict";
+import { once } from "node:events";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import net from "node:net";
-import { once } from "node:events";
 import { after, test } from "node:test";
 import { createGzip, gunzipSync, gzipSync } from "node:zlib";
 import { assertProxyError, assertSameBytes } from "../../testkit/assertions.mjs";
@@ -97,10 +97,14 @@ const assertNoPanic = (output) => assert.doesNotMatch(output, /panicked|RuntimeE
 // A request that hides another, or whose end two readers would find at different places. However the runtime reads it, the
 // upstream never gets the hidden request, nor a header that was part of a value.
 const HIDDEN = "POST /proxy/smuggled HTTP/1.1\r\nHost: x\r\nX-Smuggled: 1\r\nContent-Length: 0\r\n\r\n";
-const post = (head, body) => `POST /proxy/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n${head}\r\n${body}`;
+const post = (head, body) =>
+  `POST /proxy/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n${head}\r\n${body}`;
 const smuggled = {
   "a length and chunks": post("Content-Length: 4\r\nTransfer-Encoding: chunked\r\n", `0\r\n\r\n${HIDDEN}`),
-  "chunks and a length": post(`Transfer-Encoding: chunked\r\nContent-Length: ${5 + HIDDEN.length}\r\n`, `0\r\n\r\n${HIDDEN}`),
+  "chunks and a length": post(
+    `Transfer-Encoding: chunked\r\nContent-Length: ${5 + HIDDEN.length}\r\n`,
+    `0\r\n\r\n${HIDDEN}`,
+  ),
   "two lengths": post(`Content-Length: 2\r\nContent-Length: ${2 + HIDDEN.length}\r\n`, `{}${HIDDEN}`),
   "a list of lengths": post(`Content-Length: 2, ${2 + HIDDEN.length}\r\n`, `{}${HIDDEN}`),
   "a negative length": post("Content-Length: -1\r\n", `{}${HIDDEN}`),
@@ -109,7 +113,10 @@ const smuggled = {
   "a length beyond 64 bits": post(`Content-Length: ${"9".repeat(30)}\r\n`, `{}${HIDDEN}`),
   "another word for chunked": post("Transfer-Encoding: xchunked\r\nContent-Length: 2\r\n", `{}${HIDDEN}`),
   "chunked twice": post("Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n", `0\r\n\r\n${HIDDEN}`),
-  "a space before the colon": post("Content-Length : 2\r\nTransfer-Encoding: chunked\r\n", `2\r\n{}\r\n0\r\n\r\n${HIDDEN}`),
+  "a space before the colon": post(
+    "Content-Length : 2\r\nTransfer-Encoding: chunked\r\n",
+    `2\r\n{}\r\n0\r\n\r\n${HIDDEN}`,
+  ),
   "a folded header": post("Content-Length: 2\r\nX-Fold: a\r\n X-Smuggled: 1\r\n", "{}"),
   "a bare line feed": post("Content-Length: 2\r\nX-Lf: a\nX-Smuggled-Not: 1\r\n", "{}"),
   "a bare carriage return": post("Content-Length: 2\r\nX-Cr: a\rX-Smuggled: 1\r\n", "{}"),
@@ -118,7 +125,10 @@ const smuggled = {
   "a chunk beyond 64 bits": post("Transfer-Encoding: chunked\r\n", `fffffffffffffffff\r\n{}\r\n0\r\n\r\n${HIDDEN}`),
   "a request in the path": `GET /proxy/models%20HTTP/1.1%0d%0aX-Smuggled:%201%0d%0a%0d%0a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`,
   "a request in the query": `GET /proxy/models?a=%0d%0aX-Smuggled:%201%0d%0a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`,
-  "a header that names others for removal": post("Connection: close, authorization, content-length, host\r\nContent-Length: 2\r\n", "{}"),
+  "a header that names others for removal": post(
+    "Connection: close, authorization, content-length, host\r\nContent-Length: 2\r\n",
+    "{}",
+  ),
 };
 for (const [name, bytes] of Object.entries(smuggled)) {
   test(`smuggling: ${name}`, async () => {
@@ -142,7 +152,10 @@ test("a second request on a connection gets its own response", async () => {
   const second = "GET /proxy/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
   const replies = (await sendRaw(proxy.origin, first + second)).toString("latin1").match(/HTTP\/1\.1 \d+/g);
   assert.deepEqual(replies, ["HTTP/1.1 200", "HTTP/1.1 200"]);
-  assert.deepEqual(upstream.calls.map(({ url }) => url), ["/v1/chat/completions", "/v1/models"]);
+  assert.deepEqual(
+    upstream.calls.map(({ url }) => url),
+    ["/v1/chat/completions", "/v1/models"],
+  );
   await assertStillWorks();
 });
 
@@ -161,7 +174,9 @@ function memory() {
   if (!existsSync("/proc/self/status")) return 0;
   const field = (pid, name) => {
     try {
-      return Number(new RegExp(`^${name}:\\s+(\\d+)`, "m").exec(readFileSync(`/proc/${pid}/status`, "latin1"))?.[1] ?? 0);
+      return Number(
+        new RegExp(`^${name}:\\s+(\\d+)`, "m").exec(readFileSync(`/proc/${pid}/status`, "latin1"))?.[1] ?? 0,
+      );
     } catch {
       return 0; // it has ended
     }
@@ -170,10 +185,12 @@ function memory() {
   return Math.max(0, ...children.map((pid) => field(pid, "VmHWM"))) * 1024;
 }
 
-const gzipped = (body, more = {}) => (call, response) => {
-  response.writeHead(200, { "content-type": "application/json", "content-encoding": "gzip", ...more });
-  response.end(body);
-};
+const gzipped =
+  (body, more = {}) =>
+  (_call, response) => {
+    response.writeHead(200, { "content-type": "application/json", "content-encoding": "gzip", ...more });
+    response.end(body);
+  };
 for (const [name, request] of [
   ["for a cacheable request", { method: "POST", path: "/proxy/chat/completions", body: requestBody("bomb") }],
   ["for a bypassing request", { method: "GET", path: "/proxy/files/bomb/content" }],
@@ -190,7 +207,10 @@ for (const [name, request] of [
     assert.equal(reply.status, 200);
     // As received, or compressed again. The client disconnects before the end.
     let length = 0;
-    for (let chunk; length < MB && (chunk = await reply.next()) !== null; ) length += chunk.length;
+    for await (const chunk of reply) {
+      length += chunk.length;
+      if (length >= MB) break;
+    }
     reply.disconnect();
     await proxy.logged(lines + 1);
     assert.ok(memory() - before < 300 * MB, `${Math.round((memory() - before) / MB)} MB more`);
@@ -235,7 +255,8 @@ const heads = {
   "sends a NUL in a header": "HTTP/1.1 200 OK\r\nX-A: a\0b\r\nContent-Length: 2\r\n\r\n{}",
   "sends a head of a megabyte": `HTTP/1.1 200 OK\r\n${`X-A: ${"a".repeat(8000)}\r\n`.repeat(128)}Content-Length: 2\r\n\r\n{}`,
   "sends 10,000 interim responses": "HTTP/1.1 100 Continue\r\n\r\n".repeat(10_000),
-  "switches protocols without a request": "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n",
+  "switches protocols without a request":
+    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n",
 };
 for (const [name, bytes] of Object.entries(heads)) {
   test(`an upstream that ${name} is a 502, or its response is forwarded`, async () => {
@@ -256,7 +277,10 @@ const bodies = {
 };
 for (const [name, bytes] of Object.entries(bodies)) {
   test(`an upstream response with ${name} is truncated for the client and not stored`, async () => {
-    [rawResponse, dripping] = [`HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n${bytes}`, false];
+    [rawResponse, dripping] = [
+      `HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n${bytes}`,
+      false,
+    ];
     for (let times = 0; times < 2; times += 1) {
       const reply = await rawProxy.settled(() => ask(requestBody(name), rawProxy));
       assert.equal(reply.complete && reply.status === 200, false, "a truncated response was sent as complete");
@@ -281,7 +305,9 @@ test("an upstream that drips its body delays only its own client", async () => {
   let released = false;
   const slow = await rawUpstream((socket) => {
     sockets.push(socket);
-    socket.write('HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n7\r\n{"id":"\r\n');
+    socket.write(
+      'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n7\r\n{"id":"\r\n',
+    );
     let sent = 0;
     const timer = setInterval(() => {
       if (socket.destroyed) return clearInterval(timer);
@@ -323,7 +349,10 @@ test("clients that never finish their requests delay no other", async () => {
     socket.write(starts[n % starts.length]);
     return socket;
   });
-  await withTimeout(Promise.all(sockets.map((socket) => (socket.connecting ? once(socket, "connect") : null))), "connections");
+  await withTimeout(
+    Promise.all(sockets.map((socket) => (socket.connecting ? once(socket, "connect") : null))),
+    "connections",
+  );
   await assertStillWorks();
   for (const socket of sockets) socket.destroy();
   await assertStillWorks();
@@ -341,7 +370,7 @@ test("a client that reads slowly delays no other, and its response is stored", a
   assert.equal(other.status, 200);
   assert.ok(other.complete, "the other response is truncated");
   let length = 0;
-  for (let chunk; (chunk = await reply.next()) !== null; ) length += chunk.length;
+  for await (const chunk of reply) length += chunk.length;
   assert.ok(length > 0);
   await proxy.logged(lines + 2);
   await assertStillWorks();

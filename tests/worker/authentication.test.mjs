@@ -69,7 +69,11 @@ test("the refusal is the same for every wrong token", async () => {
   const proxy = await worker({ vars: VARS });
   const wrong = ["", "x", "tok", "tok-", "tok-c", "tok-a,", "tok-a,tok-b", "Tok-a", "x".repeat(8000)];
   const replies = await Promise.all(wrong.map((token) => ask(proxy, { authorization: `Bearer ${token}` })));
-  const [first, ...others] = replies.map(({ status, body, headers }) => [status, body.toString(), cacheStatusOf({ headers })]);
+  const [first, ...others] = replies.map(({ status, body, headers }) => [
+    status,
+    body.toString(),
+    cacheStatusOf({ headers }),
+  ]);
   assert.equal(first[0], 401);
   for (const other of others) assert.deepEqual(other, first);
 });
@@ -82,7 +86,8 @@ test("each client may send as many requests as the binding allows, hits and bypa
     assert.equal(detailOf(reply), "rate-limited");
     assert.equal(reply.headers["retry-after"], "10");
   };
-  const models = (token) => send(proxy.origin, { method: "GET", path: "/proxy/models", headers: { authorization: `Bearer ${token}` } });
+  const models = (token) =>
+    send(proxy.origin, { method: "GET", path: "/proxy/models", headers: { authorization: `Bearer ${token}` } });
   for (const cache of ["MISS", "HIT"]) {
     assert.equal(xCacheStatusOf(await proxy.settled(() => ask(proxy, { "x-api-key": "tok-a" }))), cache);
   }

@@ -7,7 +7,15 @@ import { gunzipSync, gzipSync } from "node:zlib";
 import { assertHeaders, assertSameBytes } from "../../testkit/assertions.mjs";
 import { cacheStatusOf, detailOf, xCacheStatusOf } from "../../testkit/cache-status.mjs";
 import { open, readRest, readText, send } from "../../testkit/client.mjs";
-import { chatCompletion, chatEvent, chatRequest, chatStream, DONE, EVENT_STREAM, textOfStream } from "../../testkit/fixtures.mjs";
+import {
+  chatCompletion,
+  chatEvent,
+  chatRequest,
+  chatStream,
+  DONE,
+  EVENT_STREAM,
+  textOfStream,
+} from "../../testkit/fixtures.mjs";
 import { DETAIL, LOG, ROLE } from "../../testkit/names.mjs";
 import { worker } from "../../testkit/test-worker.mjs";
 import { controlledStream, startUpstream } from "../../testkit/upstream.mjs";
@@ -48,10 +56,14 @@ describe("a thousand concurrent requests", () => {
     release();
     const replies = await Promise.all(all);
     assert.equal(upstream.calls.length, 1);
-    for (const { status, body } of replies) assert.equal(`${status} ${body}`, `200 ${JSON.stringify(chatCompletion("Hello"))}`);
+    for (const { status, body } of replies)
+      assert.equal(`${status} ${body}`, `200 ${JSON.stringify(chatCompletion("Hello"))}`);
     const kinds = Map.groupBy(replies, xCacheStatusOf);
     assert.equal(kinds.get("MISS").length, 1, "leaders");
-    assert.deepEqual([...kinds.keys()].filter((kind) => !["MISS", "COALESCED", "HIT"].includes(kind)), []);
+    assert.deepEqual(
+      [...kinds.keys()].filter((kind) => !["MISS", "COALESCED", "HIT"].includes(kind)),
+      [],
+    );
     const { fwd, fwdStatus, collapsed } = cacheStatusOf(kinds.get("COALESCED")[0]);
     assert.deepEqual({ fwd, fwdStatus, collapsed }, { fwd: "uri-miss", fwdStatus: 200, collapsed: true });
   });
@@ -202,10 +214,14 @@ describe("the leader disconnects", () => {
     const prompt = freshPrompt();
     const before = proxy.lines.length;
     let respond;
-    upstream.next((call, response) => (respond = () => response.end(JSON.stringify(chatCompletion("Hello")))));
+    upstream.next((_call, response) => (respond = () => response.end(JSON.stringify(chatCompletion("Hello")))));
     const other = ask(prompt).catch(() => {});
     const client = new AbortController();
-    const aborted = fetch(proxy.origin + request(prompt).path, { ...request(prompt), method: "POST", signal: client.signal });
+    const aborted = fetch(proxy.origin + request(prompt).path, {
+      ...request(prompt),
+      method: "POST",
+      signal: client.signal,
+    });
     await upstream.received(1);
     client.abort();
     await assert.rejects(aborted);
@@ -224,16 +240,19 @@ describe("the leader's call fails", () => {
   async function failWith(fault, options = {}) {
     const prompt = freshPrompt();
     const { promise: hold, resolve: failNow } = deferred();
-    upstream.next((call, response) => void hold.then(() => fault(response)));
+    upstream.next((_call, response) => void hold.then(() => fault(response)));
     upstream.otherwise({ json: chatCompletion("Hello") });
     const leader = send(proxy.origin, { ...request(prompt, options), allowTruncation: true });
     await upstream.received(1);
-    const followers = Array.from({ length: TWENTY }, () => send(proxy.origin, { ...request(prompt, options), allowTruncation: true }));
+    const followers = Array.from({ length: TWENTY }, () =>
+      send(proxy.origin, { ...request(prompt, options), allowTruncation: true }),
+    );
     // Followers may arrive before or after the fault: the guarantee is the same.
     failNow();
     return { leader: await leader, followers: await Promise.all(followers) };
   }
-  const succeeded = ({ status, complete, body }) => complete && status === 200 && body.toString() === JSON.stringify(chatCompletion("Hello"));
+  const succeeded = ({ status, complete, body }) =>
+    complete && status === 200 && body.toString() === JSON.stringify(chatCompletion("Hello"));
 
   test("a call that fails before its head: each follower retries by itself", async () => {
     const { leader, followers } = await failWith((response) => response.destroy());
@@ -287,7 +306,9 @@ describe("the leader's call fails", () => {
     upstream.next(stream.respond);
     upstream.otherwise({ json: chatCompletion("Hello") });
     const leader = await open(proxy.origin, request(prompt, { stream: true }));
-    const live = await Promise.all(Array.from({ length: TWENTY }, () => open(proxy.origin, request(prompt, { stream: true }))));
+    const live = await Promise.all(
+      Array.from({ length: TWENTY }, () => open(proxy.origin, request(prompt, { stream: true }))),
+    );
     const waiting = Array.from({ length: TWENTY }, () => ask(prompt));
     await stream.send(events(1)[0]);
     for (const reply of [leader, ...live]) assert.equal(await readText(reply, events(1)[0].length), events(1)[0]);
@@ -382,7 +403,10 @@ describe("without coalescing", () => {
     for (const reply of await Promise.all(all)) assert.equal(xCacheStatusOf(reply), "MISS");
   });
 
-  for (const [name, coalescer] of [["no binding", "none"], ["a binding that fails", "broken"]]) {
+  for (const [name, coalescer] of [
+    ["no binding", "none"],
+    ["a binding that fails", "broken"],
+  ]) {
     test(`with ${name} each request is forwarded`, async () => {
       const uncoalesced = await worker({ vars: VARS, coalescer });
       const prompt = freshPrompt();
@@ -430,7 +454,11 @@ describe("responses that concern the leader alone", () => {
   test("an error about an ignored field is not shared with another value of the field", async () => {
     const prompt = freshPrompt();
     const headers = { "x-proxy-ignore": "user" };
-    await assertNotShared(proxy, request(prompt, { headers, user: "nope" }), request(prompt, { headers, user: "good" }));
+    await assertNotShared(
+      proxy,
+      request(prompt, { headers, user: "nope" }),
+      request(prompt, { headers, user: "good" }),
+    );
   });
 
   test("an error about a credential is not shared with another credential in the shared scope", async () => {
@@ -440,14 +468,27 @@ describe("responses that concern the leader alone", () => {
 
   test("cookies, limits and organization of the leader reach no follower", async () => {
     const prompt = freshPrompt();
-    const personal = { "set-cookie": "a=b", "x-ratelimit-remaining-requests": "7", "openai-organization": "org-leader" };
+    const personal = {
+      "set-cookie": "a=b",
+      "x-ratelimit-remaining-requests": "7",
+      "openai-organization": "org-leader",
+    };
     const stream = controlledStream({ headers: { ...EVENT_STREAM, "x-request-id": "req_1", ...personal } });
     upstream.next(stream.respond);
     const { origin } = await shared;
     const leader = await open(origin, request(prompt, { stream: true }));
     const follower = await open(origin, request(prompt, { stream: true, key: "sk-b" }));
     assertHeaders(leader.headers, personal, "the leader");
-    assertHeaders(follower.headers, { "x-request-id": "req_1", "set-cookie": null, "x-ratelimit-remaining-requests": null, "openai-organization": null }, "the follower");
+    assertHeaders(
+      follower.headers,
+      {
+        "x-request-id": "req_1",
+        "set-cookie": null,
+        "x-ratelimit-remaining-requests": null,
+        "openai-organization": null,
+      },
+      "the follower",
+    );
     await stream.send(chatStream(words(1)));
     await stream.end();
     assert.deepEqual([await restOf(leader), await restOf(follower)], [chatStream(words(1)), chatStream(words(1))]);
@@ -608,7 +649,9 @@ for (const [what, chunks] of Object.entries(LONG_STREAMS)) {
       assert.equal(xCacheStatusOf(follower), "COALESCED");
       if (leader === "disconnects") leading.disconnect();
       for (const chunk of [...chunks, DONE]) {
-        const reading = [follower, ...(leader === "reads" ? [leading] : [])].map((reply) => readText(reply, chunk.length));
+        const reading = [follower, ...(leader === "reads" ? [leading] : [])].map((reply) =>
+          readText(reply, chunk.length),
+        );
         await stream.send(chunk);
         for (const got of await withTimeout(Promise.all(reading), "the chunk")) {
           assertSameBytes(Buffer.from(got), Buffer.from(chunk), "what was received");

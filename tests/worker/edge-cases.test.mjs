@@ -23,7 +23,11 @@ after(() => upstream.close());
 const json = { "content-type": "application/json", authorization: "Bearer sk-test" };
 
 test("a GET with an empty body is an ordinary GET", async () => {
-  const reply = await send(proxy.origin, { method: "GET", path: "/proxy/models", headers: { ...json, "content-length": "0" } });
+  const reply = await send(proxy.origin, {
+    method: "GET",
+    path: "/proxy/models",
+    headers: { ...json, "content-length": "0" },
+  });
   assert.equal(reply.status, 200);
   assert.equal(upstream.calls.length, 1);
 });
@@ -80,10 +84,12 @@ test("two namespaces in UTF-8 are separate", async () => {
 
 for (const status of [600, 999]) {
   test(`an upstream response with the status ${status} is a 502`, async () => {
-    upstream.otherwise((call, response) => {
+    upstream.otherwise((_call, response) => {
       response.socket.end(`HTTP/1.1 ${status} Odd\r\ncontent-length: 0\r\n\r\n`);
     });
-    const reply = await proxy.settled(() => send(proxy.origin, { path: "/proxy/chat/completions", headers: json, body: "{}" }));
+    const reply = await proxy.settled(() =>
+      send(proxy.origin, { path: "/proxy/chat/completions", headers: json, body: "{}" }),
+    );
     assert.equal(reply.status, 502);
     assertProxyError(reply, "upstream_unreachable");
     assert.equal(cacheStatusOf(reply).fwd, "uri-miss");

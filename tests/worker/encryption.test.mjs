@@ -160,7 +160,11 @@ test("neither the secret nor the store's key is enough to decrypt an entry", asy
   const [[name, bytes]] = await proxy.entries();
   const decrypt = (salt) => {
     const derived = hkdfSync("sha256", "geheim", salt, "reprise-entry-key-1", 32);
-    const cipher = createDecipheriv("aes-256-gcm", Buffer.from(derived), bytes.subarray(HEAD.length, HEAD.length + NONCE));
+    const cipher = createDecipheriv(
+      "aes-256-gcm",
+      Buffer.from(derived),
+      bytes.subarray(HEAD.length, HEAD.length + NONCE),
+    );
     cipher.setAAD(HEAD);
     cipher.setAuthTag(bytes.subarray(-TAG));
     const decrypted = Buffer.concat([cipher.update(bytes.subarray(HEAD.length + NONCE, -TAG)), cipher.final()]);
@@ -175,7 +179,8 @@ test("neither the secret nor the store's key is enough to decrypt an entry", asy
     bytes.writeBigUInt64BE(BigInt(n));
     return bytes;
   };
-  const list = (...items) => Buffer.concat(items.flatMap((item) => [length(Buffer.from(item).length), Buffer.from(item)]));
+  const list = (...items) =>
+    Buffer.concat(items.flatMap((item) => [length(Buffer.from(item).length), Buffer.from(item)]));
   const tenant = ["credentials", length(1), "authorization", "Bearer sk-test"];
   const target = ["POST", `${upstream.origin}/v1/chat/completions`, length(0), "exact", length(0)];
   const body = ["canonical", sha256('{"messages":[{"content":"Hi","role":"user"}],"model":"m"}')];

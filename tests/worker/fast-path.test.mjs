@@ -87,9 +87,17 @@ describe("the recognition of a request", () => {
     ...Object.keys(HEADERS)
       .filter((name) => !["x-request-id", "cf-ray"].includes(name))
       .flatMap((name) => [{ headers: { [name]: null } }, { headers: { [name]: `${HEADERS[name]}x` } }]),
-    ...["cache-control", "x-proxy-ttl", "x-api-key", "origin", "content-encoding", "upgrade", "connection", "cf", "xcf-ray"].map(
-      (name) => ({ headers: { [name]: "1" } }),
-    ),
+    ...[
+      "cache-control",
+      "x-proxy-ttl",
+      "x-api-key",
+      "origin",
+      "content-encoding",
+      "upgrade",
+      "connection",
+      "cf",
+      "xcf-ray",
+    ].map((name) => ({ headers: { [name]: "1" } })),
     // The slow path refuses such values.
     { headers: { "x-request-id": "\x01" } },
     ...[...BODY].map((_, at) => ({ body: `${BODY.slice(0, at)}~${BODY.slice(at + 1)}` })),
@@ -112,7 +120,13 @@ describe("the recognition of a request", () => {
     }
   });
 
-  const unread = { absent: null, zero: "0", "too long": String(MAX_BODY_BYTES + 1), "not a number": "1e2", "two numbers": "31, 31" };
+  const unread = {
+    absent: null,
+    zero: "0",
+    "too long": String(MAX_BODY_BYTES + 1),
+    "not a number": "1e2",
+    "two numbers": "31, 31",
+  };
   for (const [kind, length] of Object.entries(unread)) {
     test(`the slow path reads a body whose length is ${kind}`, async () => {
       const fastPath = await learned();
@@ -153,13 +167,22 @@ describe("the recognition of a request", () => {
       const next = request();
       assert.equal(await fastPath.answer(next, {}), undefined);
       assert.equal(Buffer.from(fastPath.prepared(next).body).toString(), BODY);
-      assert.deepEqual(globalThis.reportError.mock.calls.map((call) => call.arguments), Array(reported).fill([thrown]));
+      assert.deepEqual(
+        globalThis.reportError.mock.calls.map((call) => call.arguments),
+        Array(reported).fill([thrown]),
+      );
     }
   });
 
   test("a plan is used only after its instance has been renewed", async () => {
     const calls = [];
-    const fastPath = await learned(request(), { ...plan, answer: (...args) => (calls.push("answer"), plan.answer(...args)) });
+    const fastPath = await learned(request(), {
+      ...plan,
+      answer(...parameters) {
+        calls.push("answer");
+        return plan.answer(...parameters);
+      },
+    });
     fastPath.renew = () => calls.push("renew");
     await fastPath.answer(request(), {});
     assert.deepEqual(calls, ["renew", "answer"]);
@@ -193,7 +216,12 @@ describe("the recognition of a request", () => {
 const upstream = await startUpstream();
 after(() => upstream.close());
 beforeEach(() => upstream.reset());
-const VARS = { OPENAI_BASE_URL: `${upstream.origin}/v1`, MAX_RETRIES: "0", ADMIN_TOKEN: "adm", STORE_TIMEOUT_MS: "20000" };
+const VARS = {
+  OPENAI_BASE_URL: `${upstream.origin}/v1`,
+  MAX_RETRIES: "0",
+  ADMIN_TOKEN: "adm",
+  STORE_TIMEOUT_MS: "20000",
+};
 const MEMORY = { MEMORY_CACHE_BYTES: "1000000", MEMORY_CACHE_TTL: "3600" };
 
 let prompts = 0;
@@ -288,7 +316,7 @@ for (const [tier, more] of Object.entries(tiers)) {
     await answers(1);
     await ask(proxy, prompt, { "x-proxy-refresh": "true" });
     await answers(2);
-    const key = keyOf((await ask(proxy, prompt)));
+    const key = keyOf(await ask(proxy, prompt));
     const path = `/admin/cache/${key}`;
     await proxy.settled(() => send(proxy.origin, { method: "DELETE", path, headers: { authorization: "Bearer adm" } }));
     await answers(3);
@@ -333,7 +361,8 @@ for (const [tier, more] of Object.entries(tiers)) {
     for (let n = 0; n < 4; n += 1) for (const prompt of prompts) await ask(proxy, prompt);
     const answers = [];
     for (const prompt of prompts) answers.push((await ask(proxy, prompt)).body.toString());
-    const trapped = () => send(proxy.origin, { path: "/proxy/trap", headers: { "content-type": "text/plain" }, body: "x" });
+    const trapped = () =>
+      send(proxy.origin, { path: "/proxy/trap", headers: { "content-type": "text/plain" }, body: "x" });
     for (let n = 0; n < 2; n += 1) {
       assert.equal((await trapped()).status, 500);
       for (let m = 0; m < 3; m += 1) {
@@ -389,7 +418,10 @@ test("a store that times out or fails is read once", async () => {
   const proxy = await worker({ vars: { ...VARS, STORE_TIMEOUT_MS: "50" }, store: "faulty-kv" });
   const prompt = freshPrompt();
   for (let n = 0; n < 3; n += 1) await ask(proxy, prompt);
-  for (const [verdict, reason] of [["fail", "store-error"], [new Promise(() => {}), "store-timeout"]]) {
+  for (const [verdict, reason] of [
+    ["fail", "store-error"],
+    [new Promise(() => {}), "store-timeout"],
+  ]) {
     let asked = 0;
     proxy.gate("get", () => {
       asked += 1;

@@ -5,7 +5,7 @@ import { after, beforeEach, describe, test } from "node:test";
 import { assertProxyError } from "../../testkit/assertions.mjs";
 import { detailOf, xCacheStatusOf } from "../../testkit/cache-status.mjs";
 import { send } from "../../testkit/client.mjs";
-import { decodeEntry, DIGEST_AT, encodeEntry, HEAD_AT, VERSION_AT } from "../../testkit/entry.mjs";
+import { DIGEST_AT, decodeEntry, encodeEntry, HEAD_AT, VERSION_AT } from "../../testkit/entry.mjs";
 import { chatRequest } from "../../testkit/fixtures.mjs";
 import { worker } from "../../testkit/test-worker.mjs";
 import { controlledStream, startUpstream } from "../../testkit/upstream.mjs";
@@ -17,7 +17,8 @@ beforeEach(() => upstream.reset());
 
 const VARS = { OPENAI_BASE_URL: `${upstream.origin}/v1`, MAX_RETRIES: "0" };
 const NEVER = new Promise(() => {});
-const ask = (proxy, content = "Hi", headers = {}) => send(proxy.origin, chatRequest(content, { headers, model: "gpt-4o" }));
+const ask = (proxy, content = "Hi", headers = {}) =>
+  send(proxy.origin, chatRequest(content, { headers, model: "gpt-4o" }));
 
 // The reply is the upstream's n-th response, complete.
 function assertResponse(reply, n) {
@@ -212,7 +213,7 @@ describe("a failing upstream", async () => {
   beforeEach(() => proxy.clear());
 
   test("an upstream that refuses connections is a 502, and the next request succeeds", async () => {
-    await upstream.close();
+    await upstream.stopListening();
     const reply = await proxy.settled(() => ask(proxy));
     await upstream.listen();
     assert.equal(reply.status, 502);
@@ -222,7 +223,7 @@ describe("a failing upstream", async () => {
   });
 
   test("an upstream that closes the connection without a response is a 502", async () => {
-    upstream.next((call, res) => void res.destroy());
+    upstream.next((_call, res) => void res.destroy());
     const reply = await proxy.settled(() => ask(proxy));
     assert.equal(reply.status, 502);
     assertProxyError(reply, "upstream_unreachable");
@@ -230,7 +231,7 @@ describe("a failing upstream", async () => {
   });
 
   test("an upstream that does not speak HTTP is a 502", async () => {
-    upstream.next((call, res) => void res.socket.end("SSH-2.0-OpenSSH_9.6\r\n"));
+    upstream.next((_call, res) => void res.socket.end("SSH-2.0-OpenSSH_9.6\r\n"));
     const reply = await proxy.settled(() => ask(proxy));
     assert.equal(reply.status, 502);
     assertProxyError(reply, "upstream_unreachable");

@@ -18,7 +18,10 @@ const CONCURRENCY = 20;
 // Clients that differ in at least one of: token, own credential and its header, organisation, version, namespace.
 function clients() {
   const all = [];
-  const credentials = [{}, ...["authorization", "x-api-key"].flatMap((name) => ["a", "b", "ab"].map((value) => ({ [name]: `own-${value}` })))];
+  const credentials = [
+    {},
+    ...["authorization", "x-api-key"].flatMap((name) => ["a", "b", "ab"].map((value) => ({ [name]: `own-${value}` }))),
+  ];
   for (const own of credentials) {
     // Beside an own credential the token makes no difference: one token is enough.
     for (const token of Object.keys(own).length === 0 ? TOKENS : TOKENS.slice(0, 1)) {
@@ -69,6 +72,10 @@ test("a thousand clients with the same body never get each other's responses", a
   const second = await round([...all].reverse());
   assert.equal(upstream.calls.length, CLIENTS);
   for (const client of all) {
-    assert.deepEqual(second.get(client), { response: first.get(client).response, cache: "HIT" }, JSON.stringify(client));
+    assert.deepEqual(
+      second.get(client),
+      { response: first.get(client).response, cache: "HIT" },
+      JSON.stringify(client),
+    );
   }
 });

@@ -46,8 +46,8 @@ const valid = {
   "arrays 10,000 deep": nested("[", "]", 10_000),
   "arrays 100,000 deep": nested("[", "]", 100_000),
   "arrays 1,000,000 deep": nested("[", "]", 1_000_000),
-  "objects 10,000 deep": withMessages('{"a":'.repeat(10_000) + "1" + "}".repeat(10_000)),
-  "objects 100,000 deep": withMessages('{"a":'.repeat(100_000) + "1" + "}".repeat(100_000)),
+  "objects 10,000 deep": withMessages(`${'{"a":'.repeat(10_000)}1${"}".repeat(10_000)}`),
+  "objects 100,000 deep": withMessages(`${'{"a":'.repeat(100_000)}1${"}".repeat(100_000)}`),
   "a schema 10,000 deep": Buffer.from(
     `{"model":"m","messages":[],"response_format":{"type":"json_schema","json_schema":{"schema":${'{"items":'.repeat(10_000)}{}${"}".repeat(10_000)}}}}`,
   ),
@@ -67,8 +67,8 @@ const valid = {
   "10 MB of messages": withMessages(
     `[${Array.from({ length: 200_000 }, (_, i) => `{"role":"user","content":"number ${i}"}`).join(",")}]`,
   ),
-  "a number of 100,000 digits": withMessages("1" + "0".repeat(100_000)),
-  "a fraction of 100,000 digits": withMessages("0." + "1".repeat(100_000)),
+  "a number of 100,000 digits": withMessages(`1${"0".repeat(100_000)}`),
+  "a fraction of 100,000 digits": withMessages(`0.${"1".repeat(100_000)}`),
   "exponents out of range": withMessages("[1e999999999,-1e999999999,1e-999999999]"),
   "lone surrogates": withMessages('["\\ud800","\\udfff","\\ud83d\\ud83d","\\ude00\\ud83d"]'),
   "a lone surrogate in a key": withMessages('{"\\ud800":1,"\\udbff":2}'),
@@ -174,21 +174,17 @@ const wire = {
   "a prefix and a slash": start("GET /proxy/ HTTP/1.1"),
   "headers of 64 KB": start("GET /proxy/models HTTP/1.1", `X-Long: ${BIG}\r\n`),
   "headers of 1 MB": start("GET /proxy/models HTTP/1.1", `X-Long: ${BIG}\r\n`.repeat(16)),
-  "a TTL that is sent twice":
-    start(
-      "POST /proxy/chat/completions HTTP/1.1",
-      "Content-Type: application/json\r\nX-Proxy-TTL: 1\r\nX-Proxy-TTL: 2\r\nContent-Length: 2\r\n",
-    ) + "{}",
-  "two content types":
-    start(
-      "POST /proxy/chat/completions HTTP/1.1",
-      "Content-Type: application/json\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n",
-    ) + "{}",
+  "a TTL that is sent twice": `${start(
+    "POST /proxy/chat/completions HTTP/1.1",
+    "Content-Type: application/json\r\nX-Proxy-TTL: 1\r\nX-Proxy-TTL: 2\r\nContent-Length: 2\r\n",
+  )}{}`,
+  "two content types": `${start(
+    "POST /proxy/chat/completions HTTP/1.1",
+    "Content-Type: application/json\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n",
+  )}{}`,
   "invalid chunks":
-    start(
-      "POST /proxy/chat/completions HTTP/1.1",
-      "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n",
-    ) + "zz\r\n",
+    start("POST /proxy/chat/completions HTTP/1.1", "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n") +
+    "zz\r\n",
   "HTTP/0.9": "GET /proxy/models\r\n\r\n",
   TLS: Buffer.from([0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00, 0x01, 0xfc, 0x03, 0x03, 0x0d, 0x0a, 0x0d, 0x0a]),
 };

@@ -108,7 +108,7 @@ for (const debug of ["false", "true"]) {
       await proxy.settled(() => send(proxy.origin, request));
     }
     upstream.reset();
-    await upstream.close();
+    await upstream.stopListening();
     await proxy.settled(() => send(proxy.origin, chat({ headers: headers(), body: body() })));
     await upstream.listen();
 

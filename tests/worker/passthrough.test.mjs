@@ -29,9 +29,7 @@ const chat = (fields = {}) => chatRequest("Hi", { model: "gpt-4o", ...fields });
 // One bypassing request: the upstream gets its bytes, the client the upstream's, and the reply has a reason.
 async function assertPassesThrough(request, response = {}, { detail } = {}) {
   upstream.next(response);
-  const reply = await proxy.settled(() =>
-    send(proxy.origin, { ...request, headers: { ...KEY, ...request.headers } }),
-  );
+  const reply = await proxy.settled(() => send(proxy.origin, { ...request, headers: { ...KEY, ...request.headers } }));
   assert.equal(upstream.calls.length, 1);
   const call = upstream.last;
   assert.equal(call.method, request.method ?? "POST");

@@ -59,7 +59,10 @@ describe("no path reaches another host or leaves the base path", () => {
       test(trick.replace("PREFIX", prefix), async () => {
         const proxy = await worker({ vars: VARS });
         const target = trick.replace("PREFIX", prefix);
-        await sendRaw(proxy.origin, `GET ${target} HTTP/1.1\r\nHost: ${new URL(proxy.origin).host}\r\nConnection: close\r\n\r\n`);
+        await sendRaw(
+          proxy.origin,
+          `GET ${target} HTTP/1.1\r\nHost: ${new URL(proxy.origin).host}\r\nConnection: close\r\n\r\n`,
+        );
         assert.equal(elsewhere.calls.length, 0, "another host was called");
         for (const { url } of upstream.calls) {
           assert.match(url, /^\/base\/v1([/?]|$)/);
@@ -91,13 +94,15 @@ test("a WebSocket reaches a provider, with the operator's configuration on", asy
   socket.on("data", (data) => (text += data.toString("latin1")));
   await heard(/^HTTP\/1\.1 101/);
   socket.write(Buffer.from([0x81, 0x82, 0, 0, 0, 0, 0x68, 0x69])); // "hi", masked with zeros
-  await heard(/\x81\x02hi/);
+  await heard(/\u0081\u0002hi/);
   socket.destroy();
   assert.equal(upstream.last.url, "/v1/realtime?model=m");
 });
 
 test("UPSTREAMS may be a table in wrangler.toml", async () => {
-  const proxy = await worker({ vars: { UPSTREAMS: { mine: { base_url: `${upstream.origin}/x`, drop_params: ["seed"] } } } });
+  const proxy = await worker({
+    vars: { UPSTREAMS: { mine: { base_url: `${upstream.origin}/x`, drop_params: ["seed"] } } },
+  });
   await proxy.clear();
   const reply = await send(proxy.origin, chatRequest("Hi", { path: "/mine/v1/chat/completions", seed: 1 }));
   assert.equal(reply.status, 200);
@@ -157,14 +162,19 @@ describe("a filtered stream", () => {
     await proxy.logged(before + 1);
     const hit = await proxy.settled(ask);
     assert.equal(xCacheStatusOf(hit), "HIT");
-    assert.equal(hit.body.toString(), `${chatEvent({ content: "a" })}${chatEvent({ content: "" })}${chatEvent({}, "stop")}${DONE}`);
+    assert.equal(
+      hit.body.toString(),
+      `${chatEvent({ content: "a" })}${chatEvent({ content: "" })}${chatEvent({}, "stop")}${DONE}`,
+    );
   });
 });
 
 test("a compressed response is filtered, and its headers match the new body", async () => {
   const proxy = await worker({ vars: FILTER });
   await proxy.clear();
-  const completion = { choices: [{ index: 0, message: { role: "assistant", content: "<think>x</think>y" }, finish_reason: "stop" }] };
+  const completion = {
+    choices: [{ index: 0, message: { role: "assistant", content: "<think>x</think>y" }, finish_reason: "stop" }],
+  };
   upstream.next({
     headers: { "content-encoding": "gzip", etag: '"x"' },
     base64: gzipSync(JSON.stringify(completion)).toString("base64"),

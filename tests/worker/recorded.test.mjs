@@ -9,7 +9,6 @@ import { after, describe, test } from "node:test";
 import { assertSameBytes } from "../../testkit/assertions.mjs";
 import { cacheStatusOf } from "../../testkit/cache-status.mjs";
 import { send } from "../../testkit/client.mjs";
-import { DONE } from "../../testkit/fixtures.mjs";
 import { ROOT } from "../../testkit/processes.mjs";
 import { worker } from "../../testkit/test-worker.mjs";
 import { startUpstream } from "../../testkit/upstream.mjs";
@@ -71,7 +70,9 @@ if (!existsSync(file)) {
   after(() => upstream.close());
 
   // The base path of each provider below the scripted upstream.
-  const bases = Object.fromEntries(exchanges.map(({ provider }) => [provider, provider === "openrouter" ? "/api" : ""]));
+  const bases = Object.fromEntries(
+    exchanges.map(({ provider }) => [provider, provider === "openrouter" ? "/api" : ""]),
+  );
   const named = Object.fromEntries(Object.entries(bases).map(([name, base]) => [name, upstream.origin + base]));
   const routes = {
     "the default route": { vars: { OPENAI_BASE_URL: upstream.origin }, of: ({ path: at }) => `/proxy${at}` },

@@ -42,7 +42,7 @@ const ask = (instance = proxy, request = chat(), more = {}) =>
 const error = (status, headers = {}) => ({ status, headers, json: { error: { message: `a ${status}` } } });
 const GOOD = { json: { id: "good" } };
 const STREAM = { headers: EVENT_STREAM, body: chatEvent({ content: "Hi" }, "stop") + DONE };
-const closeConnection = (call, res) => void res.destroy();
+const closeConnection = (_call, res) => void res.destroy();
 
 function assertGood(reply, calls) {
   assert.equal(reply.status, 200, reply.body.toString());
@@ -65,7 +65,7 @@ function assertRetries(instance, n) {
 // Queues the responses and records when each call arrived, in `at`.
 function timed(...responses) {
   const at = [];
-  const recording = (response) => (call) => {
+  const recording = (response) => (_call) => {
     at.push(performance.now());
     return response;
   };
@@ -93,7 +93,9 @@ describe("the failures that are retried", () => {
     });
   }
 
-  for (const status of [300, 302, 400, 401, 402, 403, 404, 405, 410, 413, 415, 418, 422, 424, 431, 451, 501, 505, 507]) {
+  for (const status of [
+    300, 302, 400, 401, 402, 403, 404, 405, 410, 413, 415, 418, 422, 424, 431, 451, 501, 505, 507,
+  ]) {
     test(`${status} is not retried`, async () => {
       const failure = error(status, { "x-request-id": "req_1" });
       upstream.next(failure);
@@ -109,12 +111,12 @@ describe("the failures that are retried", () => {
   });
 
   test("a response that is not HTTP is retried", async () => {
-    upstream.next((call, res) => void res.socket.end("SSH-2.0-OpenSSH_9.6\r\n"), GOOD);
+    upstream.next((_call, res) => void res.socket.end("SSH-2.0-OpenSSH_9.6\r\n"), GOOD);
     assertGood(await ask(), 2);
   });
 
   test("refused connections are retried as often as MAX_RETRIES allows", async () => {
-    await upstream.close();
+    await upstream.stopListening();
     const reply = await ask();
     await upstream.listen();
     assert.equal(reply.status, 502);
@@ -177,7 +179,10 @@ describe("the wait before a retry", () => {
     // Dates are in whole seconds: this one is between one and two from now.
     const date = new Date(Math.floor(Date.now() / 1000) * 1000 + 2000);
     let second;
-    upstream.next(error(503, { "retry-after": date.toUTCString() }), () => ((second = Date.now()), GOOD));
+    upstream.next(error(503, { "retry-after": date.toUTCString() }), () => {
+      second = Date.now();
+      return GOOD;
+    });
     assertGood(await ask(), 2);
     assert.ok(second >= date.getTime() - PRECISION_MS, `retried ${date.getTime() - second} ms too early`);
   });
@@ -282,7 +287,10 @@ describe("an exceeded quota", () => {
   });
 
   test("an exceeded rate limit is not an exceeded quota", async () => {
-    upstream.next({ status: 429, json: { error: { code: "rate_limit_exceeded", message: "insufficient_quota" } } }, GOOD);
+    upstream.next(
+      { status: 429, json: { error: { code: "rate_limit_exceeded", message: "insufficient_quota" } } },
+      GOOD,
+    );
     assertGood(await ask(), 2);
   });
 
@@ -295,7 +303,12 @@ describe("an exceeded quota", () => {
 describe("the last response", () => {
   const numbered = (n) => ({
     status: 503,
-    headers: { "x-request-id": `req_${n}`, "retry-after": "0", "content-type": "text/html; charset=utf-8", "x-custom": `${n}` },
+    headers: {
+      "x-request-id": `req_${n}`,
+      "retry-after": "0",
+      "content-type": "text/html; charset=utf-8",
+      "x-custom": `${n}`,
+    },
     body: `<html>\r\n try ${n} \u00fc </html>\n`,
   });
 
@@ -314,7 +327,11 @@ describe("the last response", () => {
 
     test(`${kind}: a compressed last response is unchanged`, async () => {
       const coded = gzipSync(randomBytes(3000).toString("hex"));
-      const failure = (n) => ({ status: 500, headers: { "content-encoding": "gzip", "x-request-id": `req_${n}` }, base64: coded.toString("base64") });
+      const failure = (n) => ({
+        status: 500,
+        headers: { "content-encoding": "gzip", "x-request-id": `req_${n}` },
+        base64: coded.toString("base64"),
+      });
       upstream.next(...[1, 2, 3].map(failure));
       const reply = await ask(proxy, request);
       assertForwarded(reply, { ...failure(3), body: coded }, 3);
@@ -338,7 +355,10 @@ describe("the last response", () => {
     const reply = await ask(limited);
     assert.deepEqual(reply.headers["set-cookie"], cookies);
     const names = reply.rawHeaders.filter((_, index) => index % 2 === 0).map((name) => name.toLowerCase());
-    assert.deepEqual(names.filter((name, index) => name !== "set-cookie" && names.indexOf(name) !== index), []);
+    assert.deepEqual(
+      names.filter((name, index) => name !== "set-cookie" && names.indexOf(name) !== index),
+      [],
+    );
     assert.equal(xCacheStatusOf(reply), "MISS");
     assert.equal(cacheStatusOf(reply).fwdStatus, 503);
   });
@@ -382,12 +402,24 @@ describe("requests that may have side effects", () => {
       body: Buffer.concat([Buffer.from(head), randomBytes(size), Buffer.from(`\r\n--${boundary}--\r\n`)]),
     };
   };
-  const json = (path, body) => ({ path, headers: { ...KEY, "content-type": "application/json" }, body: JSON.stringify(body) });
+  const json = (path, body) => ({
+    path,
+    headers: { ...KEY, "content-type": "application/json" },
+    body: JSON.stringify(body),
+  });
   const requests = {
     "an upload": form(300_000),
-    "a batch": json("/proxy/batches", { input_file_id: "f", endpoint: "/v1/chat/completions", completion_window: "24h" }),
+    "a batch": json("/proxy/batches", {
+      input_file_id: "f",
+      endpoint: "/v1/chat/completions",
+      completion_window: "24h",
+    }),
     "a run": json("/proxy/threads/t/runs", { assistant_id: "a" }),
-    "a response to an earlier one": json("/proxy/responses", { model: "m", input: "Hi", previous_response_id: "resp_1" }),
+    "a response to an earlier one": json("/proxy/responses", {
+      model: "m",
+      input: "Hi",
+      previous_response_id: "resp_1",
+    }),
     "a response in the background": json("/proxy/responses", { model: "m", input: "Hi", background: true }),
     "a POST without a body": { path: "/proxy/batches/b/cancel", headers: KEY },
     PATCH: { ...json("/proxy/files/f", { a: 1 }), method: "PATCH" },
@@ -398,12 +430,19 @@ describe("requests that may have side effects", () => {
       const body = Buffer.from(request.body ?? "");
       assertSameBytes(await withTimeout(call.bodyReceived, "the body sent upstream"), body, "the body sent upstream");
       const { headers } = call;
-      if (request.body !== undefined) assert.equal(headers["content-length"], String(body.length), JSON.stringify(headers));
+      if (request.body !== undefined)
+        assert.equal(headers["content-length"], String(body.length), JSON.stringify(headers));
     }
   }
 
   for (const [kind, request] of Object.entries(requests)) {
-    for (const [status, headers] of [[429, {}], [429, { "retry-after": "0" }], [503, { "retry-after": "0" }], [521, {}], [523, {}]]) {
+    for (const [status, headers] of [
+      [429, {}],
+      [429, { "retry-after": "0" }],
+      [503, { "retry-after": "0" }],
+      [521, {}],
+      [523, {}],
+    ]) {
       test(`${kind} is retried with its whole body on ${status} ${JSON.stringify(headers)}`, async () => {
         upstream.next(error(status, headers), error(status, headers), GOOD);
         assertGood(await ask(proxy, request), 3);
@@ -412,7 +451,18 @@ describe("requests that may have side effects", () => {
       });
     }
 
-    for (const [status, headers] of [[500, {}], [500, { "retry-after": "0", "x-should-retry": "true" }], [503, {}], [503, { "retry-after-ms": "0" }], [502, {}], [504, {}], [529, {}], [520, {}], [408, {}], [409, {}]]) {
+    for (const [status, headers] of [
+      [500, {}],
+      [500, { "retry-after": "0", "x-should-retry": "true" }],
+      [503, {}],
+      [503, { "retry-after-ms": "0" }],
+      [502, {}],
+      [504, {}],
+      [529, {}],
+      [520, {}],
+      [408, {}],
+      [409, {}],
+    ]) {
       test(`${kind} is not retried on ${status} ${JSON.stringify(headers)}`, async () => {
         const failure = error(status, headers);
         upstream.next(failure);
@@ -437,7 +487,7 @@ describe("requests that may have side effects", () => {
   test("an upload that is refused before its end is retried with its whole body", async () => {
     const request = form(3_000_000);
     // The response comes before the request's end. If the connection were closed, too, it would count as broken.
-    upstream.next((call, res) => void res.writeHead(429, { "retry-after": "0", "content-length": "0" }).end(), GOOD);
+    upstream.next((_call, res) => void res.writeHead(429, { "retry-after": "0", "content-length": "0" }).end(), GOOD);
     assertGood(await ask(proxy, request), 2);
     assertSameBytes(await upstream.last.bodyReceived, request.body, "the body sent upstream");
   });
@@ -446,7 +496,11 @@ describe("requests that may have side effects", () => {
     const request = form(50_000);
     const failure = error(429, { "retry-after": "0" });
     upstream.next(failure);
-    assertForwarded(await ask(proxy, { ...request, body: [request.body.subarray(0, 30_000), request.body.subarray(30_000)] }), failure, 1);
+    assertForwarded(
+      await ask(proxy, { ...request, body: [request.body.subarray(0, 30_000), request.body.subarray(30_000)] }),
+      failure,
+      1,
+    );
     assertSameBytes(await upstream.last.bodyReceived, request.body, "the body sent upstream");
   });
 
@@ -456,7 +510,10 @@ describe("requests that may have side effects", () => {
       const reply = await ask(proxy, { method, path: "/proxy/files/f", headers: KEY, body });
       assert.equal(reply.status, 200);
       assert.equal(upstream.calls.length, 3);
-      assert.deepEqual(upstream.calls.map((call) => call.method), [method, method, method]);
+      assert.deepEqual(
+        upstream.calls.map((call) => call.method),
+        [method, method, method],
+      );
       for (const index of [0, 2]) assert.equal((await upstream.calls[index].bodyReceived).toString(), body ?? "");
     });
   }
@@ -497,7 +554,7 @@ describe("a client that disconnects", () => {
       const logged = proxy.lines.length + 1;
       let disconnect;
       const client = begin(proxy, request);
-      upstream.next((call, res) => {
+      upstream.next((_call, res) => {
         res.writeHead(503, { "retry-after": "2", "content-length": "0" }).end();
         res.once("finish", () => disconnect());
       });
@@ -555,15 +612,27 @@ describe("a response that has started", () => {
     ["a stream that is truncated", chat({ stream: true }), { ...STREAM, truncate: 40 }],
     ["a stream that is truncated before its first byte", chat({ stream: true }), { ...STREAM, truncate: 0 }],
     ["an object that is truncated", chat(), { headers: { "content-length": "13" }, ...GOOD, truncate: 5 }],
-    ["an object that is truncated before its first byte", chat(), { headers: { "content-length": "13" }, ...GOOD, truncate: 0 }],
-    ["a file that is truncated", { method: "GET", path: "/proxy/files/f/content", headers: KEY }, { body: "0123456789", truncate: 5 }],
+    [
+      "an object that is truncated before its first byte",
+      chat(),
+      { headers: { "content-length": "13" }, ...GOOD, truncate: 0 },
+    ],
+    [
+      "a file that is truncated",
+      { method: "GET", path: "/proxy/files/f/content", headers: KEY },
+      { body: "0123456789", truncate: 5 },
+    ],
   ]) {
     test(`${kind} is not retried`, async () => {
       upstream.next(response);
       const reply = await ask(proxy, request, { allowTruncation: true });
       assert.equal(reply.status, 200);
       assert.equal(reply.complete, false, "a truncated response looks complete");
-      assertSameBytes(reply.body, Buffer.from(response.body ?? JSON.stringify(response.json)).subarray(0, response.truncate), "what was received");
+      assertSameBytes(
+        reply.body,
+        Buffer.from(response.body ?? JSON.stringify(response.json)).subarray(0, response.truncate),
+        "what was received",
+      );
       assert.equal(upstream.calls.length, 1);
       assert.equal(proxy.lines.at(-1).retries, undefined);
       assert.deepEqual(await proxy.entries(), []);

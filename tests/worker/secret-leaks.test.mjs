@@ -88,7 +88,12 @@ for (const store of ["kv", "upstash"]) {
       const chat = (more = {}, headers = {}) => ({
         path: "/proxy/chat/completions",
         headers: { "content-type": "application/json", ...credentials(), ...headers },
-        body: JSON.stringify({ model: "m", user: secret("user"), messages: [{ role: "user", content: secret("prompt") }], ...more }),
+        body: JSON.stringify({
+          model: "m",
+          user: secret("user"),
+          messages: [{ role: "user", content: secret("prompt") }],
+          ...more,
+        }),
       });
       const stream = (text) => chatEvent({ content: text }, "stop") + DONE;
       const responses = [];
@@ -99,7 +104,10 @@ for (const store of ["kv", "upstash"]) {
       };
       const events = { ...EVENT_STREAM, "set-cookie": secret("setcookie") };
       const exchanges = [
-        [chat(), { json: { choices: [{ message: { content: response() } }] }, headers: { "set-cookie": secret("setcookie") } }],
+        [
+          chat(),
+          { json: { choices: [{ message: { content: response() } }] }, headers: { "set-cookie": secret("setcookie") } },
+        ],
         [chat({ stream: true }), { headers: events, body: stream(response()) }],
         [chat({}, { "x-proxy-namespace": secret("namespace") }), { json: { id: response() } }],
         [chat({}, { "x-proxy-refresh": "true" }), { json: { id: response() } }],
@@ -110,11 +118,37 @@ for (const store of ["kv", "upstash"]) {
         [chat({ stream: true }), { headers: events, body: stream(secret("cutstream")), truncate: 40 }],
         [{ ...chat(), body: `{"prompt":"${secret("invalid")}"` }],
         [chat({}, { "x-proxy-ttl": secret("ttl") })],
-        [{ method: "GET", path: `/proxy/models?key=${secret("querykey")}&q=${secret("query")}`, headers: credentials() }],
-        [{ ...chat(), path: `/proxy/v1beta/models/m:generateContent?key=${secret("googlekey")}` }, { json: { candidates: [{ content: { parts: [{ text: response() }] } }] } }],
-        [{ ...chat(), headers: { "content-type": "application/json", authorization: `Bearer ${secret("wrongtoken")}` } }],
-        [{ method: "DELETE", path: "/admin/cache?namespace=x", headers: { authorization: `Bearer ${secret("wrongadmin")}` } }],
-        [{ method: "DELETE", path: `/admin/cache?namespace=${secret("purged")}`, headers: { authorization: `Bearer ${admin}` } }],
+        [
+          {
+            method: "GET",
+            path: `/proxy/models?key=${secret("querykey")}&q=${secret("query")}`,
+            headers: credentials(),
+          },
+        ],
+        [
+          { ...chat(), path: `/proxy/v1beta/models/m:generateContent?key=${secret("googlekey")}` },
+          { json: { candidates: [{ content: { parts: [{ text: response() }] } }] } },
+        ],
+        [
+          {
+            ...chat(),
+            headers: { "content-type": "application/json", authorization: `Bearer ${secret("wrongtoken")}` },
+          },
+        ],
+        [
+          {
+            method: "DELETE",
+            path: "/admin/cache?namespace=x",
+            headers: { authorization: `Bearer ${secret("wrongadmin")}` },
+          },
+        ],
+        [
+          {
+            method: "DELETE",
+            path: `/admin/cache?namespace=${secret("purged")}`,
+            headers: { authorization: `Bearer ${admin}` },
+          },
+        ],
         [{ method: "GET", path: "/metrics", headers: { authorization: `Bearer ${admin}` } }],
         [{ method: "GET", path: "/nowhere", headers: credentials() }],
       ];
@@ -125,9 +159,14 @@ for (const store of ["kv", "upstash"]) {
       }
       // Stored responses are requested again, in the same mode and in the other.
       await proxy.settled(() => send(proxy.origin, exchanges[0][0]));
-      await proxy.settled(() => send(proxy.origin, { ...exchanges[1][0], body: exchanges[1][0].body.replace('"stream":true', '"stream":false') }));
+      await proxy.settled(() =>
+        send(proxy.origin, {
+          ...exchanges[1][0],
+          body: exchanges[1][0].body.replace('"stream":true', '"stream":false'),
+        }),
+      );
       upstream.reset();
-      await upstream.close();
+      await upstream.stopListening();
       await proxy.settled(() => send(proxy.origin, chat()));
       await upstream.listen();
 

@@ -6,7 +6,7 @@ import { xCacheStatusOf } from "../../testkit/cache-status.mjs";
 import { send } from "../../testkit/client.mjs";
 import { ageEntries } from "../../testkit/entry.mjs";
 import { chatRequest } from "../../testkit/fixtures.mjs";
-import { release, worker } from "../../testkit/test-worker.mjs";
+import { worker } from "../../testkit/test-worker.mjs";
 import { startUpstream } from "../../testkit/upstream.mjs";
 import { deferred, withTimeout } from "../../testkit/wait.mjs";
 
@@ -71,7 +71,7 @@ test("many clients are served the stale response while one revalidation runs", a
 for (const [how, response] of [
   ["fails", { status: 500, json: {} }],
   ["times out", { hold: new Promise(() => {}) }],
-  ["pauses for too long", (call, res) => void (res.writeHead(200, { "content-type": "application/json" }), res.write("{"))],
+  ["pauses for too long", (_call, res) => void res.writeHead(200, { "content-type": "application/json" }).write("{")],
 ]) {
   test(`a revalidation that ${how} is tried again`, async () => {
     const proxy = await worker({ vars: { ...VARS, STALE_WHILE_REVALIDATE: "300", TIMEOUT: "1", IDLE_TIMEOUT: "1" } });
@@ -94,7 +94,7 @@ test("if a stale response is served on error, the upstream is disconnected", asy
   await proxy.clear();
   await proxy.settled(() => send(proxy.origin, chat()));
   await ageEntries(proxy, 700);
-  upstream.next((call, res) => void (res.writeHead(500, { "content-type": "text/html" }), res.write("<html>")));
+  upstream.next((_call, res) => void res.writeHead(500, { "content-type": "text/html" }).write("<html>"));
   const reply = await proxy.settled(() => send(proxy.origin, chat()));
   assert.equal(xCacheStatusOf(reply), "STALE");
   assert.equal(reply.body.toString(), OLD);

@@ -50,7 +50,9 @@ test("each event reaches the client before the next is sent, and the stream is s
 
 for (const COALESCE of ["true", "false"]) {
   test(`a stream that is too large to store reaches its client complete (COALESCE=${COALESCE})`, async () => {
-    const small = await worker({ vars: { OPENAI_BASE_URL: `${upstream.origin}/v1`, CACHE_MAX_BYTES: "1000", COALESCE } });
+    const small = await worker({
+      vars: { OPENAI_BASE_URL: `${upstream.origin}/v1`, CACHE_MAX_BYTES: "1000", COALESCE },
+    });
     const body = Buffer.from(event("x".repeat(60_000)).repeat(400) + DONE);
     upstream.next({ headers: EVENT_STREAM, body });
     const logged = small.lines.length + 1;
@@ -85,7 +87,9 @@ for (const when of ["before the head", "after the first chunk"]) {
       const { hostname, port } = new URL(proxy.origin);
       const socket = net.connect(Number(port), hostname);
       const { path, headers, body } = request;
-      const lines = Object.entries({ host: hostname, "content-length": body.length, ...headers }).map((pair) => pair.join(": "));
+      const lines = Object.entries({ host: hostname, "content-length": body.length, ...headers }).map((pair) =>
+        pair.join(": "),
+      );
       socket.write(`POST ${path} HTTP/1.1\r\n${lines.join("\r\n")}\r\n\r\n${body}`);
       socket.once("close", disconnected.resolve);
       await upstream.received(1);

@@ -28,7 +28,9 @@ const folder = new URL("../exchanges/", import.meta.url);
 const cases = readdirSync(folder)
   .filter((name) => name.endsWith(".json"))
   .sort()
-  .flatMap((name) => JSON.parse(readFileSync(new URL(name, folder), "utf8")).map((entry) => ({ ...entry, file: name })));
+  .flatMap((name) =>
+    JSON.parse(readFileSync(new URL(name, folder), "utf8")).map((entry) => ({ ...entry, file: name })),
+  );
 
 test("the table is well-formed", () => {
   assert.ok(cases.length > 0);
@@ -43,7 +45,8 @@ test("the table is well-formed", () => {
     assert.ok(["must", "should", undefined].includes(entry.kind), where);
     assert.ok(["e2e", "host", undefined].includes(entry.only), where);
     assert.equal(entry.only === undefined, entry.why === undefined, `${where}: \`only\` and \`why\` come together`);
-    for (const value of Object.values(entry.vars ?? {})) assert.equal(typeof value, "string", `${where}: vars are strings`);
+    for (const value of Object.values(entry.vars ?? {}))
+      assert.equal(typeof value, "string", `${where}: vars are strings`);
     for (const step of entry.steps) {
       if (step.advance !== undefined) {
         known(step, "advance", where);
@@ -71,10 +74,15 @@ after(() => upstream.close());
 
 const UPSTASH = ["callers.json", "controls.json", "key.json", "stale.json", "store.json", "streams.json"];
 playOn("kv", "", cases);
-playOn("upstash", " on Upstash", cases.filter(({ file }) => UPSTASH.includes(file)));
+playOn(
+  "upstash",
+  " on Upstash",
+  cases.filter(({ file }) => UPSTASH.includes(file)),
+);
 // What an isolate remembers, and that it recognizes whoever asks again, must make no difference but that it says so. It
 // cannot be made older or forget: so each case has a namespace of its own, and those in which time passes are left out.
-const lasting = ({ steps, vars = {} }) => steps.every((step) => step.advance === undefined) && vars.MEMORY_CACHE_BYTES === undefined;
+const lasting = ({ steps, vars = {} }) =>
+  steps.every((step) => step.advance === undefined) && vars.MEMORY_CACHE_BYTES === undefined;
 playOn("kv", " in memory", cases.filter(lasting).map(remembered), { MEMORY_CACHE_BYTES: "8000000" });
 
 // One worker per distinct set of variables, started when its cases begin and stopped when they are done.
@@ -138,7 +146,7 @@ async function exchange({ request = {}, upstream: answer = {}, expect: expected 
   if (truncate !== undefined) said.truncate = truncate;
   if (BODY.every((field) => said[field] === undefined)) said.json = { id: `answer-${upstream.calls.length + 1}` };
   upstream.otherwise(said);
-  if (refuse) await upstream.close();
+  if (refuse) await upstream.stopListening();
   const path = request.path ?? "/proxy/chat/completions";
   const exchanged = () =>
     send(proxy.origin, {
@@ -163,7 +171,8 @@ function check(reply, expected, { body, saidBytes, bodies, vars }) {
   if (expected.status !== undefined) {
     assert.equal(reply.status, expected.status, `the status of: ${reply.body.toString("utf8", 0, 300)}`);
   }
-  if (expected.cache !== undefined) assert.equal(xCacheStatusOf(reply), expected.cache, `X-Cache-Status; ${reply.headers["cache-status"]}`);
+  if (expected.cache !== undefined)
+    assert.equal(xCacheStatusOf(reply), expected.cache, `X-Cache-Status; ${reply.headers["cache-status"]}`);
   if (expected.detail !== undefined) {
     const any = [expected.detail].flat();
     assert.ok(any.includes(detailOf(reply)), `detail of ${reply.headers["cache-status"]} is not ${any.join(" or ")}`);
@@ -188,7 +197,10 @@ function checkError(reply, code, vars) {
   assertProxyError(reply, code);
   if (code !== "misconfigured") return;
   const { message } = JSON.parse(reply.body.toString()).error;
-  assert.ok(Object.keys(vars).some((name) => message.includes(name)), `the message names no variable: ${message}`);
+  assert.ok(
+    Object.keys(vars).some((name) => message.includes(name)),
+    `the message names no variable: ${message}`,
+  );
 }
 
 function checkSent(wanted, requestBody) {
@@ -198,8 +210,10 @@ function checkSent(wanted, requestBody) {
   if (wanted.url !== undefined) assert.equal(call.url, wanted.url, "the URL sent upstream");
   if (wanted.headers !== undefined) assertHeaders(call.headers, wanted.headers, "the request sent upstream");
   if (wanted.body === "request") assertSameBytes(call.body, requestBody ?? Buffer.alloc(0), "the body sent upstream");
-  else if (wanted.body?.text !== undefined) assert.equal(call.body.toString(), wanted.body.text, "the body sent upstream");
-  else if (wanted.body?.json !== undefined) assert.deepEqual(JSON.parse(call.body.toString()), wanted.body.json, "the body sent upstream");
+  else if (wanted.body?.text !== undefined)
+    assert.equal(call.body.toString(), wanted.body.text, "the body sent upstream");
+  else if (wanted.body?.json !== undefined)
+    assert.deepEqual(JSON.parse(call.body.toString()), wanted.body.json, "the body sent upstream");
   else assert.equal(wanted.body, undefined, `no such expectation of a sent body: ${JSON.stringify(wanted.body)}`);
 }
 

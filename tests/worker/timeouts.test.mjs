@@ -39,8 +39,18 @@ describe("a cacheable response that pauses for IDLE_TIMEOUT is aborted, for the 
   const cases = {
     "an object": [proxy, 200, json, '{"id":"'],
     "a stream": [proxy, 200, { "content-type": "text/event-stream" }, "data: {}\n\n"],
-    "a stream that has grown beyond CACHE_MAX_BYTES": [small, 200, { "content-type": "text/event-stream" }, `data: ${"x".repeat(500)}\n\n`],
-    "an object whose length exceeds CACHE_MAX_BYTES": [small, 200, { ...json, "content-length": "999" }, "x".repeat(500)],
+    "a stream that has grown beyond CACHE_MAX_BYTES": [
+      small,
+      200,
+      { "content-type": "text/event-stream" },
+      `data: ${"x".repeat(500)}\n\n`,
+    ],
+    "an object whose length exceeds CACHE_MAX_BYTES": [
+      small,
+      200,
+      { ...json, "content-length": "999" },
+      "x".repeat(500),
+    ],
     "an object that has grown beyond CACHE_MAX_BYTES": [small, 200, json, "x".repeat(500)],
     "an error": [proxy, 500, json, "{"],
     "an error in HTML": [proxy, 500, { "content-type": "text/html" }, "<html>"],
@@ -53,7 +63,11 @@ describe("a cacheable response that pauses for IDLE_TIMEOUT is aborted, for the 
       await instance.clear();
       upstream.next(pausing(status, headers, bytes));
       // Many times IDLE_TIMEOUT: no measure of speed.
-      const reply = await withTimeout(send(instance.origin, { ...chat(), allowTruncation: true }), "the response to end", 10_000);
+      const reply = await withTimeout(
+        send(instance.origin, { ...chat(), allowTruncation: true }),
+        "the response to end",
+        10_000,
+      );
       assert.equal(reply.status, status);
       assert.equal(reply.complete, false, "a truncated response looks complete");
       assert.deepEqual(await instance.entries(), []);
@@ -99,13 +113,16 @@ describe("a client that pauses for longer than IDLE_TIMEOUT still gets its whole
 test("a retried KV write does not replace an entry that was stored meanwhile", async () => {
   const faulty = await worker({ vars: { ...VARS, MAX_RETRIES: "3" }, store: "faulty-kv" });
   await faulty.clear();
-  let writes = 0;
-  faulty.gate("put", () => ((writes += 1) === 1 ? "fail" : "pass"));
+  const verdicts = ["fail"];
+  faulty.gate("put", () => verdicts.shift() ?? "pass");
   upstream.next({ json: { id: "older" } }, { json: { id: "newer" } });
   const logged = faulty.lines.length;
   const older = await send(faulty.origin, chat());
   const newer = await send(faulty.origin, chat({}, { "x-proxy-refresh": "true" }));
-  assert.deepEqual([older, newer].map((reply) => reply.body.toString()), ['{"id":"older"}', '{"id":"newer"}']);
+  assert.deepEqual(
+    [older, newer].map((reply) => reply.body.toString()),
+    ['{"id":"older"}', '{"id":"newer"}'],
+  );
   await faulty.logged(logged + 2);
   const hit = await send(faulty.origin, chat());
   assert.equal(xCacheStatusOf(hit), "HIT");

@@ -56,9 +56,15 @@ describe("Upstash's own client", () => {
       test("a pipeline returns its results in order", async () => {
         const pipeline = redis.pipeline().set("k", "v").incr("k").get("k").get("nothing");
         const answers = await pipeline.exec({ keepErrors: true });
-        assert.deepEqual(answers.map(({ result }) => result), ["OK", undefined, "v", null]);
+        assert.deepEqual(
+          answers.map(({ result }) => result),
+          ["OK", undefined, "v", null],
+        );
         assert.match(answers[1].error, /^ERR value is not an integer/);
-        assert.deepEqual(bridge.calls.map(({ url }) => url), ["/pipeline"]);
+        assert.deepEqual(
+          bridge.calls.map(({ url }) => url),
+          ["/pipeline"],
+        );
       });
 
       test("a wrong token is refused", async () => {

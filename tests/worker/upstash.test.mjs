@@ -10,7 +10,7 @@ import { send } from "../../testkit/client.mjs";
 import { decodeEntry, VERSION_AT } from "../../testkit/entry.mjs";
 import { chatRequest } from "../../testkit/fixtures.mjs";
 import { MAX_REQUEST_BYTES } from "../../testkit/redis.mjs";
-import { release, worker } from "../../testkit/test-worker.mjs";
+import { worker } from "../../testkit/test-worker.mjs";
 import { startUpstream } from "../../testkit/upstream.mjs";
 import { deferred, withTimeout } from "../../testkit/wait.mjs";
 
@@ -181,7 +181,10 @@ describe("a failing store is a miss", () => {
   const json = { "content-type": "application/json" };
   const faults = {
     "refuses the token": { status: 401, json: { error: "Unauthorized" } },
-    "has no quota left": { status: 400, json: { error: "ERR max daily request limit exceeded. Limit: 10000, Usage: 10000." } },
+    "has no quota left": {
+      status: 400,
+      json: { error: "ERR max daily request limit exceeded. Limit: 10000, Usage: 10000." },
+    },
     "limits the rate": { status: 429, json: { error: "ERR too many requests" } },
     "fails with 500": { status: 500, json: { error: "ERR internal" } },
     "fails with 500 and no body": { status: 500 },
@@ -194,10 +197,14 @@ describe("a failing store is a miss", () => {
     "sends a list": { json: [{ result: null }] },
     "sends a number": { json: { result: 7 } },
     "sends an object": { json: { result: { value: "" } } },
-    "truncates its response": { headers: { ...json, "content-length": "1000" }, body: `{"result":"${"A".repeat(900)}"}`, truncate: 500 },
-    "closes the connection": (call, response) => void response.destroy(),
-    "does not speak HTTP": (call, response) => void response.socket.end("-NOAUTH Authentication required.\r\n"),
-    "redirects": { status: 307, headers: { location: "https://example.invalid/" } },
+    "truncates its response": {
+      headers: { ...json, "content-length": "1000" },
+      body: `{"result":"${"A".repeat(900)}"}`,
+      truncate: 500,
+    },
+    "closes the connection": (_call, response) => void response.destroy(),
+    "does not speak HTTP": (_call, response) => void response.socket.end("-NOAUTH Authentication required.\r\n"),
+    redirects: { status: 307, headers: { location: "https://example.invalid/" } },
   };
   for (const [name, fault] of Object.entries(faults)) {
     test(`the store ${name}`, async () => {
@@ -216,7 +223,7 @@ describe("a failing store is a miss", () => {
 
   test("the store refuses connections", async () => {
     assertResponse(await patient.settled(() => ask(patient)), 1);
-    await patient.redis.close();
+    await patient.redis.stopListening();
     const reply = await patient.settled(() => ask(patient));
     await patient.redis.listen();
     assertResponse(reply, 2);
@@ -226,8 +233,8 @@ describe("a failing store is a miss", () => {
 
   const silences = {
     "does not answer": () => {},
-    "stops after its head": (call, response) => response.writeHead(200, json).flushHeaders(),
-    "stops in its answer": (call, response) => response.writeHead(200, json).write('{"result":"UlBS'),
+    "stops after its head": (_call, response) => response.writeHead(200, json).flushHeaders(),
+    "stops in its answer": (_call, response) => response.writeHead(200, json).write('{"result":"UlBS'),
   };
   for (const [name, silence] of Object.entries(silences)) {
     test(`the store ${name}: after STORE_TIMEOUT_MS the upstream is called, and its response stored`, async () => {
@@ -255,12 +262,12 @@ describe("a failing store is a miss", () => {
 describe("a failed write does not affect the response", () => {
   const refusals = {
     "an error": { status: 400, json: { error: "ERR command is not allowed when used memory > 'maxmemory'" } },
-    "nothing": { json: { result: null } },
+    nothing: { json: { result: null } },
     "a web page": { headers: { "content-type": "text/html" }, body: "<h1>Hi</h1>" },
   };
   for (const [name, { status = 200, headers, ...described }] of Object.entries(refusals)) {
     test(`the log reports a write that is answered with ${name}`, async () => {
-      replaceResponse(patient.redis, "SET", (call, response) =>
+      replaceResponse(patient.redis, "SET", (_call, response) =>
         response.writeHead(status, headers).end(described.body ?? JSON.stringify(described.json)),
       );
       for (const n of [1, 2]) {
@@ -353,17 +360,16 @@ test("the token is sent to Upstash only", async () => {
     redis.otherwise({ status, json: { error: `WRONGPASS ${redis.token}` } });
     await exchange(() => ask(proxy));
   }
-  redis.otherwise((call, response) => void response.destroy());
+  redis.otherwise((_call, response) => void response.destroy());
   await exchange(() => ask(proxy));
-  await redis.close();
+  await redis.stopListening();
   await exchange(() => ask(proxy));
   await redis.listen();
 
-  assert.deepEqual(
-    replies.map((reply) => xCacheStatusOf(reply)).slice(0, 3),
-    ["MISS", "HIT", "BYPASS"],
+  assert.deepEqual(replies.map((reply) => xCacheStatusOf(reply)).slice(0, 3), ["MISS", "HIT", "BYPASS"]);
+  assert.ok(
+    redis.calls.length >= 10 && redis.calls.every(({ headers }) => headers.authorization === `Bearer ${redis.token}`),
   );
-  assert.ok(redis.calls.length >= 10 && redis.calls.every(({ headers }) => headers.authorization === `Bearer ${redis.token}`));
   assert.ok(redis.calls.every((call) => !call.url.includes(redis.token) && !call.body?.includes(redis.token)));
   const requests = upstream.calls.map(({ url, rawHeaders, body }) => [url, rawHeaders, body?.toString("latin1")]);
   const responses = replies.map(({ rawHeaders, body }) => [rawHeaders, body.toString("latin1")]);

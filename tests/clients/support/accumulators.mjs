@@ -1,11 +1,11 @@
 // The official clients' own accumulators: each turns a stream's bytes into an object.
 
-import Anthropic from "@anthropic-ai/sdk";
-import OpenAI from "openai";
 import { spawn } from "node:child_process";
 import { createInterface } from "node:readline";
 import { after } from "node:test";
 import { fileURLToPath } from "node:url";
+import Anthropic from "@anthropic-ai/sdk";
+import OpenAI from "openai";
 
 const key = { apiKey: "sk-test", maxRetries: 0 };
 
