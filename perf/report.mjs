@@ -60,7 +60,7 @@ function bySize(rows) {
   const names = [...new Set(rows.map(({ name }) => name))];
   const lines = names.map((name) => {
     const own = rows.filter((one) => one.name === name);
-    const { to, group } = own[0];
+    const { to } = own[0];
     const cells = sizes.map((size) => {
       const found = own.find((one) => one.size === size);
       if (!found) return "";

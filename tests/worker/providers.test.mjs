@@ -2,10 +2,10 @@
 // filtered response arrive.
 
 import assert from "node:assert/strict";
-import { randomBytes } from "node:crypto";
-import net from "node:net";
+import { once } from "node:events";
 import { after, beforeEach, describe, test } from "node:test";
 import { gzipSync } from "node:zlib";
+import { WebSocket } from "ws";
 import { assertSameBytes } from "../../testkit/assertions.mjs";
 import { xCacheStatusOf } from "../../testkit/cache-status.mjs";
 import { open, readRest, send, sendRaw } from "../../testkit/client.mjs";
@@ -75,27 +75,13 @@ describe("no path reaches another host or leaves the base path", () => {
 
 test("a WebSocket reaches a provider, with the operator's configuration on", async () => {
   const proxy = await worker({ vars: FILTER });
-  const { hostname, port } = new URL(proxy.origin);
-  const socket = net.connect(Number(port), hostname);
-  const key = randomBytes(16).toString("base64");
-  socket.write(
-    `GET /groq/v1/realtime?model=m HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ${key}\r\n\r\n`,
-  );
-  let text = "";
-  const heard = (pattern) =>
-    withTimeout(
-      new Promise((resolve) => {
-        const look = () => pattern.test(text) && resolve();
-        socket.on("data", look);
-        look();
-      }),
-      `${pattern} in ${text}`,
-    );
-  socket.on("data", (data) => (text += data.toString("latin1")));
-  await heard(/^HTTP\/1\.1 101/);
-  socket.write(Buffer.from([0x81, 0x82, 0, 0, 0, 0, 0x68, 0x69])); // "hi", masked with zeros
-  await heard(/\u0081\u0002hi/);
-  socket.destroy();
+  const url = `${proxy.origin.replace("http:", "ws:")}/groq/v1/realtime?model=m`;
+  const socket = new WebSocket(url, { perMessageDeflate: false });
+  await withTimeout(once(socket, "open"), "the upgrade");
+  socket.send("hi");
+  const [data, isBinary] = await withTimeout(once(socket, "message"), "the echo");
+  assert.deepEqual([data.toString(), isBinary], ["hi", false]);
+  socket.terminate();
   assert.equal(upstream.last.url, "/v1/realtime?model=m");
 });
 
