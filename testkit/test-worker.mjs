@@ -3,9 +3,10 @@
 import { after } from "node:test";
 import { startMiniflare } from "./worker.mjs";
 
-// Nothing stays in memory, so that the store is seen. Coalescing must make no difference to most tests: they run with it and
-// without it.
+// Nothing stays in memory, so that the store is seen. A busy machine must not make the store late. Coalescing must make no
+// difference to most tests: they run with it and without it.
 const TEST_VARS = {
+  STORE_TIMEOUT_MS: "20000",
   MEMORY_CACHE_BYTES: process.env.REPRISE_MEMORY ?? "0",
   COALESCE_TTL: "0",
   COALESCE: process.env.REPRISE_COALESCE ?? "true",

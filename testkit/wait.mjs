@@ -51,6 +51,25 @@ export async function waitFor(condition, what, { limitMs = LIMIT_MS, pollMs = PO
   }
 }
 
+const WINDOW_MS = 60_000;
+
+/**
+ * Runs `act` so that it begins and ends in one window of a rate limit: the runtime aligns them to the wall clock. If a new window
+ * has begun meanwhile, `act` runs again.
+ */
+export async function withinOneWindow(act) {
+  const window = () => Math.floor(Date.now() / WINDOW_MS);
+  for (;;) {
+    const began = window();
+    try {
+      await act();
+      if (window() === began) return;
+    } catch (error) {
+      if (window() === began) throw error;
+    }
+  }
+}
+
 /** A promise with the function that resolves it. */
 export function deferred() {
   let resolve;

@@ -17,7 +17,6 @@ const VARS = {
   OPENAI_BASE_URL: `${upstream.origin}/v1`,
   MAX_RETRIES: "0",
   ADMIN_TOKEN: "adm",
-  STORE_TIMEOUT_MS: "20000",
 };
 const ask = (proxy, { content = "Hi", ...headers } = {}) =>
   proxy.settled(() => {

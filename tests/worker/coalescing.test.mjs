@@ -19,7 +19,7 @@ import {
 import { DETAIL, LOG, ROLE } from "../../testkit/names.mjs";
 import { worker } from "../../testkit/test-worker.mjs";
 import { controlledStream, startUpstream } from "../../testkit/upstream.mjs";
-import { deferred, withTimeout } from "../../testkit/wait.mjs";
+import { deferred, waitFor, withTimeout } from "../../testkit/wait.mjs";
 
 const upstream = await startUpstream();
 after(() => upstream.close());
@@ -550,20 +550,24 @@ test("a compressed response beyond CACHE_MAX_BYTES may take longer than IDLE_TIM
   upstream.next(stream.respond);
   const leader = await open(small.origin, request(freshPrompt(), { stream: true }));
   const bytes = gzipSync(Buffer.from(chatEvent({ content: randomBytes(20_000).toString("hex") })));
-  const part = (n) => bytes.subarray(Math.floor((bytes.length * n) / 4), Math.floor((bytes.length * (n + 1)) / 4));
-  await stream.send(part(0));
-  // Responses that are aborted after IDLE_TIMEOUT are the clock: this one never pauses for as long.
-  const pausing = [0, 1, 2].map(() => controlledStream());
-  const aborted = [];
-  for (const [n, stalled] of pausing.entries()) {
+  // Responses that are aborted after IDLE_TIMEOUT are the clock. This one gets a byte much more often, until two of them, one
+  // after the other, have been aborted.
+  let sent = 0;
+  const sendByte = async () => {
+    await stream.send(bytes.subarray(sent, sent + 1));
+    sent += 1;
+  };
+  for (let clock = 0; clock < 2; clock += 1) {
+    const stalled = controlledStream();
     upstream.next(stalled.respond);
-    aborted.push(send(small.origin, { ...request(freshPrompt(), { stream: true }), allowTruncation: true }));
+    const timed = send(small.origin, { ...request(freshPrompt(), { stream: true }), allowTruncation: true });
     await withTimeout(stalled.started, "another call");
     await stalled.send(chatEvent({ content: "a" }));
-    await stream.send(part(n + 1));
-    if (n === 0) await aborted[0];
+    let aborted = false;
+    timed.then(({ complete }) => (aborted = !complete));
+    await waitFor(() => sendByte().then(() => aborted), "a stalled response to be aborted", { pollMs: 100 });
   }
-  await Promise.all(aborted);
+  await stream.send(bytes.subarray(sent));
   await stream.end();
   assert.equal(gunzipSync(await readRest(leader)).toString(), gunzipSync(bytes).toString());
 });

@@ -14,7 +14,7 @@ import { waitFor } from "../../testkit/wait.mjs";
 const upstream = await startUpstream();
 after(() => upstream.close());
 beforeEach(() => upstream.reset());
-const VARS = { OPENAI_BASE_URL: `${upstream.origin}/v1`, MAX_RETRIES: "0", STORE_TIMEOUT_MS: "20000" };
+const VARS = { OPENAI_BASE_URL: `${upstream.origin}/v1`, MAX_RETRIES: "0" };
 const HEAD = Buffer.from("RPRS\x02", "latin1");
 const NONCE = 12;
 const TAG = 16;

@@ -220,7 +220,6 @@ const VARS = {
   OPENAI_BASE_URL: `${upstream.origin}/v1`,
   MAX_RETRIES: "0",
   ADMIN_TOKEN: "adm",
-  STORE_TIMEOUT_MS: "20000",
 };
 const MEMORY = { MEMORY_CACHE_BYTES: "1000000", MEMORY_CACHE_TTL: "3600" };
 
@@ -290,10 +289,12 @@ for (const [name, value] of Object.entries(disabling)) {
 
 test("the fast path respects the rate limit", async () => {
   const proxy = await worker({ vars: { ...VARS, ...MEMORY }, rateLimit: 4 });
-  const prompt = freshPrompt();
-  const statuses = [];
-  for (let n = 0; n < 6; n += 1) statuses.push((await ask(proxy, prompt)).status);
-  assert.deepEqual(statuses, [200, 200, 200, 200, 429, 429]);
+  await withinOneWindow(async () => {
+    const prompt = freshPrompt();
+    const statuses = [];
+    for (let n = 0; n < 6; n += 1) statuses.push((await ask(proxy, prompt)).status);
+    assert.deepEqual(statuses, [200, 200, 200, 200, 429, 429]);
+  });
 });
 
 test("the fast path serves no client another's response, and none without a token", async () => {
@@ -415,20 +416,20 @@ test("an invalid header in a stored entry is neither sent nor ends the fast path
 });
 
 test("a store that times out or fails is read once", async () => {
-  const proxy = await worker({ vars: { ...VARS, STORE_TIMEOUT_MS: "50" }, store: "faulty-kv" });
-  const prompt = freshPrompt();
-  for (let n = 0; n < 3; n += 1) await ask(proxy, prompt);
-  for (const [verdict, reason] of [
-    ["fail", "store-error"],
-    [new Promise(() => {}), "store-timeout"],
+  for (const [verdict, reason, vars] of [
+    ["fail", "store-error", {}],
+    [new Promise(() => {}), "store-timeout", { STORE_TIMEOUT_MS: "50" }],
   ]) {
-    let asked = 0;
+    const proxy = await worker({ vars: { ...VARS, ...vars }, store: "faulty-kv" });
+    const prompt = freshPrompt();
+    for (let n = 0; n < 3; n += 1) await ask(proxy, prompt);
+    let reads = 0;
     proxy.gate("get", () => {
-      asked += 1;
+      reads += 1;
       return verdict;
     });
     const reply = await ask(proxy, prompt);
-    assert.deepEqual([xCacheStatusOf(reply), detailOf(reply), asked], ["MISS", reason, 1]);
+    assert.deepEqual([xCacheStatusOf(reply), detailOf(reply), reads], ["MISS", reason, 1]);
     proxy.openGates();
     await ask(proxy, prompt);
   }

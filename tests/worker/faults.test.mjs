@@ -28,7 +28,7 @@ function assertResponse(reply, n) {
 }
 
 describe("a failing store", async () => {
-  const proxy = await worker({ vars: { ...VARS, STORE_TIMEOUT_MS: "100" }, store: "faulty-kv" });
+  const proxy = await worker({ vars: VARS, store: "faulty-kv" });
   beforeEach(async () => {
     proxy.openGates();
     await proxy.clear();
@@ -40,9 +40,10 @@ describe("a failing store", async () => {
   });
 
   test("a read that never ends is a miss after STORE_TIMEOUT_MS", async () => {
-    await proxy.settled(() => ask(proxy));
-    proxy.gate("get", NEVER);
-    const reply = await proxy.settled(() => ask(proxy));
+    const limited = await worker({ vars: { ...VARS, STORE_TIMEOUT_MS: "100" }, store: "faulty-kv" });
+    await limited.settled(() => ask(limited));
+    limited.gate("get", NEVER);
+    const reply = await limited.settled(() => ask(limited));
     assertResponse(reply, 2);
     assert.equal(xCacheStatusOf(reply), "MISS");
     assert.equal(detailOf(reply), "store-timeout");
@@ -209,8 +210,9 @@ describe("a damaged entry is a miss and is replaced", async () => {
 });
 
 describe("a failing upstream", async () => {
-  const proxy = await worker({ vars: { ...VARS, TIMEOUT: "1" } });
-  beforeEach(() => proxy.clear());
+  const proxy = await worker({ vars: VARS });
+  const limited = await worker({ vars: { ...VARS, TIMEOUT: "1" } });
+  beforeEach(() => Promise.all([proxy.clear(), limited.clear()]));
 
   test("an upstream that refuses connections is a 502, and the next request succeeds", async () => {
     await upstream.stopListening();
@@ -239,17 +241,17 @@ describe("a failing upstream", async () => {
 
   test("a silent upstream is a 504 after TIMEOUT, and its connection is closed", async () => {
     upstream.next({ hold: NEVER });
-    const reply = await proxy.settled(() => ask(proxy));
+    const reply = await limited.settled(() => ask(limited));
     assert.equal(reply.status, 504);
     assertProxyError(reply, "timeout");
     assert.equal(detailOf(reply), "upstream-timeout");
     await withTimeout(upstream.last.disconnected, "the upstream's connection to be closed");
-    assert.deepEqual(await proxy.entries(), []);
+    assert.deepEqual(await limited.entries(), []);
   });
 
   test("a silent upstream is a 504 for a bypassing request, too", async () => {
     upstream.next({ hold: NEVER });
-    const reply = await proxy.settled(() => send(proxy.origin, { method: "GET", path: "/proxy/models" }));
+    const reply = await limited.settled(() => send(limited.origin, { method: "GET", path: "/proxy/models" }));
     assert.equal(reply.status, 504);
     assertProxyError(reply, "timeout");
     assert.equal(detailOf(reply), "upstream-timeout");
@@ -258,10 +260,10 @@ describe("a failing upstream", async () => {
   test("TIMEOUT covers the response head only: a slow body is awaited", async () => {
     const slow = controlledStream({ headers: { "content-type": "application/json" } });
     upstream.next(slow.respond, { hold: NEVER });
-    const slowReply = ask(proxy, "slow");
+    const slowReply = ask(limited, "slow");
     await withTimeout(slow.started, "the slow response");
     // The second request is the clock: when it has timed out, the first has waited for longer.
-    assert.equal((await ask(proxy, "silent")).status, 504);
+    assert.equal((await ask(limited, "silent")).status, 504);
     await slow.send('{"id":"slow"}');
     await slow.end();
     assert.equal((await slowReply).body.toString(), '{"id":"slow"}');

@@ -17,7 +17,9 @@ beforeEach(() => upstream.reset());
 const VARS = { OPENAI_BASE_URL: `${upstream.origin}/v1`, MAX_RETRIES: "0" };
 // With coalescing the Durable Object writes the response. The guarantees are the same.
 const proxies = await Promise.all(
-  ["true", "false"].map((COALESCE) => worker({ vars: { ...VARS, COALESCE, MEMORY_CACHE_BYTES: "1000000" } })),
+  ["true", "false"].map((COALESCE) =>
+    worker({ vars: { ...VARS, COALESCE, MEMORY_CACHE_BYTES: "1000000", MEMORY_CACHE_TTL: "3600" } }),
+  ),
 );
 
 let prompts = 0;
@@ -185,13 +187,13 @@ for (const COALESCE of ["true", "false"]) {
     ["a refresh", (proxy, prompt) => ask(proxy, prompt, { headers: { "x-proxy-refresh": "true" } })],
   ]) {
     test(`an entry that is read during ${what} is not held in memory (COALESCE=${COALESCE})`, async () => {
-      const proxy = await worker({ vars: { ...vars, STORE_TIMEOUT_MS: "20000" }, store: "upstash" });
+      const proxy = await worker({ vars: { ...vars }, store: "upstash" });
       const prompt = freshPrompt();
       const key = keyOf(await ask(proxy, prompt));
       // As if another isolate had written it: this one's memory no longer has it.
       await proxy.settled(() => remove(proxy, "0".repeat(64)));
       const other = await worker({
-        vars: { ...vars, STORE_TIMEOUT_MS: "20000", MEMORY_CACHE_TTL: "50" },
+        vars: { ...vars, MEMORY_CACHE_TTL: "50" },
         store: "upstash",
       });
       const [[name, bytes]] = await proxy.entries();

@@ -72,7 +72,6 @@ for (const store of ["kv", "upstash"]) {
       const vars = {
         OPENAI_BASE_URL: `${upstream.origin}/v1`,
         MAX_RETRIES: "0",
-        STORE_TIMEOUT_MS: "20000",
         DEBUG,
         PROXY_TOKENS: token,
         ADMIN_TOKEN: admin,

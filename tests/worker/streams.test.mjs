@@ -18,7 +18,7 @@ let upstream;
 let proxy;
 before(async () => {
   upstream = await startUpstream();
-  proxy = await worker({ vars: { OPENAI_BASE_URL: `${upstream.origin}/v1`, IDLE_TIMEOUT: "1" } });
+  proxy = await worker({ vars: { OPENAI_BASE_URL: `${upstream.origin}/v1` } });
 });
 beforeEach(async () => {
   upstream.reset();
@@ -141,14 +141,16 @@ for (const { id, vars = {}, steps } of cases.filter(({ id }) => /^stream-.*-repl
 }
 
 test("a stream that stalls is not stored, and the log gives the reason", async () => {
+  const limited = await worker({ vars: { OPENAI_BASE_URL: `${upstream.origin}/v1`, IDLE_TIMEOUT: "1" } });
+  await limited.clear();
   const stream = controlledStream();
   upstream.next(stream.respond);
-  const logged = proxy.lines.length + 1;
-  const reply = await open(proxy.origin, request);
+  const logged = limited.lines.length + 1;
+  const reply = await open(limited.origin, request);
   await stream.send(event("a"));
   await reply.next();
-  assert.equal((await proxy.logged(logged)).reason, "stalled");
-  assert.deepEqual(await proxy.entries(), []);
+  assert.equal((await limited.logged(logged)).reason, "stalled");
+  assert.deepEqual(await limited.entries(), []);
   reply.disconnect();
 });
 

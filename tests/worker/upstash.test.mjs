@@ -10,7 +10,7 @@ import { send } from "../../testkit/client.mjs";
 import { decodeEntry, VERSION_AT } from "../../testkit/entry.mjs";
 import { chatRequest } from "../../testkit/fixtures.mjs";
 import { MAX_REQUEST_BYTES } from "../../testkit/redis.mjs";
-import { worker } from "../../testkit/test-worker.mjs";
+import { release, worker } from "../../testkit/test-worker.mjs";
 import { startUpstream } from "../../testkit/upstream.mjs";
 import { deferred, withTimeout } from "../../testkit/wait.mjs";
 
@@ -19,14 +19,14 @@ after(() => upstream.close());
 
 const VARS = { OPENAI_BASE_URL: `${upstream.origin}/v1`, MAX_RETRIES: "0" };
 // Where the store is meant to answer in time, a busy machine must not make it late.
-const patient = await worker({ vars: { ...VARS, STORE_TIMEOUT_MS: "20000" }, store: "upstash" });
-const hasty = await worker({ vars: { ...VARS, STORE_TIMEOUT_MS: "100" }, store: "upstash" });
+const proxy = await worker({ vars: { ...VARS }, store: "upstash" });
+const limited = await worker({ vars: { ...VARS, STORE_TIMEOUT_MS: "100" }, store: "upstash" });
 
 beforeEach(async () => {
   upstream.reset();
-  for (const proxy of [patient, hasty]) {
-    proxy.redis.reset();
-    await proxy.clear();
+  for (const instance of [proxy, limited]) {
+    instance.redis.reset();
+    await instance.clear();
   }
 });
 
@@ -58,43 +58,43 @@ const replaceResponse = (bridge, verb, respond) =>
 
 describe("the commands", () => {
   test("a miss is a GET and a SET, a hit is a GET: one request each", async () => {
-    assertResponse(await patient.settled(() => ask(patient)), 1);
-    assert.deepEqual(verbs(patient), ["GET", "SET"]);
-    const hit = await patient.settled(() => ask(patient));
+    assertResponse(await proxy.settled(() => ask(proxy)), 1);
+    assert.deepEqual(verbs(proxy), ["GET", "SET"]);
+    const hit = await proxy.settled(() => ask(proxy));
     assert.equal(xCacheStatusOf(hit), "HIT");
     assertResponse(hit, 1);
-    assert.deepEqual(verbs(patient), ["GET", "SET", "GET"]);
-    const [read, write] = patient.redis.calls.map(commandOf);
+    assert.deepEqual(verbs(proxy), ["GET", "SET", "GET"]);
+    const [read, write] = proxy.redis.calls.map(commandOf);
     assert.equal(read[1], write[1], "the key");
-    for (const { method, url, headers } of patient.redis.calls) {
-      assert.deepEqual([method, url, headers.authorization], ["POST", "/", `Bearer ${patient.redis.token}`]);
+    for (const { method, url, headers } of proxy.redis.calls) {
+      assert.deepEqual([method, url, headers.authorization], ["POST", "/", `Bearer ${proxy.redis.token}`]);
     }
   });
 
   test("a bypassing request does not touch the store", async () => {
-    await patient.settled(() => send(patient.origin, { method: "GET", path: "/proxy/models" }));
-    await patient.settled(() => ask(patient, { "cache-control": "no-store" }));
-    assert.deepEqual(verbs(patient), []);
+    await proxy.settled(() => send(proxy.origin, { method: "GET", path: "/proxy/models" }));
+    await proxy.settled(() => ask(proxy, { "cache-control": "no-store" }));
+    assert.deepEqual(verbs(proxy), []);
   });
 
   test("a failed response is not written", async () => {
     upstream.next({ status: 500, json: { error: { message: "x" } } });
-    await patient.settled(() => ask(patient));
-    assert.deepEqual(verbs(patient), ["GET"]);
-    assert.deepEqual(await patient.entries(), []);
+    await proxy.settled(() => ask(proxy));
+    assert.deepEqual(verbs(proxy), ["GET"]);
+    assert.deepEqual(await proxy.entries(), []);
   });
 });
 
 describe("the stored value", () => {
   const stored = async () => {
-    const names = await patient.redis.command("KEYS", "*");
+    const names = await proxy.redis.command("KEYS", "*");
     assert.equal(names.length, 1);
     return names[0];
   };
 
   test("the value is the entry in base64", async () => {
-    await patient.settled(() => ask(patient));
-    const value = (await patient.redis.command("GET", await stored())).toString();
+    await proxy.settled(() => ask(proxy));
+    const value = (await proxy.redis.command("GET", await stored())).toString();
     const bytes = Buffer.from(value, "base64");
     assert.equal(bytes.toString("base64"), value);
     assert.equal(decodeEntry(bytes).body.toString(), '{"id":"answer-1"}');
@@ -102,37 +102,37 @@ describe("the stored value", () => {
   });
 
   test("Redis expires the value after X-Proxy-TTL", async () => {
-    await patient.settled(() => ask(patient, { "x-proxy-ttl": "600" }));
-    const ttl = await patient.redis.command("TTL", await stored());
+    await proxy.settled(() => ask(proxy, { "x-proxy-ttl": "600" }));
+    const ttl = await proxy.redis.command("TTL", await stored());
     // At least as long as the entry may be served, and never much longer.
     assert.ok(ttl > 500 && ttl <= 600, `${ttl}`);
   });
 
   test("without a lifetime the value does not expire", async () => {
-    await patient.settled(() => ask(patient));
-    assert.equal(await patient.redis.command("TTL", await stored()), -1);
+    await proxy.settled(() => ask(proxy));
+    assert.equal(await proxy.redis.command("TTL", await stored()), -1);
   });
 
   test("a response without a lifetime replaces one with a lifetime", async () => {
-    await patient.settled(() => ask(patient, { "x-proxy-ttl": "600" }));
-    await patient.settled(() => ask(patient, { "x-proxy-refresh": "true" }));
-    assert.equal(await patient.redis.command("TTL", await stored()), -1);
+    await proxy.settled(() => ask(proxy, { "x-proxy-ttl": "600" }));
+    await proxy.settled(() => ask(proxy, { "x-proxy-refresh": "true" }));
+    assert.equal(await proxy.redis.command("TTL", await stored()), -1);
   });
 
   test("an expired value is a miss", async () => {
-    await patient.settled(() => ask(patient, { "x-proxy-ttl": "600" }));
-    await patient.redis.command("PEXPIRE", await stored(), 0);
-    const reply = await patient.settled(() => ask(patient));
+    await proxy.settled(() => ask(proxy, { "x-proxy-ttl": "600" }));
+    await proxy.redis.command("PEXPIRE", await stored(), 0);
+    const reply = await proxy.settled(() => ask(proxy));
     assertResponse(reply, 2);
-    assertMiss(reply, patient, null);
+    assertMiss(reply, proxy, null);
   });
 
   test("audio is stored and served byte for byte", async () => {
     const audio = Buffer.concat([Buffer.from(Array.from({ length: 256 }, (_, byte) => byte)), randomBytes(100_000)]);
     upstream.otherwise({ headers: { "content-type": "audio/mpeg" }, base64: audio.toString("base64") });
     const request = () =>
-      patient.settled(() =>
-        send(patient.origin, {
+      proxy.settled(() =>
+        send(proxy.origin, {
           path: "/proxy/audio/speech",
           headers: { "content-type": "application/json", authorization: "Bearer sk-test" },
           body: JSON.stringify({ model: "tts-1", input: "Hi", voice: "alloy" }),
@@ -156,24 +156,24 @@ describe("the stored value", () => {
   test("a response is stored if its command is almost 10 MB", async () => {
     upstream.otherwise({ body: text(fits) });
     for (const status of ["MISS", "HIT"]) {
-      const reply = await patient.settled(() => ask(patient));
+      const reply = await proxy.settled(() => ask(proxy));
       assert.equal(xCacheStatusOf(reply), status);
       assertSameBytes(reply.body, Buffer.from(text(fits)), "the response");
     }
-    const [, write] = patient.redis.calls;
+    const [, write] = proxy.redis.calls;
     assert.ok(write.body.length > MAX_REQUEST_BYTES - 5000, `a smaller command than meant: ${write.body.length}`);
   });
 
   test("a larger response is forwarded complete, and the log says why it is not stored", async () => {
     upstream.otherwise({ body: text(fits + 3000) });
     for (const times of [1, 2]) {
-      const reply = await patient.settled(() => ask(patient));
+      const reply = await proxy.settled(() => ask(proxy));
       assert.equal(xCacheStatusOf(reply), "MISS");
       assertSameBytes(reply.body, Buffer.from(text(fits + 3000)), "the response");
-      assert.equal(patient.lines.at(-1).reason, "too-large");
+      assert.equal(proxy.lines.at(-1).reason, "too-large");
       assert.equal(upstream.calls.length, times);
     }
-    assert.deepEqual(verbs(patient), ["GET", "GET"]);
+    assert.deepEqual(verbs(proxy), ["GET", "GET"]);
   });
 });
 
@@ -208,27 +208,27 @@ describe("a failing store is a miss", () => {
   };
   for (const [name, fault] of Object.entries(faults)) {
     test(`the store ${name}`, async () => {
-      assertResponse(await patient.settled(() => ask(patient)), 1);
-      patient.redis.otherwise(fault);
-      const reply = await patient.settled(() => ask(patient));
+      assertResponse(await proxy.settled(() => ask(proxy)), 1);
+      proxy.redis.otherwise(fault);
+      const reply = await proxy.settled(() => ask(proxy));
       assertResponse(reply, 2);
-      assertMiss(reply, patient, "store-error");
-      patient.redis.reset();
+      assertMiss(reply, proxy, "store-error");
+      proxy.redis.reset();
       // Nothing could be written: the previous entry is still there.
-      const again = await patient.settled(() => ask(patient));
+      const again = await proxy.settled(() => ask(proxy));
       assert.equal(xCacheStatusOf(again), "HIT");
       assertResponse(again, 1, 2);
     });
   }
 
   test("the store refuses connections", async () => {
-    assertResponse(await patient.settled(() => ask(patient)), 1);
-    await patient.redis.stopListening();
-    const reply = await patient.settled(() => ask(patient));
-    await patient.redis.listen();
+    assertResponse(await proxy.settled(() => ask(proxy)), 1);
+    await proxy.redis.stopListening();
+    const reply = await proxy.settled(() => ask(proxy));
+    await proxy.redis.listen();
     assertResponse(reply, 2);
-    assertMiss(reply, patient, "store-error");
-    assert.equal(xCacheStatusOf(await patient.settled(() => ask(patient))), "HIT");
+    assertMiss(reply, proxy, "store-error");
+    assert.equal(xCacheStatusOf(await proxy.settled(() => ask(proxy))), "HIT");
   });
 
   const silences = {
@@ -238,21 +238,21 @@ describe("a failing store is a miss", () => {
   };
   for (const [name, silence] of Object.entries(silences)) {
     test(`the store ${name}: after STORE_TIMEOUT_MS the upstream is called, and its response stored`, async () => {
-      replaceResponse(hasty.redis, "GET", silence);
-      const reply = await hasty.settled(() => ask(hasty));
+      replaceResponse(limited.redis, "GET", silence);
+      const reply = await limited.settled(() => ask(limited));
       assertResponse(reply, 1);
-      assertMiss(reply, hasty, "store-timeout");
-      const { ms } = hasty.lines.at(-1);
-      assert.ok(ms >= 90 && ms < 5000, `the response's head took ${ms} ms`);
-      await withTimeout(hasty.redis.calls[0].disconnected, "the silent connection to be closed");
-      assert.deepEqual(verbs(hasty), ["GET", "SET"]);
-      assert.equal((await hasty.entries()).length, 1);
+      assertMiss(reply, limited, "store-timeout");
+      const { ms } = limited.lines.at(-1);
+      assert.ok(ms >= 90 && ms < 20_000, `the response's head took ${ms} ms`);
+      await withTimeout(limited.redis.calls[0].disconnected, "the silent connection to be closed");
+      assert.deepEqual(verbs(limited), ["GET", "SET"]);
+      assert.equal((await limited.entries()).length, 1);
     });
   }
 
   test("only-if-cached is 504 if the store cannot be read", async () => {
-    patient.redis.otherwise({ status: 500 });
-    const reply = await patient.settled(() => ask(patient, { "cache-control": "only-if-cached" }));
+    proxy.redis.otherwise({ status: 500 });
+    const reply = await proxy.settled(() => ask(proxy, { "cache-control": "only-if-cached" }));
     assert.equal(reply.status, 504);
     assertProxyError(reply, "only_if_cached");
     assert.equal(upstream.calls.length, 0);
@@ -267,37 +267,37 @@ describe("a failed write does not affect the response", () => {
   };
   for (const [name, { status = 200, headers, ...described }] of Object.entries(refusals)) {
     test(`the log reports a write that is answered with ${name}`, async () => {
-      replaceResponse(patient.redis, "SET", (_call, response) =>
+      replaceResponse(proxy.redis, "SET", (_call, response) =>
         response.writeHead(status, headers).end(described.body ?? JSON.stringify(described.json)),
       );
       for (const n of [1, 2]) {
-        assertResponse(await patient.settled(() => ask(patient)), n);
-        assert.equal(patient.lines.at(-1).reason, "store-error");
+        assertResponse(await proxy.settled(() => ask(proxy)), n);
+        assert.equal(proxy.lines.at(-1).reason, "store-error");
       }
-      assert.deepEqual(await patient.entries(), []);
+      assert.deepEqual(await proxy.entries(), []);
     });
   }
 
   test("a write that is never answered is aborted", async () => {
-    replaceResponse(patient.redis, "SET", () => {});
-    assertResponse(await patient.settled(() => ask(patient)), 1);
-    assert.equal(patient.lines.at(-1).reason, "store-timeout");
-    await withTimeout(patient.redis.calls[1].disconnected, "the silent connection to be closed");
+    replaceResponse(proxy.redis, "SET", () => {});
+    assertResponse(await proxy.settled(() => ask(proxy)), 1);
+    assert.equal(proxy.lines.at(-1).reason, "store-timeout");
+    await withTimeout(proxy.redis.calls[1].disconnected, "the silent connection to be closed");
   });
 
   test("the client has its whole response while the write still waits", async () => {
     const { promise: held, resolve: release } = deferred();
-    replaceResponse(patient.redis, "SET", async (call, response) => {
+    replaceResponse(proxy.redis, "SET", async (call, response) => {
       await held;
-      response.writeHead(200).end(JSON.stringify((await patient.redis.respond(call)).json));
+      response.writeHead(200).end(JSON.stringify((await proxy.redis.respond(call)).json));
     });
-    await patient.settled(async () => {
-      assertResponse(await ask(patient), 1);
-      await patient.redis.received(2);
-      assert.deepEqual(await patient.entries(), []);
+    await proxy.settled(async () => {
+      assertResponse(await ask(proxy), 1);
+      await proxy.redis.received(2);
+      assert.deepEqual(await proxy.entries(), []);
       release();
     });
-    assert.equal((await patient.entries()).length, 1);
+    assert.equal((await proxy.entries()).length, 1);
   });
 });
 
@@ -321,33 +321,33 @@ describe("an invalid value is a miss and is replaced", () => {
     "with a byte too many": edited((bytes) => Buffer.concat([bytes, Buffer.from("x")])),
   };
   const replaced = async (reason) => {
-    const reply = await patient.settled(() => ask(patient));
+    const reply = await proxy.settled(() => ask(proxy));
     assertResponse(reply, 2);
-    assertMiss(reply, patient, reason);
-    const again = await patient.settled(() => ask(patient));
+    assertMiss(reply, proxy, reason);
+    const again = await proxy.settled(() => ask(proxy));
     assertResponse(again, 2);
     assert.equal(xCacheStatusOf(again), "HIT", "the value was not replaced");
   };
   for (const [name, damage] of Object.entries(damages)) {
     test(`the value is ${name}`, async () => {
-      assertResponse(await patient.settled(() => ask(patient)), 1);
-      const [key] = await patient.redis.command("KEYS", "*");
-      await patient.redis.command("SET", key, damage((await patient.redis.command("GET", key)).toString()));
+      assertResponse(await proxy.settled(() => ask(proxy)), 1);
+      const [key] = await proxy.redis.command("KEYS", "*");
+      await proxy.redis.command("SET", key, damage((await proxy.redis.command("GET", key)).toString()));
       await replaced("entry-corrupt");
     });
   }
 
   test("the value is not a string: the next response replaces it", async () => {
-    assertResponse(await patient.settled(() => ask(patient)), 1);
-    const [key] = await patient.redis.command("KEYS", "*");
-    await patient.redis.command("DEL", key);
-    await patient.redis.command("RPUSH", key, "a");
+    assertResponse(await proxy.settled(() => ask(proxy)), 1);
+    const [key] = await proxy.redis.command("KEYS", "*");
+    await proxy.redis.command("DEL", key);
+    await proxy.redis.command("RPUSH", key, "a");
     await replaced("store-error");
   });
 });
 
 test("the token is sent to Upstash only", async () => {
-  const proxy = await worker({ vars: { ...VARS, STORE_TIMEOUT_MS: "20000", DEBUG: "true" }, store: "upstash" });
+  const proxy = await worker({ vars: { ...VARS, DEBUG: "true" }, store: "upstash" });
   const { redis } = proxy;
   const replies = [];
   const exchange = async (request) => replies.push(await proxy.settled(request));
