@@ -1,19 +1,19 @@
-//! How often has what happened? Counters as Prometheus reads them (text format 0.0.4).
+//! Counters in Prometheus' text format 0.0.4, in base units.
 
 use crate::status::{CacheOutcome, Reason};
 use crate::telemetry::exchange_log::{LogFields, Measurements};
 use std::fmt::Write;
 
-/// What has been counted since this isolate began.
+/// The counts since this isolate began.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    /// By what the cache did and the status: few enough to be looked through.
+    /// By what the cache did and the status. There are few enough to search.
     requests: Vec<(&'static str, u16, u64)>,
     /// The proxy's own errors and what was not stored, by reason.
     reasons: Vec<(&'static str, u16, u64)>,
     not_stored: Vec<(&'static str, u16, u64)>,
     bytes: u64,
-    upstream_calls: u64,
+    upstream_requests: u64,
     upstream_ms: u64,
     retries: u64,
     fast_path_hits: u64,
@@ -27,14 +27,14 @@ impl Metrics {
             reasons: Vec::new(),
             not_stored: Vec::new(),
             bytes: 0,
-            upstream_calls: 0,
+            upstream_requests: 0,
             upstream_ms: 0,
             retries: 0,
             fast_path_hits: 0,
         }
     }
 
-    /// Counts a request that was answered without being read once more.
+    /// Counts a hit of the fast path.
     pub fn count_fast_path(&mut self, log_fields: &LogFields, measurements: &Measurements) {
         self.count(log_fields, measurements, Ok(()));
         add(&mut self.fast_path_hits, 1);
@@ -53,12 +53,12 @@ impl Metrics {
         add(&mut self.bytes, measurements.bytes.unwrap_or(0));
         add(&mut self.retries, u64::from(measurements.retries));
         if let Some(ms) = measurements.upstream_ms {
-            add(&mut self.upstream_calls, 1);
+            add(&mut self.upstream_requests, 1);
             add(&mut self.upstream_ms, ms);
         }
     }
 
-    /// All of it, for `/metrics`.
+    /// The text of `/metrics`.
     pub fn text(&self) -> String {
         let mut out = String::new();
         family(&mut out, "requests", "Requests by what the cache did and the status");
@@ -69,20 +69,22 @@ impl Metrics {
         for (reason, _, n) in &self.reasons {
             let _ = writeln!(out, "reprise_reasons_total{{reason=\"{reason}\"}} {n}");
         }
-        family(&mut out, "not_stored", "Answers that were not stored, by the reason");
+        family(&mut out, "not_stored", "Responses that were not stored, by the reason");
         for (reason, _, n) in &self.not_stored {
             let _ = writeln!(out, "reprise_not_stored_total{{reason=\"{reason}\"}} {n}");
         }
         for (name, help, n) in [
-            ("answer_bytes", "Bytes of answers whose length was known", self.bytes),
-            ("upstream_calls", "Requests for which the upstream was asked", self.upstream_calls),
-            ("upstream_milliseconds", "Milliseconds that the upstream took to begin its answers", self.upstream_ms),
-            ("upstream_retries", "Repetitions of failed calls", self.retries),
-            ("recognized", "Requests answered without reading their JSON once more", self.fast_path_hits),
+            ("response_bytes", "Bytes of responses whose length was known", self.bytes),
+            ("upstream_requests", "Requests that were forwarded to the upstream", self.upstream_requests),
+            ("upstream_retries", "Retries of failed upstream requests", self.retries),
+            ("fast_path_hits", "Hits that were served without parsing the request again", self.fast_path_hits),
         ] {
             family(&mut out, name, help);
             let _ = writeln!(out, "reprise_{name}_total {n}");
         }
+        family(&mut out, "upstream_seconds", "Seconds until the upstream's response heads");
+        let (seconds, ms) = (self.upstream_ms / 1000, self.upstream_ms % 1000);
+        let _ = writeln!(out, "reprise_upstream_seconds_total {seconds}.{ms:03}");
         out
     }
 }
@@ -125,8 +127,9 @@ mod tests {
             "reprise_requests_total{cache=\"MISS\",status=\"200\"} 2",
             "reprise_reasons_total{reason=\"store-timeout\"} 2",
             "reprise_not_stored_total{reason=\"truncated\"} 1",
-            "reprise_answer_bytes_total 7",
-            "reprise_upstream_calls_total 1",
+            "reprise_response_bytes_total 7",
+            "reprise_upstream_seconds_total 0.030",
+            "reprise_upstream_requests_total 1",
             "reprise_upstream_retries_total 2",
         ] {
             assert!(text.lines().any(|other| other == line), "{line} is not in\n{text}");
