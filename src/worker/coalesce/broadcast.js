@@ -128,10 +128,7 @@ export class Broadcast {
         piped,
         length,
         leader,
-        () => {
-          this.#pace.endPause();
-          this.#endWait?.();
-        },
+        () => this.#pace.endPause(),
         () => this.#abortIfUnwanted(),
       );
     }

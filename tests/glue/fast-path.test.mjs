@@ -105,6 +105,7 @@ describe("which requests take the fast path", () => {
       "upgrade",
       "connection",
       "cf",
+      "x-request-idx",
       "xcf-ray",
     ].map((name) => ({ headers: { [name]: "1" } })),
     // The slow path refuses values like these.
@@ -127,6 +128,20 @@ describe("which requests take the fast path", () => {
     for (const headers of [{ "x-a": "12" }, { "x-a": "1x-b:2" }, { "x-ax": "1", "x-b": "2" }, { "x-a": "1, 2" }]) {
       assert.equal(await fastPath.respond(request({ headers }), {}), undefined, JSON.stringify(headers));
     }
+  });
+
+  test("not one with the same body and another head, although both are known", async () => {
+    const fastPath = await create();
+    const other = () => request({ headers: { authorization: "Bearer sk-2" } });
+    const first = other();
+    await fastPath.respond(first, {});
+    fastPath.rememberHead(fastPath.probe(first));
+    const second = other();
+    assert.equal(await fastPath.respond(second, {}), undefined);
+    assert.ok(second.read);
+    fastPath.addPlan(fastPath.probe(second), { ...plan, responseHead: () => responseHead({ start: 0 }) }, KEY);
+    assert.equal(await (await fastPath.respond(other(), {})).text(), "entry");
+    assert.equal(await (await fastPath.respond(request(), {})).text(), "try");
   });
 
   const unread = {
@@ -159,6 +174,8 @@ describe("which requests take the fast path", () => {
     const first = request();
     assert.equal(await fastPath.respond(first, {}), undefined);
     assert.ok(!first.read);
+    fastPath.rememberHead(fastPath.probe(first));
+    assert.equal(await fastPath.respond(request(), {}), undefined, "a plan of the last instance was used");
   });
 
   test("none that was seen longest ago, when there are too many", async () => {
@@ -253,6 +270,15 @@ describe("plans", () => {
     fastPath.ensureInstance = () => calls.push("ensureInstance");
     await fastPath.respond(request(), {});
     assert.deepEqual(calls, ["ensureInstance", "responseHead"]);
+    calls.length = 0;
+    const readStore = async () => {
+      calls.push("readStore");
+      return new Uint8Array(ENTRY);
+    };
+    const withoutMemory = await create({ memory: null, plan: { ...plan, responseHead: recorded, readStore } });
+    withoutMemory.ensureInstance = () => calls.push("ensureInstance");
+    await withoutMemory.respond(request(), {});
+    assert.deepEqual(calls, ["ensureInstance", "readStore", "ensureInstance", "responseHead"]);
   });
 
   test("a response head is used again for the same entry while it is valid, and every hit is counted", async (t) => {
@@ -317,7 +343,7 @@ describe("the store", () => {
       const fastPath = await create({ memory: null, kvBinding, plan: its });
       for (let n = 1; n <= 3; n += 1) assert.ok(await fastPath.respond(request(), env));
       assert.equal(heads.mock.callCount(), 1);
-      for (const [at, changed] of ["Entry", "entrY"].entries()) {
+      for (const [at, changed] of ["entrY", "EntrY"].entries()) {
         const other = reads(Buffer.from(changed));
         its.readStore = other.readStore;
         assert.ok(await fastPath.respond(request(), other.env));
