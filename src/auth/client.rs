@@ -34,8 +34,8 @@ pub struct Client {
 impl Client {
     /// The caller of a request, out of which its token is taken. `None`: it may not come in.
     pub fn authenticate(config: &Config, request: &mut RequestHead) -> Option<Client> {
-        let token = config.tokens.as_ref().and_then(|tokens| strip_tokens(tokens, request));
-        let is_preflight = config.tokens.is_some() && token.is_none();
+        let token = config.auth.proxy_tokens.as_ref().and_then(|tokens| strip_tokens(tokens, request));
+        let is_preflight = config.auth.proxy_tokens.is_some() && token.is_none();
         if is_preflight && !is_cors_preflight(request) {
             return None;
         }
@@ -58,7 +58,7 @@ impl Client {
         let credentials: Vec<_> =
             credentials.into_iter().filter(|(name, value)| own || !is_empty(name, value)).collect();
         let tenant = match token {
-            _ if config.shared_scope => Tenant::Shared,
+            _ if config.cache.shared_scope => Tenant::Shared,
             Some(token) if !own => Tenant::Token(token, credentials),
             // One in the query is part of the URL.
             _ => Tenant::Credentials(credentials),

@@ -44,9 +44,9 @@ impl CachePolicy {
     pub fn new(config: &Config, directives: &Directives, bound: bool) -> CachePolicy {
         let wanted = match directives.ttl {
             Some(seconds) => Some(seconds.saturating_mul(1000)),
-            None => config.ttl_ms,
+            None => config.cache.ttl_ms,
         };
-        let lifetime = match (wanted, config.max_ttl_ms) {
+        let lifetime = match (wanted, config.cache.max_ttl_ms) {
             (Some(wanted), Some(most)) => Some(wanted.min(most)),
             (wanted, most) => wanted.or(most),
         };
@@ -64,7 +64,7 @@ impl CachePolicy {
         let (read, store) = match neither {
             Some((fwd, reason)) => (Err(CacheStatus::bypass(fwd, reason)), Err(reason)),
             None => {
-                let store = if config.store { Ok(lifetime) } else { Err(Reason::StoreDisabled) };
+                let store = if config.cache.store_cache { Ok(lifetime) } else { Err(Reason::StoreDisabled) };
                 (may_read(config, directives), store)
             }
         };
@@ -74,10 +74,10 @@ impl CachePolicy {
             max_age: directives.max_age,
             only_if_cached: directives.only_if_cached,
             stale_if_error: (
-                config.stale_if_error_ms,
+                config.cache.stale_if_error_ms,
                 directives.stale_if_error.map(|seconds| seconds.saturating_mul(1000)),
             ),
-            stale_while_revalidate: config.stale_while_revalidate_ms,
+            stale_while_revalidate: config.cache.stale_while_revalidate_ms,
         }
     }
 
@@ -153,7 +153,7 @@ fn may_read(config: &Config, directives: &Directives) -> Result<(), CacheStatus>
         Err(refresh(Reason::Refresh))
     } else if directives.no_cache {
         Err(refresh(Reason::NoCache))
-    } else if !config.read {
+    } else if !config.cache.respond_with_cache {
         Err(CacheStatus::bypass(Fwd::Bypass, Reason::ReadDisabled))
     } else {
         Ok(())

@@ -22,71 +22,127 @@ use std::time::Duration;
 use think_tags::ThinkTags;
 use url::Url;
 
-/// The operator's settings, complete and valid.
+/// The operator's configuration, complete and valid, by its parts.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// `OPENAI_BASE_URL`: the default upstream.
-    pub default: Rc<Upstream>,
-    /// The upstreams that callers name in the path: the built-in ones and those of `UPSTREAMS`.
+    /// Which paths lead where.
+    pub routing: RoutingConfig,
+    /// What is cached, and for how long.
+    pub cache: CacheConfig,
+    /// Where entries are stored.
+    pub store: StoreConfig,
+    /// The memory tier.
+    pub memory: MemoryConfig,
+    /// Coalescing.
+    pub coalesce: CoalesceConfig,
+    /// How the upstream is asked.
+    pub upstream: UpstreamConfig,
+    /// Who may send requests.
+    pub auth: AuthConfig,
+    /// Changes to requests and responses.
+    pub transforms: TransformConfig,
+    /// `DEBUG`.
+    pub debug: bool,
+}
+
+/// Which paths lead where.
+#[derive(Debug, Clone)]
+pub struct RoutingConfig {
+    /// `OPENAI_BASE_URL`.
+    pub default_upstream: Rc<Upstream>,
+    /// The upstreams that a path names: the built-in ones and those of `UPSTREAMS`.
     pub upstreams: Vec<Rc<Upstream>>,
     /// `PROXY_PATH_PREFIX`, with a leading and without a trailing slash; empty for the root.
     pub path_prefix: String,
+    /// `CACHE_PATHS`: further endpoints to cache.
+    pub cache_paths: Vec<Pattern>,
+}
+
+/// What is cached, and for how long.
+#[derive(Debug, Clone)]
+pub struct CacheConfig {
     /// `CACHE_TTL`, in milliseconds; `None`: never expires.
     pub ttl_ms: Option<u64>,
     /// `CACHE_MAX_TTL`, in milliseconds.
     pub max_ttl_ms: Option<u64>,
-    /// `CACHE_SCOPE=shared`: all callers are one party.
+    /// `CACHE_SCOPE=shared`: all clients are one tenant.
     pub shared_scope: bool,
-    /// `PROXY_TOKENS`: who may call.
-    pub tokens: Option<SecretDigests>,
-    /// `ADMIN_TOKEN`: who may call for the operator.
-    pub admin: Option<SecretDigests>,
-    /// `CACHE_ENCRYPTION_KEY`: what entries are sealed with, the first for new ones. Empty: they are not.
-    pub encryption: Vec<Secret>,
     /// `CACHE_MATCH`.
     pub match_mode: MatchMode,
-    /// `CACHE_PATHS`: further endpoints to cache.
-    pub cache_paths: Vec<Pattern>,
-    /// `KEY_IGNORE`: top-level fields left out of the key.
+    /// `KEY_IGNORE`: what is left out of the key.
     pub key_ignore: Vec<String>,
-    /// `CACHE_MAX_BYTES`: the largest answer stored and the largest request body keyed.
+    /// `CACHE_MAX_BYTES`: the largest response stored and the largest request body keyed.
     pub max_bytes: usize,
     /// `RESPOND_WITH_CACHE`.
-    pub read: bool,
+    pub respond_with_cache: bool,
     /// `STORE_CACHE`.
-    pub store: bool,
-    /// `UPSTASH_REDIS_REST_URL` and `UPSTASH_REDIS_REST_TOKEN`, where both are set.
-    pub upstash: Option<Upstash>,
-    /// `STORE_TIMEOUT_MS`: after that the store counts as a miss.
-    pub store_timeout: Duration,
-    /// `TIMEOUT`: to the upstream's response head, retries included.
-    pub timeout: Duration,
-    /// `OVERRIDE_MODEL`: the model of every request.
-    pub override_model: Option<String>,
-    /// `LLM_PARAMS`: what is said for each model.
-    pub llm_params: LlmParams,
-    /// `STRIP_THINK`: thoughts are left out unless `LLM_PARAMS` says otherwise for the model.
-    pub strip_think: bool,
-    /// `THINK_TAG` and `THINK_END_TAG`.
-    pub think_tags: ThinkTags,
-    /// `IDLE_TIMEOUT`: the longest pause in an answer.
-    pub idle_timeout: Duration,
-    /// `MAX_RETRIES`, `BASE_RETRY_DELAY` and `RATE_LIMIT_WAIT`.
-    pub retry: retry::Policy,
+    pub store_cache: bool,
     /// `STALE_IF_ERROR`, in milliseconds.
     pub stale_if_error_ms: u64,
     /// `STALE_WHILE_REVALIDATE`, in milliseconds.
     pub stale_while_revalidate_ms: u64,
-    /// `MEMORY_CACHE_BYTES`: the size of the tier in front of the store, in each isolate; 0: there is none.
-    pub memory_bytes: usize,
-    /// `MEMORY_CACHE_TTL`, in milliseconds: how long it keeps an entry.
-    pub memory_ttl_ms: u64,
-    /// `COALESCE`: whether equal questions share one call, where the Durable Object is bound.
-    pub coalesce: bool,
-    /// `COALESCE_TTL`, in milliseconds: how long an answer stays in its flight.
-    pub coalesce_ttl_ms: u64,
-    /// `DEBUG`.
-    pub debug: bool,
+}
+
+/// Where entries are stored.
+#[derive(Debug, Clone)]
+pub struct StoreConfig {
+    /// `UPSTASH_REDIS_REST_URL` and `UPSTASH_REDIS_REST_TOKEN`, if both are set.
+    pub upstash: Option<Upstash>,
+    /// `STORE_TIMEOUT_MS`: after that the store counts as a miss.
+    pub timeout: Duration,
+    /// `CACHE_ENCRYPTION_KEY`: the first encrypts entries, all decrypt them. Empty: entries are not encrypted.
+    pub encryption_keys: Vec<Secret>,
+}
+
+/// The memory tier in front of the store, in each isolate.
+#[derive(Debug, Clone)]
+pub struct MemoryConfig {
+    /// `MEMORY_CACHE_BYTES`; 0: there is none.
+    pub bytes: usize,
+    /// `MEMORY_CACHE_TTL`, in milliseconds.
+    pub ttl_ms: u64,
+}
+
+/// Coalescing.
+#[derive(Debug, Clone)]
+pub struct CoalesceConfig {
+    /// `COALESCE`: whether equal requests share one upstream request, where the Durable Object is bound.
+    pub enabled: bool,
+    /// `COALESCE_TTL`, in milliseconds: how long the Durable Object retains a response.
+    pub retain_ms: u64,
+}
+
+/// How the upstream is asked.
+#[derive(Debug, Clone)]
+pub struct UpstreamConfig {
+    /// `TIMEOUT`: to the response head, retries included.
+    pub timeout: Duration,
+    /// `IDLE_TIMEOUT`: the longest pause in a response.
+    pub idle_timeout: Duration,
+    /// `MAX_RETRIES`, `BASE_RETRY_DELAY` and `RATE_LIMIT_WAIT`.
+    pub retry: retry::Policy,
+}
+
+/// Who may send requests.
+#[derive(Debug, Clone)]
+pub struct AuthConfig {
+    /// `PROXY_TOKENS`.
+    pub proxy_tokens: Option<SecretDigests>,
+    /// `ADMIN_TOKEN`.
+    pub admin_token: Option<SecretDigests>,
+}
+
+/// Changes to requests and responses.
+#[derive(Debug, Clone)]
+pub struct TransformConfig {
+    /// `OVERRIDE_MODEL`.
+    pub override_model: Option<String>,
+    /// `LLM_PARAMS`.
+    pub llm_params: LlmParams,
+    /// `STRIP_THINK`: reasoning is removed unless `LLM_PARAMS` says otherwise for the model.
+    pub strip_think: bool,
+    /// `THINK_TAG` and `THINK_END_TAG`.
+    pub think_tags: ThinkTags,
 }
 
 /// A database at Upstash.
@@ -129,63 +185,80 @@ impl Config {
     /// The first variable that cannot be read.
     pub fn read(lookup: impl Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
         let vars = Vars(&lookup);
-        let default = Rc::new(default_upstream(&vars)?);
+        let default_upstream = Rc::new(default_upstream(&vars)?);
         let config = Config {
-            upstreams: upstreams::named(&vars, &default)?,
-            default,
-            path_prefix: path_prefix(&vars)?,
-            ttl_ms: vars.parse("CACHE_TTL", SECONDS, milliseconds)?,
-            max_ttl_ms: vars.parse("CACHE_MAX_TTL", SECONDS, milliseconds)?,
-            shared_scope: vars.parse("CACHE_SCOPE", "credential or shared", scope)?.unwrap_or(false),
-            tokens: vars.parse("PROXY_TOKENS", TOKENS, |text| SecretDigests::read(list(text)))?,
-            admin: vars.parse("ADMIN_TOKEN", TOKEN, |text| SecretDigests::read(std::iter::once(text.to_owned())))?,
-            encryption: vars
-                .parse("CACHE_ENCRYPTION_KEY", "a comma-separated list of secrets", |text| {
-                    Some(list(text).map(Secret).collect::<Vec<_>>()).filter(|secrets| !secrets.is_empty())
-                })?
-                .unwrap_or_default(),
-            match_mode: vars.parse("CACHE_MATCH", "exact or chat", MatchMode::from_word)?.unwrap_or_default(),
-            cache_paths: vars.parse("CACHE_PATHS", "a comma-separated list of globs", patterns)?.unwrap_or_default(),
-            key_ignore: vars.text("KEY_IGNORE").map(|text| list(&text).collect()).unwrap_or_default(),
-            max_bytes: vars
-                .parse("CACHE_MAX_BYTES", "a whole number of bytes", |text| text.parse().ok())?
-                .unwrap_or(DEFAULT_MAX_BYTES),
-            upstash: upstash(&vars)?,
-            read: vars.flag("RESPOND_WITH_CACHE", true)?,
-            store: vars.flag("STORE_CACHE", true)?,
-            store_timeout: vars
-                .parse("STORE_TIMEOUT_MS", "a number of milliseconds, 0 or more", |text| {
-                    milliseconds(text).map(Duration::from_micros)
-                })?
-                .unwrap_or(Duration::from_millis(500)),
-            timeout: timeout(&vars, vars.alias("TIMEOUT", "API_REQUEST_TIMEOUT"))?,
-            idle_timeout: timeout(&vars, "IDLE_TIMEOUT")?,
-            retry: retry::Policy {
-                max_retries: vars
-                    .parse("MAX_RETRIES", "a whole number, 0 or more", |text| text.parse().ok())?
-                    .unwrap_or(5),
-                base_delay_ms: vars.parse("BASE_RETRY_DELAY", SECONDS, milliseconds)?.unwrap_or(1_000),
-                rate_limit_wait_ms: vars.parse("RATE_LIMIT_WAIT", SECONDS, milliseconds)?.unwrap_or(30_000),
+            routing: RoutingConfig {
+                upstreams: upstreams::named(&vars, &default_upstream)?,
+                default_upstream,
+                path_prefix: path_prefix(&vars)?,
+                cache_paths: vars
+                    .parse("CACHE_PATHS", "a comma-separated list of globs", patterns)?
+                    .unwrap_or_default(),
             },
-            stale_if_error_ms: vars.parse("STALE_IF_ERROR", SECONDS, milliseconds)?.unwrap_or(0),
-            stale_while_revalidate_ms: vars.parse("STALE_WHILE_REVALIDATE", SECONDS, milliseconds)?.unwrap_or(0),
-            memory_bytes: vars
-                .parse("MEMORY_CACHE_BYTES", "a whole number of bytes", |text| text.parse().ok())?
-                .unwrap_or(16 << 20),
-            memory_ttl_ms: vars.parse("MEMORY_CACHE_TTL", SECONDS, milliseconds)?.unwrap_or(60_000),
-            coalesce: vars.flag("COALESCE", true)?,
-            coalesce_ttl_ms: vars.parse("COALESCE_TTL", SECONDS, milliseconds)?.unwrap_or(60_000),
-            override_model: vars.text("OVERRIDE_MODEL"),
-            llm_params: vars.text("LLM_PARAMS").map_or_else(|| Ok(LlmParams::default()), |t| LlmParams::read(&t))?,
-            strip_think: vars.flag("STRIP_THINK", false)?,
-            think_tags: ThinkTags::new(
-                vars.untrimmed("THINK_TAG").as_deref(),
-                vars.untrimmed("THINK_END_TAG").as_deref(),
-            ),
+            cache: CacheConfig {
+                ttl_ms: vars.parse("CACHE_TTL", SECONDS, milliseconds)?,
+                max_ttl_ms: vars.parse("CACHE_MAX_TTL", SECONDS, milliseconds)?,
+                shared_scope: vars.parse("CACHE_SCOPE", "credential or shared", scope)?.unwrap_or(false),
+                match_mode: vars.parse("CACHE_MATCH", "exact or chat", MatchMode::from_word)?.unwrap_or_default(),
+                key_ignore: vars.text("KEY_IGNORE").map(|text| list(&text).collect()).unwrap_or_default(),
+                max_bytes: vars.parse("CACHE_MAX_BYTES", BYTES, |text| text.parse().ok())?.unwrap_or(DEFAULT_MAX_BYTES),
+                respond_with_cache: vars.flag("RESPOND_WITH_CACHE", true)?,
+                store_cache: vars.flag("STORE_CACHE", true)?,
+                stale_if_error_ms: vars.parse("STALE_IF_ERROR", SECONDS, milliseconds)?.unwrap_or(0),
+                stale_while_revalidate_ms: vars.parse("STALE_WHILE_REVALIDATE", SECONDS, milliseconds)?.unwrap_or(0),
+            },
+            store: StoreConfig {
+                upstash: upstash(&vars)?,
+                timeout: vars
+                    .parse("STORE_TIMEOUT_MS", "a number of milliseconds, 0 or more", |text| {
+                        milliseconds(text).map(Duration::from_micros)
+                    })?
+                    .unwrap_or(Duration::from_millis(500)),
+                encryption_keys: vars
+                    .parse("CACHE_ENCRYPTION_KEY", "a comma-separated list of secrets", |text| {
+                        Some(list(text).map(Secret).collect::<Vec<_>>()).filter(|secrets| !secrets.is_empty())
+                    })?
+                    .unwrap_or_default(),
+            },
+            memory: MemoryConfig {
+                bytes: vars.parse("MEMORY_CACHE_BYTES", BYTES, |text| text.parse().ok())?.unwrap_or(16 << 20),
+                ttl_ms: vars.parse("MEMORY_CACHE_TTL", SECONDS, milliseconds)?.unwrap_or(60_000),
+            },
+            coalesce: CoalesceConfig {
+                enabled: vars.flag("COALESCE", true)?,
+                retain_ms: vars.parse("COALESCE_TTL", SECONDS, milliseconds)?.unwrap_or(60_000),
+            },
+            upstream: UpstreamConfig {
+                timeout: timeout(&vars, vars.alias("TIMEOUT", "API_REQUEST_TIMEOUT"))?,
+                idle_timeout: timeout(&vars, "IDLE_TIMEOUT")?,
+                retry: retry::Policy {
+                    max_retries: vars
+                        .parse("MAX_RETRIES", "a whole number, 0 or more", |text| text.parse().ok())?
+                        .unwrap_or(5),
+                    base_delay_ms: vars.parse("BASE_RETRY_DELAY", SECONDS, milliseconds)?.unwrap_or(1_000),
+                    rate_limit_wait_ms: vars.parse("RATE_LIMIT_WAIT", SECONDS, milliseconds)?.unwrap_or(30_000),
+                },
+            },
+            auth: AuthConfig {
+                proxy_tokens: vars.parse("PROXY_TOKENS", TOKENS, |text| SecretDigests::read(list(text)))?,
+                admin_token: vars
+                    .parse("ADMIN_TOKEN", TOKEN, |text| SecretDigests::read(std::iter::once(text.to_owned())))?,
+            },
+            transforms: TransformConfig {
+                override_model: vars.text("OVERRIDE_MODEL"),
+                llm_params: vars
+                    .text("LLM_PARAMS")
+                    .map_or_else(|| Ok(LlmParams::default()), |t| LlmParams::read(&t))?,
+                strip_think: vars.flag("STRIP_THINK", false)?,
+                think_tags: ThinkTags::new(
+                    vars.untrimmed("THINK_TAG").as_deref(),
+                    vars.untrimmed("THINK_END_TAG").as_deref(),
+                ),
+            },
             debug: vars.flag("DEBUG", false)?,
         };
         let anonymous = vars.flag("ALLOW_ANONYMOUS", false)?;
-        if !anonymous && config.tokens.is_none() {
+        if !anonymous && config.auth.proxy_tokens.is_none() {
             config.require_authentication()?;
         }
         Ok(config)
@@ -193,12 +266,14 @@ impl Config {
 
     /// What nobody may be let in for whom nothing tells apart.
     fn require_authentication(&self) -> Result<(), ConfigError> {
-        if self.shared_scope {
+        if self.cache.shared_scope {
             let message = "shares every answer with whoever can reach this proxy. Set PROXY_TOKENS, or ALLOW_ANONYMOUS=true \
                            if that is what you want, or CACHE_SCOPE=credential.";
             return Err(ConfigError::new("CACHE_SCOPE", message));
         }
-        let with_key = std::iter::once(&self.default).chain(&self.upstreams).find(|upstream| upstream.key.is_some());
+        let with_key = std::iter::once(&self.routing.default_upstream)
+            .chain(&self.routing.upstreams)
+            .find(|upstream| upstream.key.is_some());
         match with_key {
             Some(upstream) => {
                 let message = "would be spent by whoever can reach this proxy. Set PROXY_TOKENS, or ALLOW_ANONYMOUS=true if \
@@ -213,6 +288,7 @@ impl Config {
 const TOKENS: &str = "a comma-separated list of tokens in visible ASCII, without spaces";
 const TOKEN: &str = "a token in visible ASCII, without spaces";
 const SECONDS: &str = "a number of seconds, 0 or more";
+const BYTES: &str = "a whole number of bytes";
 
 /// The upstream of `OPENAI_BASE_URL`, with the operator's key.
 fn default_upstream<F: Fn(&str) -> Option<String>>(vars: &Vars<'_, F>) -> Result<Upstream, ConfigError> {
@@ -302,12 +378,14 @@ mod tests {
     #[test]
     fn nothing_is_required() {
         let config = read(&[]).unwrap();
-        assert_eq!(config.default.base.as_str(), "https://api.openai.com/v1");
-        assert_eq!(config.path_prefix, "/proxy");
-        assert_eq!(config.max_bytes, 10 * 1024 * 1024);
-        assert_eq!(config.store_timeout, Duration::from_millis(500));
-        assert_eq!(config.timeout, Duration::from_secs(300));
-        assert!(config.read && config.store && !config.shared_scope && !config.debug);
+        assert_eq!(config.routing.default_upstream.base.as_str(), "https://api.openai.com/v1");
+        assert_eq!(config.routing.path_prefix, "/proxy");
+        assert_eq!(config.cache.max_bytes, 10 * 1024 * 1024);
+        assert_eq!(config.store.timeout, Duration::from_millis(500));
+        assert_eq!(config.upstream.timeout, Duration::from_secs(300));
+        assert!(
+            config.cache.respond_with_cache && config.cache.store_cache && !config.cache.shared_scope && !config.debug
+        );
     }
 
     #[test]
@@ -370,18 +448,18 @@ mod tests {
     #[test]
     fn durations_may_be_fractions() {
         let config = read(&[("CACHE_TTL", "1.5"), ("TIMEOUT", "0.25"), ("STORE_TIMEOUT_MS", "0.5")]).unwrap();
-        assert_eq!(config.ttl_ms, Some(1500));
-        assert_eq!(config.timeout, Duration::from_millis(250));
-        assert_eq!(config.store_timeout, Duration::from_micros(500));
+        assert_eq!(config.cache.ttl_ms, Some(1500));
+        assert_eq!(config.upstream.timeout, Duration::from_millis(250));
+        assert_eq!(config.store.timeout, Duration::from_micros(500));
     }
 
     #[test]
     fn a_shared_cache_must_be_meant() {
         assert_eq!(read(&[("CACHE_SCOPE", "shared")]).unwrap_err().variable, "CACHE_SCOPE");
         let both = [("CACHE_SCOPE", "shared"), ("ALLOW_ANONYMOUS", "true")];
-        assert!(read(&both).unwrap().shared_scope);
+        assert!(read(&both).unwrap().cache.shared_scope);
         let tokens = [("CACHE_SCOPE", "shared"), ("PROXY_TOKENS", "a,b")];
-        assert!(read(&tokens).unwrap().shared_scope);
+        assert!(read(&tokens).unwrap().cache.shared_scope);
     }
 
     #[test]
@@ -397,23 +475,25 @@ mod tests {
         let keys = [("UPSTREAMS", r#"{"my-llm":"http://h"}"#), ("MY_LLM_API_KEY", "k")];
         assert_eq!(read(&keys).unwrap_err().variable, "MY_LLM_API_KEY");
         let config = read(&[keys[0], keys[1], ("ALLOW_ANONYMOUS", "true"), ("OPENAI_API_KEY", "o")]).unwrap();
-        let has_key = |name: &str| config.upstreams.iter().any(|u| u.name == name && u.key.is_some());
-        assert!(has_key("my-llm") && has_key("openai") && !has_key("groq") && config.default.key.is_some());
+        let has_key = |name: &str| config.routing.upstreams.iter().any(|u| u.name == name && u.key.is_some());
+        assert!(
+            has_key("my-llm") && has_key("openai") && !has_key("groq") && config.routing.default_upstream.key.is_some()
+        );
     }
 
     #[test]
     fn a_key_for_another_default_upstream_is_not_sent_to_openai() {
         let vars = [("OPENAI_BASE_URL", "http://h"), ("OPENAI_API_KEY", "k"), ("ALLOW_ANONYMOUS", "true")];
         let config = read(&vars).unwrap();
-        assert!(config.default.key.is_some());
-        assert!(config.upstreams.iter().all(|upstream| upstream.key.is_none()));
+        assert!(config.routing.default_upstream.key.is_some());
+        assert!(config.routing.upstreams.iter().all(|upstream| upstream.key.is_none()));
     }
 
     #[test]
     fn aliases_yield_to_the_first_name() {
         let config = read(&[("OPENAI_BASE_URL", "http://a/v1"), ("TARGET_BASE_URL", "http://b/v1")]).unwrap();
-        assert_eq!(config.default.base.as_str(), "http://a/v1");
+        assert_eq!(config.routing.default_upstream.base.as_str(), "http://a/v1");
         let config = read(&[("TARGET_BASE_URL", "http://b/v1/")]).unwrap();
-        assert_eq!(config.default.base.as_str(), "http://b/v1/");
+        assert_eq!(config.routing.default_upstream.base.as_str(), "http://b/v1/");
     }
 }

@@ -89,9 +89,9 @@ impl CoalesceRequest {
         CaptureOptions {
             endpoint: self.endpoint,
             response_mode: self.response_mode,
-            max_bytes: config.max_bytes,
+            max_bytes: config.cache.max_bytes,
             lifetime_ms: self.lifetime_ms.ok().flatten(),
-            shared: config.shared_scope,
+            shared: config.cache.shared_scope,
         }
     }
 }

@@ -151,7 +151,7 @@ impl<P: Platform> Coalescer<P> {
             },
             _ => InFlightState::Idle,
         };
-        let retain_ms = platform.config().coalesce_ttl_ms;
+        let retain_ms = platform.config().coalesce.retain_ms;
         let role = coalesce::role(in_flight, &request.join_request(), came, retain_ms);
         match (role, current, state) {
             (Role::Leader, ..) => self.lead(platform, request, body, client).await,
@@ -162,7 +162,7 @@ impl<P: Platform> Coalescer<P> {
             (Role::StreamFollower | Role::Waiter, Some(fetch), _) => {
                 let _guard = fetch.wait(&client);
                 let reply = {
-                    let followed = follow(&fetch, role, &request, platform.config().shared_scope);
+                    let followed = follow(&fetch, role, &request, platform.config().cache.shared_scope);
                     match select(pin!(followed), pin!(client.disconnected())).await {
                         Either::Left((reply, _)) => Some(reply),
                         Either::Right(_) => None,
@@ -202,7 +202,7 @@ impl<P: Platform> Coalescer<P> {
         let task = FetchTask {
             platform: platform.clone(),
             fetch: fetch.clone(),
-            budget: platform.config().timeout.saturating_sub(Duration::from_millis(request.elapsed_ms)),
+            budget: platform.config().upstream.timeout.saturating_sub(Duration::from_millis(request.elapsed_ms)),
             request,
             client: client.clone(),
             current: Some(self.current.clone()),

@@ -67,7 +67,7 @@ pub async fn exchange<P: Platform>(platform: P, head: RequestHead, body: P::Body
                 let response = bypass.rate_limited(log.fields_mut());
                 return respond(&platform, &response, log);
             }
-            if config.retry.max_retries > 0 && bypass.may_buffer_body() {
+            if config.upstream.retry.max_retries > 0 && bypass.may_buffer_body() {
                 body = platform.replayable(body);
             }
             return forward_uncached(&platform, *bypass, body, log).await;
@@ -174,7 +174,7 @@ async fn forward_uncached<P: Platform>(
 ) -> P::Response {
     let client = platform.client();
     let options = FetchOptions {
-        budget: platform.config().timeout,
+        budget: platform.config().upstream.timeout,
         retry_safety: bypass.retry_safety,
         is_abandoned: &|| client.is_disconnected(),
         client: Some(&client),
@@ -277,7 +277,7 @@ async fn forward<P: Platform>(
         Joined::Independent { late } => late,
     };
     let spent_ms = if late { platform.now().saturating_sub(began) } else { 0 };
-    let budget = platform.config().timeout.saturating_sub(Duration::from_millis(spent_ms));
+    let budget = platform.config().upstream.timeout.saturating_sub(Duration::from_millis(spent_ms));
     let task = independent_fetch(&platform, &fetch, budget, client.clone(), &log);
     let in_flight = task.fetch.clone();
     let _guard = in_flight.wait(&client);
@@ -369,7 +369,7 @@ async fn revalidate<P: Platform>(
         Joined::Handled => log.delegate(),
         Joined::Busy | Joined::Entry { .. } => log.finish(&measured, Ok(())),
         Joined::Response { .. } | Joined::Failed { .. } | Joined::Independent { .. } => {
-            let task = independent_fetch(&platform, &fetch, platform.config().timeout, nobody, &log);
+            let task = independent_fetch(&platform, &fetch, platform.config().upstream.timeout, nobody, &log);
             log.delegate();
             let (leader, _) = oneshot::channel();
             task.run(body, leader).await;

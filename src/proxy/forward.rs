@@ -63,7 +63,7 @@ impl UpstreamFetch {
 
     /// What the body needs on its way to the client. `None`: it is passed on as it comes.
     pub fn body_transform(&self, config: &Config, status: StatusCode, headers: &HeaderMap) -> Option<BodyTransform> {
-        self.transform.open(status, headers, config.max_bytes)
+        self.transform.open(status, headers, config.cache.max_bytes)
     }
 
     /// The stale response to serve because the upstream failed. `response`: the status that came, or why none did.

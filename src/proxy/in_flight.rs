@@ -222,7 +222,7 @@ impl<P: Platform> FetchTask<P> {
             response,
             &ShareOptions {
                 // Nobody joins a fetch that is for one client, so nothing of it is held unless it is stored.
-                max_held_bytes: if storable.is_err() && self.current.is_none() { 0 } else { config.max_bytes },
+                max_held_bytes: if storable.is_err() && self.current.is_none() { 0 } else { config.cache.max_bytes },
                 leader: Some(&self.client).filter(|_| !background),
                 is_storable: storable.is_ok(),
             },
@@ -271,7 +271,7 @@ impl<P: Platform> FetchTask<P> {
     fn release(&self) {
         let retained = match &*self.fetch.state.borrow() {
             FetchState::Complete(complete) => {
-                self.platform.config().coalesce_ttl_ms > 0 && complete.value.byte_len() <= MAX_RETAINED_BYTES
+                self.platform.config().coalesce.retain_ms > 0 && complete.value.byte_len() <= MAX_RETAINED_BYTES
             }
             _ => false,
         };

@@ -125,7 +125,7 @@ pub fn on_request(config: &Config, mut request: RequestHead, has_body: bool, log
     let target = match route::route(config, &request.path, request.query.as_deref()) {
         Route::Index if reads => return OnRequest::Respond(reply::index(config, log)),
         Route::Liveness if reads => return OnRequest::RespondUnlogged(reply::liveness()),
-        Route::Readiness if reads => return OnRequest::HealthCheck(config.default.base.to_string()),
+        Route::Readiness if reads => return OnRequest::HealthCheck(config.routing.default_upstream.base.to_string()),
         Route::Admin => return on_admin(config, &request, log),
         Route::Upstream(target) => target,
         _ => return OnRequest::Respond(reply::not_found(config, log)),
@@ -142,7 +142,7 @@ pub fn on_request(config: &Config, mut request: RequestHead, has_body: bool, log
 
 /// The operator's endpoints. Without `ADMIN_TOKEN` they do not exist.
 fn on_admin(config: &Config, request: &RequestHead, log: &mut LogFields) -> OnRequest {
-    let Some(token) = &config.admin else { return OnRequest::Respond(reply::not_found(config, log)) };
+    let Some(token) = &config.auth.admin_token else { return OnRequest::Respond(reply::not_found(config, log)) };
     if !token.authorizes(&request.headers) {
         let message = "This endpoint requires ADMIN_TOKEN as a bearer token.";
         let error = ProxyError::new(ErrorKind::InvalidToken, message);
@@ -197,7 +197,7 @@ impl RoutedRequest {
         let mut headers = forwarding::forwarded(&request.headers, upgrade);
         headers.extend(credential.flatten());
         let pending = PendingRequest {
-            max_bytes: config.max_bytes,
+            max_bytes: config.cache.max_bytes,
             transform: request_transform::response_transform_for(config, &request.method, &target),
             upstream: target.upstream,
             upstream_request: UpstreamRequest { method: request.method.clone(), url: target.url, headers, body: None },
@@ -286,7 +286,7 @@ impl PendingRequest {
         request_identity_encoding(&mut self.upstream_request);
         OnBody::LookUp(Box::new(CacheableRequest {
             key,
-            salt: (!config.encryption.is_empty()).then_some(salt),
+            salt: (!config.store.encryption_keys.is_empty()).then_some(salt),
             key_covers_request: self.key_covers_request(config, endpoint),
             upstream_request: self.upstream_request,
             endpoint,
@@ -338,18 +338,18 @@ impl PendingRequest {
     }
 
     fn ignored<'a>(&'a self, config: &'a Config) -> impl Iterator<Item = &'a String> {
-        config.key_ignore.iter().chain(&self.directives.ignore)
+        config.cache.key_ignore.iter().chain(&self.directives.ignore)
     }
 
     fn match_mode(&self, config: &Config, endpoint: Endpoint) -> MatchMode {
-        let wanted = self.directives.match_mode.unwrap_or(config.match_mode);
+        let wanted = self.directives.match_mode.unwrap_or(config.cache.match_mode);
         if endpoint.is_chat() { wanted } else { MatchMode::Exact }
     }
 
     /// Whether the key covers all that the upstream is sent. Then an error is the same for every client that has the key.
     fn key_covers_request(&self, config: &Config, endpoint: Endpoint) -> bool {
         let all = self.match_mode(config, endpoint) == MatchMode::Exact && self.ignored(config).next().is_none();
-        all && !config.shared_scope
+        all && !config.cache.shared_scope
     }
 
     fn bypass(self, reason: Reason, log: &mut LogFields) -> OnBody {

@@ -41,12 +41,12 @@ const PREFIXES: [(&str, &str); 3] = [("/proxy", ""), ("/v1", "v1/"), ("/api/v1",
 
 /// The prefixes that lead to an upstream, for a reader.
 pub fn prefixes(config: &Config) -> Vec<String> {
-    let own = format!("{}/", config.path_prefix);
+    let own = format!("{}/", config.routing.path_prefix);
     let mut all: Vec<String> = PREFIXES.iter().map(|(prefix, _)| format!("{prefix}/")).collect();
     if !all.contains(&own) {
         all.insert(0, own);
     }
-    all.extend(config.upstreams.iter().map(|upstream| format!("/{}/", upstream.name)));
+    all.extend(config.routing.upstreams.iter().map(|upstream| format!("/{}/", upstream.name)));
     all
 }
 
@@ -61,12 +61,12 @@ pub fn route(config: &Config, path: &str, query: Option<&str>) -> Route {
         _ => {}
     }
     // The longest prefix counts; the operator's own wins over a built-in one of the same name.
-    let own = (config.path_prefix.as_str(), "");
+    let own = (config.routing.path_prefix.as_str(), "");
     let longest = std::iter::once(own)
         .chain(PREFIXES)
         .filter_map(|(prefix, before)| Some((prefix, before, strip_prefix_segment(path, prefix)?)))
         .reduce(|best, next| if next.0.len() > best.0.len() { next } else { best });
-    let by_last_segment = config.upstreams.iter().find_map(|upstream| {
+    let by_last_segment = config.routing.upstreams.iter().find_map(|upstream| {
         let rest = strip_prefix_segment(path.strip_prefix('/')?, &upstream.name)?;
         Some((upstream, rest))
     });
@@ -95,11 +95,11 @@ fn strip_prefix_segment<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
 fn default_target(config: &Config, before: &str, rest: &str, query: Option<&str>) -> Option<Target> {
     // Ollama's native endpoints stand beside its OpenAI-compatible base, not below it.
     if let Some(native) = rest.strip_prefix("api/") {
-        let url = join_under_base(&config.default.base, "/api", native, query)?;
+        let url = join_under_base(&config.routing.default_upstream.base, "/api", native, query)?;
         let rest = format!("api/{}", path_below(&url, "/api"));
-        return Some(at(config, &config.default, url, &rest));
+        return Some(at(config, &config.routing.default_upstream, url, &rest));
     }
-    target(config, &config.default, &format!("{before}{rest}"), query)
+    target(config, &config.routing.default_upstream, &format!("{before}{rest}"), query)
 }
 
 /// A place below an upstream's base. A `v1/` is dropped where the base ends in it already.
@@ -124,7 +124,12 @@ fn path_below<'a>(url: &'a Url, base_path: &str) -> &'a str {
 
 fn custom(config: &Config, rest: &str) -> Option<Endpoint> {
     let shorter = rest.strip_prefix("v1/").unwrap_or(rest);
-    config.cache_paths.iter().any(|glob| glob.matches(rest) || glob.matches(shorter)).then_some(Endpoint::Custom)
+    config
+        .routing
+        .cache_paths
+        .iter()
+        .any(|glob| glob.matches(rest) || glob.matches(shorter))
+        .then_some(Endpoint::Custom)
 }
 
 /// `base_path` + `/` + `rest` at the base's origin. `None` where the rest would climb out of the base path.

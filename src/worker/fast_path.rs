@@ -102,10 +102,10 @@ pub fn set_up(config: &Config, memory: Option<&memory::MemoryCache>, store: Opti
             let fast_path = isolate_fast_path();
             let ignored: Array = FAST_PATH_IGNORED_HEADERS.iter().map(|name| JsString::from(*name)).collect();
             // JavaScript can read unencrypted entries out of KV by itself.
-            let plain_kv = matches!(store, Some(Store::Kv(_))) && config.encryption.is_empty();
-            let timeout_ms = config.store_timeout.as_millis() as f64;
+            let plain_kv = matches!(store, Some(Store::Kv(_))) && config.store.encryption_keys.is_empty();
+            let timeout_ms = config.store.timeout.as_millis() as f64;
             // Exact below 2^53.
-            let (max_body_bytes, prefix_bytes) = (config.max_bytes as f64, entry::PREFIX_LEN as f64);
+            let (max_body_bytes, prefix_bytes) = (config.cache.max_bytes as f64, entry::PREFIX_LEN as f64);
             let kv_binding = plain_kv.then_some(kv::BINDING);
             fast_path.open(&ignored, max_body_bytes, prefix_bytes, memory, kv_binding, timeout_ms);
             fast_path

@@ -74,7 +74,7 @@ impl Runtime {
     ) -> Runtime {
         let memory = memory::set_up(&config);
         let store = Store::bound(env, &config);
-        let coalescer = config.coalesce.then(|| DurableObjectNamespace::bound(env)).flatten();
+        let coalescer = config.coalesce.enabled.then(|| DurableObjectNamespace::bound(env)).flatten();
         let rate_limiter = RateLimiter::bound(env);
         // Where a rate limit is bound, every request has to be counted, so there is no fast path.
         if rate_limiter.is_none() {
@@ -211,7 +211,7 @@ impl Platform for Runtime {
 
     async fn allows(&self, rate_limit_key: &str) -> bool {
         match &self.0.rate_limiter {
-            Some(limiter) => limiter.allows(rate_limit_key, self.0.config.store_timeout).await,
+            Some(limiter) => limiter.allows(rate_limit_key, self.0.config.store.timeout).await,
             None => true,
         }
     }
@@ -274,7 +274,7 @@ impl Platform for Runtime {
     }
 
     fn begin_revalidation(&self, key: &CacheKey) -> bool {
-        revalidation::begin(key, self.0.config.timeout)
+        revalidation::begin(key, self.0.config.upstream.timeout)
     }
 
     fn end_revalidation(&self, key: &CacheKey) {
@@ -287,7 +287,7 @@ impl Platform for Runtime {
         body: Body,
         options: &FetchOptions<'_, Runtime>,
     ) -> FetchOutcome<Runtime> {
-        fetch::fetch(request, body, &self.0.config.retry, options).await
+        fetch::fetch(request, body, &self.0.config.upstream.retry, options).await
     }
 
     async fn join(&self, request: &dyn Fn() -> CoalesceRequest, body: &Body, client: &AbortSignal) -> Joined<Runtime> {
@@ -298,7 +298,7 @@ impl Platform for Runtime {
     }
 
     fn share(&self, response: UpstreamResponse, options: &ShareOptions<'_, Runtime>) -> SharedBody {
-        SharedBody::new(response, self.0.config.idle_timeout, options)
+        SharedBody::new(response, self.0.config.upstream.idle_timeout, options)
     }
 
     fn respond(&self, response: &ProxyResponse) -> Response {
@@ -322,7 +322,7 @@ impl Platform for Runtime {
         edits: &HeaderEdits,
         body_transform: Option<BodyTransform>,
     ) -> Response {
-        let body = broadcast::with_idle_timeout(&response, self.0.config.idle_timeout, &self.0.client);
+        let body = broadcast::with_idle_timeout(&response, self.0.config.upstream.idle_timeout, &self.0.client);
         transform::pass_on(&response.response, body.as_ref(), edits, body_transform)
     }
 }

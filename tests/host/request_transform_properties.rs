@@ -61,7 +61,7 @@ fn json() -> impl Strategy<Value = Value> {
 
 fn shaped(config: &Config, provider: &str, text: &str) -> Option<String> {
     let document = Document::parse(text.as_bytes()).unwrap();
-    let upstream = config.upstreams.iter().find(|upstream| upstream.name == provider).unwrap();
+    let upstream = config.routing.upstreams.iter().find(|upstream| upstream.name == provider).unwrap();
     let requested_mode =
         RequestTarget { upstream, url: "http://h/v1/chat/completions", endpoint: Some(Endpoint::ChatCompletions) };
     transform(config, requested_mode, text, &document).body.map(|body| String::from_utf8(body).unwrap())
@@ -86,7 +86,7 @@ proptest! {
         }).collect();
         let read = config(&[("LLM_PARAMS", &said.join(";\n"))]).unwrap();
         for (model, fields) in &groups {
-            let params = read.llm_params.of(Some(model)).unwrap();
+            let params = read.transforms.llm_params.of(Some(model)).unwrap();
             let got: BTreeMap<String, Value> =
                 params.fields.iter().map(|(key, value)| (key.clone(), serde_json::from_str(value).unwrap())).collect();
             for (key, value) in fields {

@@ -43,7 +43,7 @@ pub struct TransformedRequest {
 /// What the answer to a request needs whose body is not seen, by what the operator says for all.
 pub fn response_transform_for(config: &Config, method: &Method, target: &Target) -> ResponseTransform {
     if *method == Method::GET && path(&target.url).trim_end_matches('/').ends_with("/models") {
-        return ResponseTransform::models(config.llm_params.pseudo_models().map(str::to_owned).collect());
+        return ResponseTransform::models(config.transforms.llm_params.pseudo_models().map(str::to_owned).collect());
     }
     let endpoint = target.endpoint.filter(|_| *method == Method::POST);
     endpoint.map_or_else(ResponseTransform::default, |endpoint| ResponseTransform::think(endpoint, tags(config, None)))
@@ -63,7 +63,7 @@ pub fn transform(config: &Config, target: RequestTarget<'_>, text: &str, documen
         // A model in the URL is not the body's to change.
         let in_url = matches!(endpoint, Endpoint::GenerateContent | Endpoint::StreamGenerateContent);
         let speaks = endpoint.is_chat() && !in_url;
-        if let Some(model) = &config.override_model
+        if let Some(model) = &config.transforms.override_model
             && (speaks || fields.has("model"))
         {
             fields.set_text("model", model);
@@ -71,7 +71,7 @@ pub fn transform(config: &Config, target: RequestTarget<'_>, text: &str, documen
         let set = fields.get("model").and_then(|model| JsonCursor::root(model).as_string());
         let model = set.or_else(|| inspect::model(document, target.url));
         // A request that needs no model is not one that leaves it open.
-        let params = if model.is_some() || speaks { config.llm_params.of(model.as_deref()) } else { None };
+        let params = if model.is_some() || speaks { config.transforms.llm_params.of(model.as_deref()) } else { None };
         if let Some(params) = params {
             set_params(&mut fields, params, target, endpoint);
         }
@@ -90,8 +90,8 @@ pub fn transform(config: &Config, target: RequestTarget<'_>, text: &str, documen
 /// Whether anything may have to be changed, so that the body is taken apart at all.
 fn needs_rewrite(config: &Config, target: RequestTarget<'_>, document: &Document) -> bool {
     let rejected = |name: &String| document.fields(name).next().is_some();
-    config.override_model.is_some()
-        || !config.llm_params.is_empty()
+    config.transforms.override_model.is_some()
+        || !config.transforms.llm_params.is_empty()
         || target.upstream.unsupported_params.iter().any(rejected)
         || (target.upstream.float_embeddings_only && is_embedding(target))
 }
@@ -117,9 +117,9 @@ fn set_params(fields: &mut Fields<'_>, params: &ModelParams, target: RequestTarg
 
 /// The tags of this request's thoughts; `None`: they stay.
 fn tags(config: &Config, params: Option<&ModelParams>) -> Option<ThinkTags> {
-    let wanted = params.and_then(|params| params.filter_think).unwrap_or(config.strip_think);
+    let wanted = params.and_then(|params| params.filter_think).unwrap_or(config.transforms.strip_think);
     let (start, end) = params.map_or((None, None), |p| (p.think_start.as_deref(), p.think_end.as_deref()));
-    wanted.then(|| config.think_tags.or(start, end))
+    wanted.then(|| config.transforms.think_tags.or(start, end))
 }
 
 fn is_embedding(target: RequestTarget<'_>) -> bool {

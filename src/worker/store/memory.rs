@@ -37,9 +37,9 @@ thread_local! {
 
 /// Sets the tier up, once per wasm instance. `None`: it is switched off.
 pub fn set_up(config: &Config) -> Option<MemoryCache> {
-    let on = config.memory_bytes > 0 && config.memory_ttl_ms > 0;
+    let on = config.memory.bytes > 0 && config.memory.ttl_ms > 0;
     // Exact below 2^53.
-    let memory = || on.then(|| MemoryCache::new(config.memory_bytes as f64, config.memory_ttl_ms as f64));
+    let memory = || on.then(|| MemoryCache::new(config.memory.bytes as f64, config.memory.ttl_ms as f64));
     MEMORY.with(|cell| cell.get_or_init(memory).clone())
 }
 

@@ -49,7 +49,7 @@ pub enum Store {
 impl Store {
     /// Upstash where it is configured, otherwise the KV namespace that the environment binds, if any.
     pub fn bound(env: &Env, config: &Config) -> Option<Store> {
-        match &config.upstash {
+        match &config.store.upstash {
             Some(config) => Some(Store::Upstash(upstash::Database::new(config))),
             None => kv::KvNamespace::bound(env).map(Store::Kv),
         }
@@ -75,7 +75,7 @@ impl Store {
         salt: Option<&EncryptionSalt>,
         config: &Config,
     ) -> Result<Option<Uint8Array>, Reason> {
-        let value = within(config.store_timeout, self.read_untimed(name, salt, config)).await;
+        let value = within(config.store.timeout, self.read_untimed(name, salt, config)).await;
         value.unwrap_or(Err(Reason::StoreTimeout))
     }
 
@@ -87,12 +87,12 @@ impl Store {
     ) -> Result<Option<Uint8Array>, Reason> {
         let value = match self {
             Store::Kv(kv) => kv.get(name).await.map(|value| value.map(Some)).map_err(|_| Reason::StoreError),
-            Store::Upstash(database) => database.get(name, config.store_timeout).await,
+            Store::Upstash(database) => database.get(name, config.store.timeout).await,
         };
         let Some(value) = value? else { return Ok(None) };
         // Where entries are encrypted, anybody may have written one that is not.
         let value = match (value, salt) {
-            (Some(value), Some(salt)) => encryption::open(&config.encryption, salt, &value).await,
+            (Some(value), Some(salt)) => encryption::open(&config.store.encryption_keys, salt, &value).await,
             (value, _) => value,
         };
         value.map(Some).ok_or(Reason::EntryCorrupt)
@@ -111,7 +111,9 @@ impl Store {
         config: &Config,
     ) -> Result<(), Reason> {
         let encrypted = match salt {
-            Some(salt) => encryption::seal(&config.encryption, salt, value).await.ok_or(Reason::StoreError)?,
+            Some(salt) => {
+                encryption::seal(&config.store.encryption_keys, salt, value).await.ok_or(Reason::StoreError)?
+            }
             None => value.clone(),
         };
         if !write_order::claim(key, sequence) {
@@ -137,7 +139,7 @@ impl Store {
         config: &Config,
     ) -> Result<(), Reason> {
         let name = key.storage_key();
-        let beyond_ms = config.stale_if_error_ms.max(config.stale_while_revalidate_ms);
+        let beyond_ms = config.cache.stale_if_error_ms.max(config.cache.stale_while_revalidate_ms);
         let ttl = || head.retention_secs(now(), beyond_ms).filter(|ttl| *ttl <= MAX_TTL_SECONDS);
         match self {
             Store::Kv(kv) => {
@@ -151,7 +153,7 @@ impl Store {
                         Some(Err(_)) => {}
                     }
                     let left_ms = MAX_WRITE_MS.saturating_sub(now().saturating_sub(began));
-                    let wait = config.retry.write_retry_delay(attempts, left_ms, Math::random());
+                    let wait = config.upstream.retry.write_retry_delay(attempts, left_ms, Math::random());
                     timer(Duration::from_millis(wait.ok_or(Reason::StoreError)?)).await;
                     if !write_order::claim(key, sequence) {
                         return Err(Reason::Superseded);
