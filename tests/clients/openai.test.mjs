@@ -4,7 +4,6 @@ import assert from "node:assert/strict";
 import { after, before, beforeEach, describe, test } from "node:test";
 import OpenAI from "openai";
 import { Configuration, OpenAIApi } from "openai-v3";
-import { xCacheStatusOf } from "../../testkit/cache-status.mjs";
 import { decodeEntry } from "../../testkit/entry.mjs";
 import { respondLikeOpenAI } from "../../testkit/providers.mjs";
 import { worker } from "../../testkit/test-worker.mjs";

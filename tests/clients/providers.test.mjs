@@ -8,7 +8,6 @@ import { Mistral } from "@mistralai/mistralai";
 import { CohereClientV2 } from "cohere-ai";
 import Groq from "groq-sdk";
 import OpenAI from "openai";
-import { chatStream } from "../../testkit/fixtures.mjs";
 import { respondLikeProviders } from "../../testkit/providers.mjs";
 import { worker } from "../../testkit/test-worker.mjs";
 import { startUpstream } from "../../testkit/upstream.mjs";

@@ -9,7 +9,7 @@ import { send } from "../../testkit/client.mjs";
 import { chatRequest } from "../../testkit/fixtures.mjs";
 import { worker } from "../../testkit/test-worker.mjs";
 import { startUpstream } from "../../testkit/upstream.mjs";
-import { withTimeout } from "../../testkit/wait.mjs";
+import { withinOneWindow, withTimeout } from "../../testkit/wait.mjs";
 
 const upstream = await startUpstream();
 after(() => upstream.close());

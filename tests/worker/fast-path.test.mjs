@@ -10,6 +10,7 @@ import { chatCompletion, chatEvent, chatRequest, DONE, EVENT_STREAM } from "../.
 import { DETAIL, METRIC } from "../../testkit/names.mjs";
 import { worker } from "../../testkit/test-worker.mjs";
 import { startUpstream } from "../../testkit/upstream.mjs";
+import { withinOneWindow } from "../../testkit/wait.mjs";
 
 const upstream = await startUpstream();
 after(() => upstream.close());

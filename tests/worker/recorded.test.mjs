@@ -9,7 +9,6 @@ import { after, describe, test } from "node:test";
 import { assertSameBytes } from "../../testkit/assertions.mjs";
 import { cacheStatusOf } from "../../testkit/cache-status.mjs";
 import { send } from "../../testkit/client.mjs";
-import { DONE } from "../../testkit/fixtures.mjs";
 import { ROOT } from "../../testkit/processes.mjs";
 import { worker } from "../../testkit/test-worker.mjs";
 import { startUpstream } from "../../testkit/upstream.mjs";

@@ -6,7 +6,7 @@ import { xCacheStatusOf } from "../../testkit/cache-status.mjs";
 import { send } from "../../testkit/client.mjs";
 import { ageEntries } from "../../testkit/entry.mjs";
 import { chatRequest } from "../../testkit/fixtures.mjs";
-import { release, worker } from "../../testkit/test-worker.mjs";
+import { worker } from "../../testkit/test-worker.mjs";
 import { startUpstream } from "../../testkit/upstream.mjs";
 import { deferred, withTimeout } from "../../testkit/wait.mjs";
 

@@ -10,7 +10,7 @@ import { send } from "../../testkit/client.mjs";
 import { decodeEntry, VERSION_AT } from "../../testkit/entry.mjs";
 import { chatRequest } from "../../testkit/fixtures.mjs";
 import { MAX_REQUEST_BYTES } from "../../testkit/redis.mjs";
-import { release, worker } from "../../testkit/test-worker.mjs";
+import { worker } from "../../testkit/test-worker.mjs";
 import { startUpstream } from "../../testkit/upstream.mjs";
 import { deferred, withTimeout } from "../../testkit/wait.mjs";
 
@@ -19,7 +19,7 @@ after(() => upstream.close());
 
 const VARS = { OPENAI_BASE_URL: `${upstream.origin}/v1`, MAX_RETRIES: "0" };
 // Where the store is meant to answer in time, a busy machine must not make it late.
-const proxy = await worker({ vars: { ...VARS }, store: "upstash" });
+const proxy = await worker({ vars: VARS, store: "upstash" });
 const limited = await worker({ vars: { ...VARS, STORE_TIMEOUT_MS: "100" }, store: "upstash" });
 
 beforeEach(async () => {
