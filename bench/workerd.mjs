@@ -18,10 +18,10 @@ const at = (...parts) => path.join(root, ...parts);
 export const floor = (name) => [[`${name}.js`, at('bench', 'workers', `${name}.js`)]];
 
 /** The built worker. */
-export const REPRISE = ['entry.js', 'index.js', 'index_bg.wasm'].map((name) => [name, at('build', name)]);
+export const REPRISE = ['main.js', 'index.js', 'index_bg.wasm'].map((name) => [name, at('build', name)]);
 
 /** The built empty worker. */
-export const EMPTY = ['index.js', 'index_bg.wasm'].map((name) => [name, at('bench', 'empty', 'build', name)]);
+export const EMPTY = ['main.js', 'index.js', 'index_bg.wasm'].map((name) => [name, at('bench', 'empty', 'build', name)]);
 
 const text = JSON.stringify; // Cap'n Proto's text literals are quoted as JSON's are
 

@@ -1,6 +1,6 @@
 // The built worker, with its crossings counted.
 import { count } from './counter.js';
-import reprise, { Flight } from './entry.js';
+import reprise, { Flight } from './main.js';
 
 export { Flight };
 export default {
