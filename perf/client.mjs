@@ -4,7 +4,7 @@ import { writeFileSync } from "node:fs";
 import http from "node:http";
 import path from "node:path";
 import { execa } from "execa";
-import { Stop as UserError } from "../scripts/lib.mjs";
+import { UserError } from "../scripts/common.mjs";
 import { temporaryFolder } from "../testkit/processes.mjs";
 
 export const CONNECTIONS = 8;

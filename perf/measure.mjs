@@ -4,7 +4,7 @@ import os from "node:os";
 import path from "node:path";
 import { parseArgs } from "node:util";
 import { intoReadme } from "../conformance/peers.mjs";
-import { say as log, main, output, root, Stop as UserError } from "../scripts/lib.mjs";
+import { log, main, output, root, UserError } from "../scripts/common.mjs";
 import { coalesced } from "./groups/coalesced.mjs";
 import { cold } from "./groups/cold.mjs";
 import { crossings } from "./groups/crossings.mjs";

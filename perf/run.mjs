@@ -2,7 +2,7 @@
 // what perf/measure.mjs needs.
 import path from "node:path";
 import { build } from "../scripts/build.mjs";
-import { which as findProgram, main, node, root, run, systemPackages, Stop as UserError } from "../scripts/lib.mjs";
+import { findProgram, main, node, root, run, systemPackages, UserError } from "../scripts/common.mjs";
 import { buildEmpty } from "./empty.mjs";
 
 await main(import.meta, async () => {

@@ -4,7 +4,7 @@
 // reasoning. A stream has 100 events, 10 ms apart. /calls gives the number of calls.
 import { fork } from "node:child_process";
 import { fileURLToPath } from "node:url";
-import { main, Stop as UserError } from "../scripts/lib.mjs";
+import { main, UserError } from "../scripts/common.mjs";
 import { chatCompletion, chatEvent, DONE } from "../testkit/fixtures.mjs";
 import { startUpstream as startScriptedUpstream } from "../testkit/upstream.mjs";
 

@@ -1,7 +1,7 @@
 // What processes use, by Linux's own accounting.
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
-import { Stop as UserError } from "../scripts/lib.mjs";
+import { UserError } from "../scripts/common.mjs";
 
 /** A file below /proc. */
 const readProc = (...parts) => readFileSync(path.join("/proc", ...parts.map(String)), "utf8");

@@ -1,6 +1,6 @@
 // The Workers that are measured, each in a bare workerd of its own.
 import path from "node:path";
-import { root } from "../scripts/lib.mjs";
+import { root } from "../scripts/common.mjs";
 import { builtModules, startWorkerd as start, workerdVersion } from "../testkit/worker.mjs";
 
 export const version = workerdVersion();
@@ -18,7 +18,7 @@ const isFloor = ([[, file]]) => file.startsWith(at("floors"));
 export const REPRISE = builtModules();
 
 /** The built empty Worker. */
-export const EMPTY = ["index.js", "index_bg.wasm"].map((name) => [name, at("empty", "build", name)]);
+export const EMPTY = ["main.js", "index.js", "index_bg.wasm"].map((name) => [name, at("empty", "build", name)]);
 
 /**
  * Starts a Worker. `bound`: it has a KV namespace, in memory. `coalescer`: it has the Durable Object, too. `forgets`: the

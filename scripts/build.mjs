@@ -1,5 +1,14 @@
 // `npm run build`, and wrangler's own build command: compiles src/ into build/ if anything has changed.
-import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import path from "node:path";
 import { gzipSync } from "node:zlib";
 import { log, main, modules, node, output, root, run, sha256, toolEnv, UserError } from "./common.mjs";
@@ -101,16 +110,25 @@ async function bundle(entry, outfile) {
 /** Waits for every one, whatever fails; then throws the first failure. */
 async function all(tasks) {
   const results = await Promise.allSettled(tasks);
-  const failed = results.find(({ status }) => status === "rejected");
-  if (failed) throw failed.reason;
+  for (const result of results) if (result.status === "rejected") throw result.reason;
 }
 
 /** Everything that a build depends on; taken before the build, so that a later edit builds again. */
 function fingerprint(rustc) {
   const at = (file) => path.join(root, file);
   const { dependencies } = JSON.parse(readFileSync(at("package.json"), "utf8"));
-  const inside = (folder) => readdirSync(at(folder), { recursive: true }).sort().map((file) => path.join(folder, file));
-  const files = ["Cargo.toml", "Cargo.lock", ".cargo/config.toml", "scripts/build.mjs", ...inside("xtask"), ...inside("src")];
+  const inside = (folder) =>
+    readdirSync(at(folder), { recursive: true })
+      .sort()
+      .map((file) => path.join(folder, file));
+  const files = [
+    "Cargo.toml",
+    "Cargo.lock",
+    ".cargo/config.toml",
+    "scripts/build.mjs",
+    ...inside("xtask"),
+    ...inside("src"),
+  ];
   const sources = files.filter((file) => statSync(at(file)).isFile()).flatMap((file) => [file, readFileSync(at(file))]);
   return sha256(process.env.RUSTFLAGS ?? "", rustc, dependencies.binaryen, dependencies.esbuild, ...sources);
 }

@@ -45,9 +45,14 @@ const systemPath = [
   path.join(process.env.CARGO_HOME || path.join(os.homedir(), ".cargo"), "bin"),
 ].join(path.delimiter);
 
+/** @type {NodeJS.ProcessEnv} */
 export const systemEnv = { ...process.env, PATH: systemPath };
 
-/** The environment of tools: the Node of node_modules first, and nothing sent to or fetched from the internet. */
+/**
+ * The environment of tools: the Node of node_modules first, and nothing sent to or fetched from the internet.
+ *
+ * @type {NodeJS.ProcessEnv}
+ */
 export const toolEnv = {
   ...systemEnv,
   PATH: bin + path.delimiter + systemPath,
@@ -87,21 +92,23 @@ export function output(program, args, { env = systemEnv, cwd = root } = {}) {
 
 /** Runs a program on our terminal, forwards signals to it, and throws its exit code if it fails. */
 export function run(program, args, { env = toolEnv, cwd = root, silent = false, shell = false } = {}) {
-  return new Promise((resolve, reject) => {
-    const child = spawn(program, args, { cwd, env, shell, stdio: "inherit" });
-    const forward = (signal) => child.kill(signal);
-    const signals = ["SIGINT", "SIGTERM", "SIGHUP"];
-    for (const signal of signals) process.on(signal, forward);
-    const settle = (code, why) => {
-      for (const signal of signals) process.off(signal, forward);
-      if (code === 0) resolve();
-      else reject(new UserError(silent ? "" : `${path.basename(program)} ${args[0] ?? ""}: ${why}`, code));
-    };
-    child.once("error", (error) => settle(1, error.message));
-    child.once("exit", (code, signal) =>
-      code === null ? settle(128 + os.constants.signals[signal], signal) : settle(code, `exit code ${code}`),
-    );
-  });
+  return /** @type {Promise<void>} */ (
+    new Promise((resolve, reject) => {
+      const child = spawn(program, args, { cwd, env, shell, stdio: "inherit" });
+      const forward = (signal) => child.kill(signal);
+      const signals = ["SIGINT", "SIGTERM", "SIGHUP"];
+      for (const signal of signals) process.on(signal, forward);
+      const settle = (code, why) => {
+        for (const signal of signals) process.off(signal, forward);
+        if (code === 0) resolve();
+        else reject(new UserError(silent ? "" : `${path.basename(program)} ${args[0] ?? ""}: ${why}`, code));
+      };
+      child.once("error", (error) => settle(1, error.message));
+      child.once("exit", (code, signal) =>
+        code === null ? settle(128 + os.constants.signals[signal], signal) : settle(code, `exit code ${code}`),
+      );
+    })
+  );
 }
 
 /** Runs what depends on a registry up to four times, with longer and longer pauses. */
@@ -162,7 +169,11 @@ export function node() {
   );
 }
 
-/** Program and arguments of a wrangler command. */
+/**
+ * Program and arguments of a wrangler command.
+ *
+ * @returns {[string, string[]]}
+ */
 export const wrangler = (...args) => [node(), [path.join(modules, "wrangler", "bin", "wrangler.js"), ...args]];
 
 /** A TCP port that is free on the loopback interface right now. */
@@ -170,7 +181,7 @@ export function freePort() {
   return new Promise((resolve, reject) => {
     const server = createServer().once("error", reject);
     server.listen(0, "127.0.0.1", () => {
-      const { port } = server.address();
+      const { port } = /** @type {import("node:net").AddressInfo} */ (server.address());
       server.close(() => resolve(port));
     });
   });

@@ -3,7 +3,7 @@
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { build } from "./build.mjs";
-import { say as log, main, node, run, Stop as UserError } from "./lib.mjs";
+import { log, main, node, run, UserError } from "./common.mjs";
 
 const LATENCY_MS = 400; // of the simulated API
 const RUN = "--run"; // given to the process that sends the requests, on the Node that wrangler needs

@@ -16,7 +16,8 @@ export async function python(requirements, what) {
   mkdirSync(cache, { recursive: true });
   await run(base, ["-m", "venv", home]);
   await retry(() =>
-    run(program, ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", requirements]));
+    run(program, ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", requirements]),
+  );
   writeFileSync(whole, "");
   return program;
 }
@@ -27,14 +28,15 @@ export async function systemPython() {
   if (found) return found;
   await systemPackages("Python 3.10 or newer with venv", ["python3", "python3-venv"], "https://www.python.org");
   const installed = await usablePython();
-  if (!installed) throw new UserError("The Python of this system is too old: get 3.10 or newer from https://www.python.org.");
+  if (!installed)
+    throw new UserError("The Python of this system is too old: get 3.10 or newer from https://www.python.org.");
   return installed;
 }
 
 async function usablePython() {
   const usable = "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))";
   for (const name of ["python3", "python"]) {
-    if (await output(name, ["-c", usable]) !== undefined) return findProgram(name);
+    if ((await output(name, ["-c", usable])) !== undefined) return findProgram(name);
   }
   return undefined;
 }

@@ -23,6 +23,7 @@ const TARGET = "wasm32-unknown-unknown";
 
 // Parts of packages that no script uses, two thirds of what would be installed: binaryen's other programs, Node's C
 // headers, and the image library that miniflare loads for a binding that the Worker does not have.
+/** @type {[string, RegExp][]} */
 const UNUSED = [
   ["binaryen", /^index\.js$/],
   ["binaryen/bin", /^wasm(?!-opt$)/],
@@ -58,7 +59,9 @@ export async function rust() {
   }
   const [, major, minor] = /^rustc (\d+)\.(\d+)/.exec(version)?.map(Number) ?? [];
   if (major === MIN_RUST[0] && minor < MIN_RUST[1]) {
-    throw new UserError(`Rust ${major}.${minor} is too old, ${MIN_RUST.join(".")} is needed: \`rustup update stable\`.`);
+    throw new UserError(
+      `Rust ${major}.${minor} is too old, ${MIN_RUST.join(".")} is needed: \`rustup update stable\`.`,
+    );
   }
   if (!hasTarget(await output("rustc", ["--print", "sysroot"]))) {
     throw new UserError(`This Rust has no ${TARGET} target. Install Rust from https://rustup.rs.`);

@@ -1,80 +1,97 @@
-// `npm test`: every tier in order, stopping at the first that fails. `npm test -- --only unit,e2e` runs some.
-import { existsSync, readdirSync } from 'node:fs';
-import path from 'node:path';
-import { build } from './build.mjs';
-import { main, node, output, patiently, root, run, say, Stop, systemPackages, toolEnv, which, wrangler } from './lib.mjs';
-import { python } from './python.mjs';
-import { setup } from './setup.mjs';
+// `npm test`: every step in order, until one fails. `npm test -- --only host,worker` runs some.
+import { existsSync, readdirSync } from "node:fs";
+import path from "node:path";
+import { parseArgs } from "node:util";
+import { build } from "./build.mjs";
+import {
+  existingFolder,
+  findProgram,
+  log,
+  main,
+  modules,
+  node,
+  root,
+  run,
+  systemPackages,
+  toolEnv,
+  UserError,
+  wrangler,
+} from "./common.mjs";
+import { python } from "./python.mjs";
+import { setup } from "./setup.mjs";
 
-const WASM = ['--target', 'wasm32-unknown-unknown'];
-// As worker-build compiles, so that what is linted is what is shipped.
-const wasmEnv = { ...toolEnv, WASM_BINDGEN_USE_JS_SYS: '1' };
-const cargo = (args, env = toolEnv) => run('cargo', args, { env });
+const WASM = ["--target", "wasm32-unknown-unknown"];
+const cargo = (...args) => run("cargo", args);
+const program = (...parts) => path.join(modules, ...parts);
 
 const steps = {
-  fmt: () => cargo(['fmt', '--check']),
-  'clippy-host': () => cargo(['clippy', '--locked', '--all-targets', '--', '-D', 'warnings']),
-  'clippy-wasm': () => cargo(['clippy', '--locked', ...WASM, '--', '-D', 'warnings'], wasmEnv),
-  unit: () => cargo(['test', '--locked']),
-  build,
-  deploy: () => run(...wrangler('deploy', '--dry-run')),
-  e2e: () => nodeTests('tests/e2e'),
-  conformance: async () => {
-    await nodeTests('conformance/test');
-    const conform = (profile, env) =>
-      run(node(), [path.join('conformance', 'run.mjs'), '--strict', '--profile', profile], { env: { ...toolEnv, ...env } });
-    console.log('\n--- our own worker ---');
-    await conform('reprise');
-    console.log('\n--- without what it keeps in memory ---');
-    await conform('reprise', { REPRISE_MEMORY: '0' });
-    console.log('\n--- what every cache owes ---');
-    await conform('generic');
+  fmt: () => cargo("fmt", "--all", "--check"),
+  lint: () => run(node(), [program("@biomejs", "biome", "bin", "biome"), "check", "--error-on-warnings"]),
+  types: async () => {
+    const tsc = program("typescript", "bin", "tsc");
+    for (const config of ["tsconfig.json", "tsconfig.node.json"]) await run(node(), [tsc, "--project", config]);
   },
-  clients: async () => nodeTests('tests/clients', { REPRISE_PYTHON: await clientsPython() }),
+  "clippy-host": () => cargo("clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"),
+  "clippy-wasm": () => cargo("clippy", "--locked", ...WASM, "--", "-D", "warnings"),
+  host: () => cargo("test", "--locked"),
+  build,
+  deploy: () => run(...wrangler("deploy", "--dry-run")),
+  worker: () => nodeTests(existingFolder("tests/worker", "tests/e2e")),
+  conformance: async () => {
+    await nodeTests("conformance/test");
+    const conform = (profile, env) =>
+      run(node(), [path.join("conformance", "run.mjs"), "--strict", "--profile", profile], {
+        env: { ...toolEnv, ...env },
+      });
+    console.log("\n--- the Worker ---");
+    await conform("reprise");
+    console.log("\n--- the Worker without its cache in memory ---");
+    await conform("reprise", { REPRISE_MEMORY: "0" });
+    console.log("\n--- what every cache must do ---");
+    await conform("generic");
+  },
+  clients: async () => nodeTests("tests/clients", { REPRISE_PYTHON: await clientsPython() }),
 };
+
+/** Steps that run the built Worker. */
+const BUILT = ["deploy", "worker", "conformance", "clients"];
 
 /** Runs {folder}/*.test.mjs; a folder without tests is a failure, not a success. */
 async function nodeTests(folder, variables = {}) {
   const at = path.join(root, folder);
-  const files = (existsSync(at) ? readdirSync(at) : []).filter((file) => file.endsWith('.test.mjs')).sort();
-  if (files.length === 0) throw new Stop(`${folder} has no *.test.mjs`);
-  await run(node(), ['--test', '--test-reporter=spec', ...files.map((file) => path.join(folder, file))],
-    { env: { ...toolEnv, ...variables } });
-}
-
-/** rustfmt and clippy, which a minimal Rust does not have. */
-async function rustComponents() {
-  const missing = [];
-  for (const [component, command] of [['rustfmt', 'fmt'], ['clippy', 'clippy']]) {
-    if (await output('cargo', [command, '--version']) === undefined) missing.push(component);
-  }
-  if (missing.length === 0) return;
-  const names = missing.join(' and ');
-  if (!which('rustup')) throw new Stop(`This Rust has no ${names}. Install Rust from https://rustup.rs.`);
-  say(`Adding ${names} to Rust (seconds)`);
-  await patiently(() => run('rustup', ['component', 'add', ...missing]));
+  const files = (existsSync(at) ? readdirSync(at) : []).filter((file) => file.endsWith(".test.mjs")).sort();
+  if (files.length === 0) throw new UserError(`${folder} has no *.test.mjs`);
+  await run(node(), ["--test", "--test-reporter=spec", ...files.map((file) => path.join(folder, file))], {
+    env: { ...toolEnv, ...variables },
+  });
 }
 
 /** A Redis, which the tests of that store start themselves. */
 async function redis() {
-  if (which('redis-server')) return;
-  await systemPackages('redis-server', ['redis-server'], 'the package called redis');
-  if (!which('redis-server')) throw new Stop('The package redis-server is installed but brought no redis-server.');
+  if (findProgram("redis-server")) return;
+  await systemPackages("redis-server", ["redis-server"], "the package called redis");
+  if (!findProgram("redis-server")) {
+    throw new UserError("The package redis-server is installed, but there is no program redis-server.");
+  }
 }
 
-const clientsPython = () => python(path.join(root, 'tests', 'clients', 'requirements.txt'),
-  'the clients for Python that the tests run (under a minute)');
+const clientsPython = () =>
+  python(
+    path.join(root, "tests", "clients", "requirements.txt"),
+    "the clients for Python that the tests run (under a minute)",
+  );
 
-/** The steps to run: all, or those of --only, with a build before what runs the built worker. */
-function chosen(args) {
+/** The steps to run: all, or those of --only, with a build before what runs the built Worker. */
+function chosen() {
   const names = Object.keys(steps);
-  if (args.length === 0) return names;
-  const only = args[0] === '--only' && args.length === 2 ? args[1].split(',') : [];
-  if (only.length === 0 || only.some((name) => !names.includes(name))) {
-    throw new Stop(`Usage: npm test [-- --only step,…], with steps among ${names.join(', ')}`);
+  const { only } = parseArgs({ options: { only: { type: "string" } } }).values;
+  if (only === undefined) return names;
+  const wanted = only.split(",");
+  if (wanted.some((name) => !names.includes(name))) {
+    throw new UserError(`Usage: npm test [-- --only step,…], with steps among ${names.join(", ")}`);
   }
-  if (['deploy', 'e2e', 'conformance', 'clients'].some((name) => only.includes(name))) only.push('build');
-  return names.filter((name) => only.includes(name));
+  if (BUILT.some((name) => wanted.includes(name))) wanted.push("build");
+  return names.filter((name) => wanted.includes(name));
 }
 
 await main(import.meta, async () => {
@@ -87,21 +104,20 @@ await main(import.meta, async () => {
       seconds.push(`${name} ${((performance.now() - start) / 1000).toFixed(1)}`);
     }
   };
-  const names = chosen(process.argv.slice(2));
+  const names = chosen();
   try {
-    await timed('set-up', async () => {
-      await setup();
-      await rustComponents();
-      if (names.includes('e2e')) await redis();
-      if (names.includes('clients')) await clientsPython();
+    await timed("set-up", async () => {
+      await setup({ tests: true });
+      if (names.includes("worker")) await redis();
+      if (names.includes("clients")) await clientsPython();
     });
     for (const name of names) {
       console.log(`\n=== ${name} ===`);
       await timed(name, steps[name]);
     }
     console.log();
-    say('All passed.');
+    log("All passed.");
   } finally {
-    say(`Seconds: ${seconds.join(', ')}`);
+    log(`Seconds: ${seconds.join(", ")}`);
   }
 });

@@ -13,17 +13,34 @@ export async function startWorker(upstreamBase, vars = {}) {
   writeFileSync(noVars, "");
   const port = await freePort();
   const given = Object.entries({ OPENAI_BASE_URL: upstreamBase, ...vars });
-  const [program, args] = wrangler("dev", "--port", port, "--inspector-port", await freePort(),
-    "--persist-to", folder, "--env-file", noVars, ...given.flatMap(([name, value]) => ["--var", `${name}:${value}`]),
-    "--show-interactive-dev-session=false");
+  const [program, args] = wrangler(
+    "dev",
+    "--port",
+    port,
+    "--inspector-port",
+    await freePort(),
+    "--persist-to",
+    folder,
+    "--env-file",
+    noVars,
+    ...given.flatMap(([name, value]) => ["--var", `${name}:${value}`]),
+    "--show-interactive-dev-session=false",
+  );
   const env = { ...toolEnv, WRANGLER_REGISTRY_PATH: path.join(folder, "registry") };
   // A process group of its own, so that wrangler and the workerd it starts end together.
   const child = spawn(program, args, { cwd: root, env, stdio: ["ignore", "pipe", "pipe"], detached: true });
   let log = "";
-  for (const stream of [child.stdout, child.stderr]) stream.on("data", (data) => { log += data; });
+  for (const stream of [child.stdout, child.stderr])
+    stream.on("data", (data) => {
+      log += data;
+    });
   const ended = new Promise((resolve) => child.once("exit", resolve));
   const kill = (signal) => {
-    try { process.kill(-child.pid, signal); } catch { /* it has ended */ }
+    try {
+      process.kill(-child.pid, signal);
+    } catch {
+      /* it has ended */
+    }
   };
   const cleanUp = () => {
     kill("SIGKILL");
@@ -33,7 +50,12 @@ export async function startWorker(upstreamBase, vars = {}) {
 
   const url = `http://127.0.0.1:${port}`;
   const deadline = Date.now() + 60_000;
-  while (!await fetch(`${url}/healthz`).then((response) => response.ok, () => false)) {
+  while (
+    !(await fetch(`${url}/healthz`).then(
+      (response) => response.ok,
+      () => false,
+    ))
+  ) {
     if (child.exitCode !== null || Date.now() > deadline) throw new UserError(`The worker did not start:\n${log}`);
     await sleep(100);
   }

@@ -1,5 +1,5 @@
 // Equal concurrent requests: the number of calls to the upstream, and the cost of coalescing.
-import { Stop as UserError } from "../../scripts/lib.mjs";
+import { UserError } from "../../scripts/common.mjs";
 import { chatBody, distinct, send } from "../client.mjs";
 import { median, row } from "../report.mjs";
 import { cpuMicroseconds } from "../usage.mjs";

@@ -1,6 +1,6 @@
 // Cold: KV hits on the slow path. The isolate has not seen these bytes before: each request is a stored one with other
 // insignificant white space.
-import { Stop as UserError } from "../../scripts/lib.mjs";
+import { UserError } from "../../scripts/common.mjs";
 import { chat, chatBody, load } from "../client.mjs";
 import { row } from "../report.mjs";
 import { completion } from "../upstream.mjs";

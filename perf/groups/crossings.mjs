@@ -1,7 +1,7 @@
 // The number of calls between JavaScript and wasm for one request, counted by a wrapper around each import and export.
 import { writeFileSync } from "node:fs";
 import path from "node:path";
-import { root, Stop as UserError } from "../../scripts/lib.mjs";
+import { root, UserError } from "../../scripts/common.mjs";
 import { COALESCER_CLASS } from "../../testkit/names.mjs";
 import { temporaryFolder } from "../../testkit/processes.mjs";
 import { waitFor } from "../../testkit/wait.mjs";

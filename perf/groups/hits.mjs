@@ -1,5 +1,5 @@
 // Hits: the cost of a repeated request, beside the least that each kind of store can cost.
-import { Stop as UserError } from "../../scripts/lib.mjs";
+import { UserError } from "../../scripts/common.mjs";
 import { startRedis } from "../../testkit/redis.mjs";
 import { waitFor } from "../../testkit/wait.mjs";
 import { chat, chatBody, distinct, load, send } from "../client.mjs";

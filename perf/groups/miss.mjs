@@ -1,5 +1,5 @@
 // Misses: what the Worker adds to a call to the upstream, in CPU time and in time to the first byte.
-import { Stop as UserError } from "../../scripts/lib.mjs";
+import { UserError } from "../../scripts/common.mjs";
 import { chat, chatBody, distinct, load, send } from "../client.mjs";
 import { median, row } from "../report.mjs";
 import { cpuMicroseconds } from "../usage.mjs";

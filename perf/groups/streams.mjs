@@ -1,6 +1,6 @@
 // Streams that are forwarded and stored, with and without filtering of reasoning, and the cost of their hits.
 import { setTimeout as sleep } from "node:timers/promises";
-import { Stop as UserError } from "../../scripts/lib.mjs";
+import { UserError } from "../../scripts/common.mjs";
 import { chat, chatBody, distinct, load, send } from "../client.mjs";
 import { median, row } from "../report.mjs";
 import { EVENTS, INTERVAL_MS, stream } from "../upstream.mjs";

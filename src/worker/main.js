@@ -1,17 +1,19 @@
 // The Worker's main module: requests go to the fast path and from there to Rust; after a panic or a trap, a new wasm
 // instance begins. `npm run build` puts this beside what is compiled.
-import { __wbg_reset_state, __worker_init_state, fastPath as openFastPath, fetch, Coalescer as RustCoalescer } from "./index.js";
+import { __wbg_reset_state, __worker_init_state, Coalescer as RustCoalescer, fastPath as openFastPath, fetch } from "./index.js";
 
 // The `worker` crate counts instances here, and its panic hook sets `criticalError`.
 const state = __worker_init_state();
 
-// A trap in what no call is waiting for, such as a finalizer.
-addEventListener("error", ({ error }) => {
+// A trap in code that no request called, such as a finalizer.
+/** @type {EventTarget} */ (self).addEventListener("error", (/** @type {any} */ { error }) => {
   if (error instanceof WebAssembly.RuntimeError) state.criticalError = true;
 });
 
-// The number of an instance that works. The bindings begin a new one at the next call if a call has panicked or trapped;
-// a call with no effect lets them do so before any argument is written to the memory of the old one.
+/**
+ * The number of an instance that works. If the last has panicked or trapped, the bindings begin a new one in the next call:
+ * here, before the bindings write any argument to the memory of the old one.
+ */
 function currentInstance() {
   if (state.criticalError) {
     state.criticalError = false;
@@ -25,6 +27,7 @@ function currentInstance() {
 const fastPath = openFastPath();
 fastPath.ensureInstance = currentInstance;
 
+/** @type {ExportedHandler} */
 export default {
   async fetch(request, env, ctx) {
     const response = await fastPath.respond(request, env);
@@ -34,25 +37,32 @@ export default {
   },
 };
 
-// The Durable Object. The runtime keeps it for longer than a wasm instance may live.
+/** The Durable Object. The runtime keeps it longer than a wasm instance may last. */
 export class Coalescer {
-  #arguments;
-  #instance;
+  #ctx;
+  #env;
+  #instance = 0; // of `#object`
+  /** @type {RustCoalescer | undefined} */
   #object;
 
-  constructor(...args) {
-    this.#arguments = args;
-    this.#begin(currentInstance());
+  /** @param {DurableObjectState} ctx @param {object} env */
+  constructor(ctx, env) {
+    this.#ctx = ctx;
+    this.#env = env;
+    this.#current();
   }
 
+  /** @param {Request} request */
   fetch(request) {
-    const instance = currentInstance();
-    if (instance !== this.#instance) this.#begin(instance);
-    return this.#object.fetch(request);
+    return this.#current().fetch(request);
   }
 
-  #begin(instance) {
-    this.#instance = instance;
-    this.#object = new RustCoalescer(...this.#arguments);
+  #current() {
+    const instance = currentInstance();
+    if (!this.#object || instance !== this.#instance) {
+      this.#object = new RustCoalescer(this.#ctx, this.#env);
+      this.#instance = instance;
+    }
+    return this.#object;
   }
 }

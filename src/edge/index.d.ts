@@ -1,0 +1,19 @@
+// What the compiled crate exports, for the type checker. The module index.js is made by `npm run build`.
+
+/** The handler of requests. */
+export function fetch(request: Request, env: unknown, ctx: ExecutionContext): Promise<Response>;
+
+/** The fast path, of the isolate. */
+export function repeats(): import("./repeat.js").Repeats;
+
+/** The Durable Object. */
+export class Flight {
+  constructor(ctx: DurableObjectState, env: object);
+  fetch(request: Request): Promise<Response>;
+}
+
+/** The state of the `worker` crate: whether a panic has ended the instance, and how many have begun. */
+export function __worker_init_state(): { criticalError: boolean; instanceId: number };
+
+/** Begins a new instance. */
+export function __wbg_reset_state(): void;
