@@ -1,11 +1,11 @@
-import { createOpenAI } from '@ai-sdk/openai';
-import { embed, generateText, jsonSchema, streamText, tool as toolOf } from 'ai';
-import { given, report } from './given.mjs';
+import { createOpenAI } from "@ai-sdk/openai";
+import { embed, generateText, jsonSchema, streamText, tool as toolOf } from "ai";
+import { input, report } from "./client-input.mjs";
 
-const { base, key, prompts, model, embedding, tool } = given;
+const { base, key, prompts, model, embedding, tool } = input;
 const openai = createOpenAI({ apiKey: key, baseURL: base });
 const question = (prompt) => ({ model: openai.chat(model), prompt, maxRetries: 0 });
-const tools = { f: toolOf({ description: 'f', inputSchema: jsonSchema(tool.function.parameters) }) };
+const tools = { f: toolOf({ description: "f", inputSchema: jsonSchema(tool.function.parameters) }) };
 
 await report({
   plain: async () => (await generateText(question(prompts.plain))).text,

@@ -114,15 +114,15 @@ for (const when of ["before the head", "after the first piece"]) {
   });
 }
 
-// The streams of the exchange table, one for each protocol.
-const table = JSON.parse(readFileSync(new URL("../exchanges/streams.json", import.meta.url), "utf8"));
-for (const { id, vars = {}, steps } of table.filter(({ id }) => /^stream-.*-replayed$/.test(id))) {
+// The streams of the cases, one for each protocol.
+const { cases } = JSON.parse(readFileSync(new URL("../../conformance/cases/reprise/streaming.json", import.meta.url), "utf8"));
+for (const { id, vars = {}, steps } of cases.filter(({ id }) => /^stream-.*-replayed$/.test(id))) {
   test(`${id.split("-").slice(1, -1).join(" ")}: a client that leaves does not spoil the entry`, async () => {
     const base = (vars.OPENAI_BASE_URL ?? "{upstream}/v1").replace("{upstream}", upstream.origin);
     const proxy = await worker({ vars: { OPENAI_BASE_URL: base } });
     await proxy.clear();
-    const [{ request, upstream: said }] = steps;
-    const asked = { ...question, path: request.path, body: JSON.stringify(request.json) };
+    const [{ request, response: said }] = steps;
+    const asked = { ...question, path: request.path ?? "/proxy/chat/completions", body: JSON.stringify(request.json) };
     const half = said.body.length >> 1;
     const stream = commandedStream({ headers: said.headers });
     upstream.next(stream.answer);

@@ -3,6 +3,7 @@
 // A test fails by panicking.
 #![allow(missing_docs, clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
+mod cases;
 mod dialect_google_cohere_ollama;
 mod dialect_responses_anthropic;
 mod exchange_table;
