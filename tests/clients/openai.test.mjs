@@ -1,13 +1,15 @@
-// The official OpenAI clients, unmodified: the base URL is the only change.
+// The official OpenAI clients, unmodified: only the base URL is changed.
 
 import assert from "node:assert/strict";
 import { after, before, beforeEach, describe, test } from "node:test";
 import OpenAI from "openai";
 import { Configuration, OpenAIApi } from "openai-v3";
-import { startUpstream } from "../e2e/support/upstream.mjs";
-import { worker } from "../e2e/support/worker.mjs";
+import { xCacheStatusOf } from "../../testkit/cache-status.mjs";
+import { decodeEntry } from "../../testkit/entry.mjs";
+import { respondLikeOpenAI } from "../../testkit/providers.mjs";
+import { worker } from "../../testkit/test-worker.mjs";
+import { startUpstream } from "../../testkit/upstream.mjs";
 import { runProgram } from "./support/programs.mjs";
-import { likeOpenAI } from "./support/upstream.mjs";
 
 let upstream;
 let proxy;
@@ -18,7 +20,7 @@ before(async () => {
 beforeEach(async () => {
   await proxy.clear();
   upstream.reset();
-  upstream.otherwise(likeOpenAI);
+  upstream.otherwise(respondLikeOpenAI);
 });
 after(() => upstream.close());
 
@@ -27,7 +29,7 @@ const completion = { model: "gpt-3.5-turbo-instruct", prompt: "Hi" };
 const embedding = { model: "text-embedding-3-small", input: ["Hi", "Ho"] };
 const moderation = { model: "omni-moderation-latest", input: "Hi" };
 
-// Asks twice; `ask` gives [result, cache status].
+// Sends a request twice. `ask` returns [result, cache status].
 async function twice(ask) {
   const [first, missed] = await proxy.settled(ask);
   assert.equal(missed, "MISS");
@@ -45,16 +47,22 @@ describe("openai-node", () => {
       const { data, response } = await call(client()).withResponse();
       return [JSON.parse(JSON.stringify(data)), response.headers.get("x-cache-status")];
     });
-  test("chat", async () => {
+  test("openai-node gets a chat completion from the cache", async () => {
     const answer = await ask((openai) => openai.chat.completions.create(chat));
     assert.equal(answer.choices[0].message.content, "Bits hum, and are still.");
   });
-  test("completion", () => ask((openai) => openai.completions.create(completion)));
-  test("embedding", async () => {
+  test("openai-node gets a completion from the cache", () => ask((openai) => openai.completions.create(completion)));
+  test("openai-node gets an embedding from the cache", async () => {
     const answer = await ask((openai) => openai.embeddings.create(embedding));
-    assert.deepEqual(answer.data.map((item) => item.embedding), [[0.5, -0.25], [0.5, -0.25]]);
+    assert.deepEqual(
+      answer.data.map((item) => item.embedding),
+      [
+        [0.5, -0.25],
+        [0.5, -0.25],
+      ],
+    );
   });
-  test("moderation", () => ask((openai) => openai.moderations.create(moderation)));
+  test("openai-node gets a moderation from the cache", () => ask((openai) => openai.moderations.create(moderation)));
 });
 
 describe("openai-node 3, basePath", () => {
@@ -64,10 +72,11 @@ describe("openai-node 3, basePath", () => {
       const { data, headers } = await call(client());
       return [data, headers["x-cache-status"]];
     });
-  test("chat", () => ask((openai) => openai.createChatCompletion(chat)));
-  test("completion", () => ask((openai) => openai.createCompletion(completion)));
-  test("embedding", () => ask((openai) => openai.createEmbedding(embedding)));
-  test("moderation", () => ask((openai) => openai.createModeration({ input: "Hi" })));
+  test("openai-node 3 gets a chat completion from the cache", () => ask((openai) => openai.createChatCompletion(chat)));
+  test("openai-node 3 gets a completion from the cache", () => ask((openai) => openai.createCompletion(completion)));
+  test("openai-node 3 gets an embedding from the cache", () => ask((openai) => openai.createEmbedding(embedding)));
+  test("openai-node 3 gets a moderation from the cache", () =>
+    ask((openai) => openai.createModeration({ input: "Hi" })));
 });
 
 describe("openai-python", () => {
@@ -77,19 +86,18 @@ describe("openai-python", () => {
     embedding: `client.embeddings.with_raw_response.create(model="text-embedding-3-small", input=["Hi", "Ho"])`,
     moderation: `client.moderations.with_raw_response.create(model="omni-moderation-latest", input="Hi")`,
   })) {
-    test(name, () =>
+    test(`openai-python gets a ${name} from the cache`, () =>
       twice(async () => {
         const program = `
 from openai import OpenAI
 client = OpenAI(api_key="sk-test", base_url="${proxy.origin}/proxy", max_retries=0)
 answer = ${call}
-print(answer.headers["x-cache-status"])
+print(xCacheStatusOf(answer))
 print(answer.parse().to_json())`;
         const output = await runProgram("python", ["-c", program]);
         const [status, ...json] = output.split("\n");
         return [JSON.parse(json.join("\n")), status];
-      }),
-    );
+      }));
   }
 });
 
@@ -99,10 +107,10 @@ describe("the samples", () => {
     ["python", "samples/sample_usage.py"],
     ["sh", "samples/sample-usage.sh"],
   ]) {
-    test(file, async () => {
+    test(`${file} gets its responses from the cache`, async () => {
       const before = proxy.lines.length;
       const env = { OPENAI_API_KEY: "sk-test", OPENAI_BASE_URL: `${proxy.origin}/proxy` };
-      // The programs do not wait for the write behind the first answer, so their second may miss it: they run twice.
+      // The programs do not wait until the first response is stored, so the second request may miss: they run twice.
       await runProgram(program, [file], env);
       await proxy.logged(before + 3);
       const output = await runProgram(program, [file], env);
@@ -111,7 +119,7 @@ describe("the samples", () => {
       assert.match(output, /Bits hum, and are still\./);
       await proxy.logged(before + 6);
       const [[, bytes]] = await proxy.entries();
-      const head = JSON.parse(bytes.subarray(41, 41 + bytes.readUInt32BE(5)));
+      const { head } = decodeEntry(bytes);
       assert.equal(head.expires_at - head.stored_at, 24 * 60 * 60 * 1000);
     });
   }

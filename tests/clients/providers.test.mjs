@@ -1,17 +1,18 @@
-// The providers' official clients, unmodified, each through its provider's route: the base URL is the only change.
+// The providers' official clients, unmodified, each through its provider's route: only the base URL is changed.
 
+import assert from "node:assert/strict";
+import { after, before, beforeEach, describe, test } from "node:test";
 import Anthropic from "@anthropic-ai/sdk";
 import { GoogleGenAI } from "@google/genai";
 import { Mistral } from "@mistralai/mistralai";
 import { CohereClientV2 } from "cohere-ai";
 import Groq from "groq-sdk";
-import assert from "node:assert/strict";
-import { after, before, beforeEach, describe, test } from "node:test";
 import OpenAI from "openai";
-import { startUpstream } from "../e2e/support/upstream.mjs";
-import { worker } from "../e2e/support/worker.mjs";
+import { chatStream } from "../../testkit/fixtures.mjs";
+import { respondLikeProviders } from "../../testkit/providers.mjs";
+import { worker } from "../../testkit/test-worker.mjs";
+import { startUpstream } from "../../testkit/upstream.mjs";
 import { runProgram } from "./support/programs.mjs";
-import { likeProviders } from "./support/providers.mjs";
 
 const NAMES = ["anthropic", "cohere", "google", "groq", "mistral", "openrouter"];
 
@@ -25,7 +26,7 @@ before(async () => {
 beforeEach(async () => {
   await proxy.clear();
   upstream.reset();
-  upstream.otherwise(likeProviders);
+  upstream.otherwise(respondLikeProviders);
 });
 after(() => upstream.close());
 
@@ -35,7 +36,7 @@ const to = (name) => `${proxy.origin}/${name}`;
 
 async function joined(stream, textOf) {
   let text = "";
-  for await (const piece of stream) text += textOf(piece) ?? "";
+  for await (const chunk of stream) text += textOf(chunk) ?? "";
   return text;
 }
 
@@ -48,74 +49,95 @@ const openrouter = () => new OpenAI({ apiKey: "k", baseURL: to("openrouter/v1"),
 
 const python = (program) => async () => (await runProgram("python", ["-c", program(proxy.origin)])).trimEnd();
 
-// Each gives the answer's text. `asks`: what it asks of the provider; `repeat`: what the cache makes of the second time.
+// Each returns the response's text. `paths`: the paths of its calls upstream. `repeat`: the cache status of the second request.
 const CLIENTS = {
   "Anthropic, TypeScript": {
-    asks: ["/anthropic/v1/messages", "/anthropic/v1/messages"],
+    paths: ["/anthropic/v1/messages", "/anthropic/v1/messages"],
     plain: async () => (await anthropic().messages.create({ model: "m", max_tokens: 9, messages })).content[0].text,
     stream: async () => anthropic().messages.stream({ model: "m", max_tokens: 9, messages }).finalText(),
   },
   "Anthropic, Python": {
-    asks: ["/anthropic/v1/messages", "/anthropic/v1/messages"],
-    plain: python((origin) => `
+    paths: ["/anthropic/v1/messages", "/anthropic/v1/messages"],
+    plain: python(
+      (origin) => `
 from anthropic import Anthropic
 client = Anthropic(api_key="k", base_url="${origin}/anthropic", max_retries=0)
-print(client.messages.create(model="m", max_tokens=9, messages=[{"role": "user", "content": "Hi"}]).content[0].text)`),
-    stream: python((origin) => `
+print(client.messages.create(model="m", max_tokens=9, messages=[{"role": "user", "content": "Hi"}]).content[0].text)`,
+    ),
+    stream: python(
+      (origin) => `
 from anthropic import Anthropic
 client = Anthropic(api_key="k", base_url="${origin}/anthropic", max_retries=0)
 with client.messages.stream(model="m", max_tokens=9, messages=[{"role": "user", "content": "Hi"}]) as stream:
-    print("".join(stream.text_stream))`),
+    print("".join(stream.text_stream))`,
+    ),
   },
   "Groq, TypeScript": {
-    asks: ["/groq/openai/v1/chat/completions", "/groq/openai/v1/chat/completions"],
+    paths: ["/groq/openai/v1/chat/completions", "/groq/openai/v1/chat/completions"],
     plain: async () => (await groq().chat.completions.create({ model: "m", messages })).choices[0].message.content,
     stream: async () =>
-      joined(await groq().chat.completions.create({ model: "m", messages, stream: true }), (chunk) => chunk.choices[0]?.delta.content),
+      joined(
+        await groq().chat.completions.create({ model: "m", messages, stream: true }),
+        (chunk) => chunk.choices[0]?.delta.content,
+      ),
   },
   "Groq, Python": {
-    asks: ["/groq/openai/v1/chat/completions", "/groq/openai/v1/chat/completions"],
-    plain: python((origin) => `
+    paths: ["/groq/openai/v1/chat/completions", "/groq/openai/v1/chat/completions"],
+    plain: python(
+      (origin) => `
 from groq import Groq
 client = Groq(api_key="k", base_url="${origin}/groq", max_retries=0)
-print(client.chat.completions.create(model="m", messages=[{"role": "user", "content": "Hi"}]).choices[0].message.content)`),
-    stream: python((origin) => `
+print(client.chat.completions.create(model="m", messages=[{"role": "user", "content": "Hi"}]).choices[0].message.content)`,
+    ),
+    stream: python(
+      (origin) => `
 from groq import Groq
 client = Groq(api_key="k", base_url="${origin}/groq", max_retries=0)
 stream = client.chat.completions.create(model="m", messages=[{"role": "user", "content": "Hi"}], stream=True)
-print("".join(chunk.choices[0].delta.content or "" for chunk in stream))`),
+print("".join(chunk.choices[0].delta.content or "" for chunk in stream))`,
+    ),
   },
   "Mistral, TypeScript": {
-    asks: ["/mistral/v1/chat/completions", "/mistral/v1/chat/completions"],
+    paths: ["/mistral/v1/chat/completions", "/mistral/v1/chat/completions"],
     plain: async () => (await mistral().chat.complete({ model: "m", messages })).choices[0].message.content,
-    stream: async () => joined(await mistral().chat.stream({ model: "m", messages }), ({ data }) => data.choices[0].delta.content),
+    stream: async () =>
+      joined(await mistral().chat.stream({ model: "m", messages }), ({ data }) => data.choices[0].delta.content),
   },
   "Cohere, TypeScript": {
-    asks: ["/cohere/v2/chat", "/cohere/v2/chat"],
-    // Its streams say `Cache-Control: no-cache`, and get what that means.
+    paths: ["/cohere/v2/chat", "/cohere/v2/chat"],
+    // Its streams send `Cache-Control: no-cache` and are refreshed.
     repeat: { stream: "REFRESH" },
     plain: async () => (await cohere().chat({ model: "m", messages })).message.content[0].text,
-    stream: async () => joined(await cohere().chatStream({ model: "m", messages }), ({ delta }) => delta?.message?.content?.text),
+    stream: async () =>
+      joined(await cohere().chatStream({ model: "m", messages }), ({ delta }) => delta?.message?.content?.text),
   },
   "Google, TypeScript": {
-    asks: ["/google/v1beta/models/gemini:generateContent", "/google/v1beta/models/gemini:streamGenerateContent?alt=sse"],
+    paths: [
+      "/google/v1beta/models/gemini:generateContent",
+      "/google/v1beta/models/gemini:streamGenerateContent?alt=sse",
+    ],
     plain: async () => (await google().models.generateContent({ model: "gemini", contents: "Hi" })).text,
-    stream: async () => joined(await google().models.generateContentStream({ model: "gemini", contents: "Hi" }), ({ text }) => text),
+    stream: async () =>
+      joined(await google().models.generateContentStream({ model: "gemini", contents: "Hi" }), ({ text }) => text),
   },
   "openai-node at OpenRouter": {
-    asks: ["/openrouter/v1/chat/completions", "/openrouter/v1/chat/completions"],
-    plain: async () => (await openrouter().chat.completions.create({ model: "m", messages })).choices[0].message.content,
+    paths: ["/openrouter/v1/chat/completions", "/openrouter/v1/chat/completions"],
+    plain: async () =>
+      (await openrouter().chat.completions.create({ model: "m", messages })).choices[0].message.content,
     stream: async () =>
-      joined(await openrouter().chat.completions.create({ model: "m", messages, stream: true }), (chunk) => chunk.choices[0]?.delta.content),
+      joined(
+        await openrouter().chat.completions.create({ model: "m", messages, stream: true }),
+        (chunk) => chunk.choices[0]?.delta.content,
+      ),
   },
 };
 
 for (const [name, client] of Object.entries(CLIENTS)) {
   describe(name, () => {
     for (const [number, mode] of ["plain", "stream"].entries()) {
-      test(`${mode}, twice`, async () => {
+      test(`${name}: a repeated ${mode} request is served as expected`, async () => {
         assert.equal(await proxy.settled(client[mode]), TEXT);
-        assert.equal(upstream.last.url, client.asks[number]);
+        assert.equal(upstream.last.url, client.paths[number]);
         assert.equal(await proxy.settled(client[mode]), TEXT);
         const repeat = client.repeat?.[mode] ?? "HIT";
         assert.match(proxy.lines.at(-2).cache, /^(MISS|REFRESH)$/);
@@ -123,7 +145,7 @@ for (const [name, client] of Object.entries(CLIENTS)) {
         assert.equal(upstream.calls.length, repeat === "HIT" ? 1 : 2);
       });
     }
-    test("plain on a miss, a stream on a hit", async () => {
+    test(`${name}: a stream is served from a plain response`, async () => {
       assert.equal(await proxy.settled(client.plain), TEXT);
       assert.equal(await proxy.settled(client.stream), TEXT);
       assert.equal(proxy.lines.at(-1).cache, client.repeat?.stream ?? "HIT");

@@ -1,16 +1,16 @@
-// The official clients' streaming helpers, on misses and on hits of both modes.
+// The official clients' streaming helpers, on misses and hits in both modes.
 
+import assert from "node:assert/strict";
+import { after, before, beforeEach, describe, test } from "node:test";
 import { createOpenAI } from "@ai-sdk/openai";
 import Anthropic from "@anthropic-ai/sdk";
 import { generateText, streamText } from "ai";
-import assert from "node:assert/strict";
-import { after, before, beforeEach, describe, test } from "node:test";
 import OpenAI from "openai";
-import { startUpstream } from "../e2e/support/upstream.mjs";
-import { worker } from "../e2e/support/worker.mjs";
+import { respondLikeOpenAI } from "../../testkit/providers.mjs";
+import { worker } from "../../testkit/test-worker.mjs";
+import { startUpstream } from "../../testkit/upstream.mjs";
 import { plain } from "./support/accumulators.mjs";
 import { runProgram } from "./support/programs.mjs";
-import { likeOpenAI } from "./support/upstream.mjs";
 
 let upstream;
 let proxy;
@@ -21,7 +21,7 @@ before(async () => {
 beforeEach(async () => {
   await proxy.clear();
   upstream.reset();
-  upstream.otherwise(likeOpenAI);
+  upstream.otherwise(respondLikeOpenAI);
 });
 after(() => upstream.close());
 
@@ -35,17 +35,21 @@ const python = (body) => async () => {
 import json
 from openai import OpenAI
 client = OpenAI(api_key="sk-test", base_url="${proxy.origin}/proxy", max_retries=0)
-question = dict(model="gpt-4o", messages=[{"role": "user", "content": "Hi"}])
+request = dict(model="gpt-4o", messages=[{"role": "user", "content": "Hi"}])
 ${body}`;
   return JSON.parse(await runProgram("python", ["-c", program]));
 };
 
-// Each helper gives what its caller is after: the text, the end, the usage.
+// Each helper returns the text, the finish reason and the usage.
 const HELPERS = {
   "openai-node chat.completions.stream": {
     stream: async () => {
       const options = { stream_options: { include_usage: true } };
-      return ofChat(await openai().chat.completions.stream({ model: "gpt-4o", messages, ...options }).finalChatCompletion());
+      return ofChat(
+        await openai()
+          .chat.completions.stream({ model: "gpt-4o", messages, ...options })
+          .finalChatCompletion(),
+      );
     },
     plain: async () => ofChat(await openai().chat.completions.create({ model: "gpt-4o", messages })),
   },
@@ -55,25 +59,26 @@ const HELPERS = {
   },
   "openai-python stream": {
     stream: python(`
-with client.chat.completions.stream(**question, stream_options={"include_usage": True}) as stream:
+with client.chat.completions.stream(**request, stream_options={"include_usage": True}) as stream:
     text = "".join(event.delta for event in stream if event.type == "content.delta")
     answer = stream.get_final_completion()
 assert text == answer.choices[0].message.content
 print(json.dumps([answer.id, text, answer.choices[0].finish_reason, answer.usage.total_tokens]))`),
     plain: python(`
-answer = client.chat.completions.create(**question)
+answer = client.chat.completions.create(**request)
 print(json.dumps([answer.id, answer.choices[0].message.content, answer.choices[0].finish_reason, answer.usage.total_tokens]))`),
   },
   "anthropic messages.stream": {
-    stream: async () => plain(await anthropic().messages.stream({ model: "claude", max_tokens: 9, messages }).finalMessage()),
+    stream: async () =>
+      plain(await anthropic().messages.stream({ model: "claude", max_tokens: 9, messages }).finalMessage()),
     plain: async () => plain(await anthropic().messages.create({ model: "claude", max_tokens: 9, messages })),
   },
   "Vercel AI SDK streamText": {
     stream: async () => {
       const result = streamText({ model: vercel().chat("gpt-4o"), prompt: "Hi", maxRetries: 0 });
-      const pieces = [];
-      for await (const piece of result.textStream) pieces.push(piece);
-      return [pieces.join(""), await result.finishReason, (await result.usage).totalTokens];
+      const texts = [];
+      for await (const text of result.textStream) texts.push(text);
+      return [texts.join(""), await result.finishReason, (await result.usage).totalTokens];
     },
     plain: async () => {
       const result = await generateText({ model: vercel().chat("gpt-4o"), prompt: "Hi", maxRetries: 0 });
@@ -88,13 +93,20 @@ function ofChat({ id, model, choices, usage }) {
 
 for (const [name, helper] of Object.entries(HELPERS)) {
   describe(name, () => {
-    for (const [first, second] of [["stream", "stream"], ["plain", "stream"], ["stream", "plain"]]) {
-      test(`${first} on a miss, ${second} on a hit`, async () => {
-        const asked = await proxy.settled(helper[first]);
+    for (const [first, second] of [
+      ["stream", "stream"],
+      ["plain", "stream"],
+      ["stream", "plain"],
+    ]) {
+      test(`${name}: ${second} on a hit equals ${first} on the miss`, async () => {
+        const missed = await proxy.settled(helper[first]);
         const repeated = await proxy.settled(helper[second]);
-        assert.deepEqual(proxy.lines.slice(-2).map((line) => line.cache), ["MISS", "HIT"]);
+        assert.deepEqual(
+          proxy.lines.slice(-2).map((line) => line.cache),
+          ["MISS", "HIT"],
+        );
         assert.equal(upstream.calls.length, 1);
-        assert.deepEqual(repeated, asked);
+        assert.deepEqual(repeated, missed);
       });
     }
   });

@@ -1,20 +1,31 @@
-// Streams and objects with everything that the recorded ones lack.
+// Streams and objects with the features that the recorded ones lack.
 
-const sse = (...chunks) => [...chunks.map((chunk) => JSON.stringify(chunk)), "[DONE]"].map((data) => `data: ${data}\n\n`).join("");
+import { chatChunk, chatCompletion, DONE, sseEvent } from "../../../testkit/fixtures.mjs";
 
-const chat = (choices, more = {}) => ({
+const sse = (...chunks) => chunks.map(sseEvent).join("") + DONE;
+
+const RESPONSE = {
   id: "chatcmpl-1",
-  object: "chat.completion.chunk",
   created: 1700000000,
   model: "m-1",
   system_fingerprint: "fp_1",
   service_tier: "default",
-  choices,
+};
+const chat = (choices, more = {}) => chatChunk({}, null, { ...RESPONSE, choices, ...more });
+const choice = (delta, finish_reason = null, more = {}) => ({
+  index: 0,
+  delta,
+  finish_reason,
+  logprobs: null,
   ...more,
 });
-const choice = (delta, finish_reason = null, more = {}) => ({ index: 0, delta, finish_reason, logprobs: null, ...more });
 const say = (...choices) => choices.map((one) => chat([one]));
-const logprob = (token, top = []) => ({ token, logprob: -0.12345678901, bytes: [...Buffer.from(token)], top_logprobs: top });
+const logprob = (token, top = []) => ({
+  token,
+  logprob: -0.12345678901,
+  bytes: [...Buffer.from(token)],
+  top_logprobs: top,
+});
 const usage = {
   prompt_tokens: 5,
   completion_tokens: 7,
@@ -24,16 +35,45 @@ const usage = {
 
 export const streams = {
   chat: [
-    ["text in pieces", sse(...say(choice({ role: "assistant", content: "" }), choice({ content: "Hé" }), choice({ content: "llo\n" }), choice({}, "stop")))],
+    [
+      "text in chunks",
+      sse(
+        ...say(
+          choice({ role: "assistant", content: "" }),
+          choice({ content: "Hé" }),
+          choice({ content: "llo\n" }),
+          choice({}, "stop"),
+        ),
+      ),
+    ],
     ["an empty answer", sse(...say(choice({ role: "assistant", content: "" }), choice({}, "stop")))],
-    ["a refusal", sse(...say(choice({ role: "assistant", content: null, refusal: "" }), choice({ refusal: "I " }), choice({ refusal: "won't" }), choice({}, "stop")))],
+    [
+      "a refusal",
+      sse(
+        ...say(
+          choice({ role: "assistant", content: null, refusal: "" }),
+          choice({ refusal: "I " }),
+          choice({ refusal: "won't" }),
+          choice({}, "stop"),
+        ),
+      ),
+    ],
     [
       "parallel tool calls with interleaved fragments",
       sse(
         ...say(
-          choice({ role: "assistant", content: null, tool_calls: [{ index: 0, id: "a", type: "function", function: { name: "f", arguments: "" } }] }),
+          choice({
+            role: "assistant",
+            content: null,
+            tool_calls: [{ index: 0, id: "a", type: "function", function: { name: "f", arguments: "" } }],
+          }),
           choice({ tool_calls: [{ index: 1, id: "b", type: "function", function: { name: "g", arguments: "" } }] }),
-          choice({ tool_calls: [{ index: 0, function: { arguments: '{"x"' } }, { index: 1, function: { arguments: "{" } }] }),
+          choice({
+            tool_calls: [
+              { index: 0, function: { arguments: '{"x"' } },
+              { index: 1, function: { arguments: "{" } },
+            ],
+          }),
           choice({ tool_calls: [{ index: 1, function: { arguments: "}" } }] }),
           choice({ tool_calls: [{ index: 0, function: { arguments: ":1}" } }] }),
           choice({}, "tool_calls"),
@@ -42,7 +82,13 @@ export const streams = {
     ],
     [
       "a legacy function call",
-      sse(...say(choice({ role: "assistant", content: null, function_call: { name: "f", arguments: "" } }), choice({ function_call: { arguments: "{}" } }), choice({}, "function_call"))),
+      sse(
+        ...say(
+          choice({ role: "assistant", content: null, function_call: { name: "f", arguments: "" } }),
+          choice({ function_call: { arguments: "{}" } }),
+          choice({}, "function_call"),
+        ),
+      ),
     ],
     [
       "several choices, interleaved",
@@ -59,7 +105,9 @@ export const streams = {
       sse(
         ...say(
           choice({ role: "assistant", content: "" }, null, { logprobs: { content: [], refusal: null } }),
-          choice({ content: "a" }, null, { logprobs: { content: [logprob("a", [{ token: "b", logprob: -1e-9, bytes: [98] }])], refusal: null } }),
+          choice({ content: "a" }, null, {
+            logprobs: { content: [logprob("a", [{ token: "b", logprob: -1e-9, bytes: [98] }])], refusal: null },
+          }),
           choice({ content: "b" }, null, { logprobs: { content: [logprob("b")], refusal: null } }),
           choice({}, "stop"),
         ),
@@ -76,7 +124,7 @@ export const streams = {
           choice({}, "stop"),
         ),
       ),
-      // openai-node keeps the last piece of a text that it does not know.
+      // openai-node keeps only the last chunk of an unknown text.
       { only: "openai-python" },
     ],
     [
@@ -96,7 +144,11 @@ export const streams = {
       sse(
         ...say(
           choice({ role: "assistant", content: "see" }),
-          choice({ annotations: [{ type: "url_citation", url_citation: { url: "https://x", title: "x", start_index: 0, end_index: 3 } }] }),
+          choice({
+            annotations: [
+              { type: "url_citation", url_citation: { url: "https://x", title: "x", start_index: 0, end_index: 3 } },
+            ],
+          }),
           choice({ mood: { calm: true } }),
           choice({}, "stop"),
         ),
@@ -104,21 +156,24 @@ export const streams = {
       // openai-python joins lists by an index that annotations do not have.
       { only: "openai-node" },
     ],
-    ["usage", sse(...say(choice({ role: "assistant", content: "a" }), choice({}, "stop")).map((one) => ({ ...one, usage: null })), chat([], { usage }))],
+    [
+      "usage",
+      sse(
+        ...say(choice({ role: "assistant", content: "a" }), choice({}, "stop")).map((one) => ({ ...one, usage: null })),
+        chat([], { usage }),
+      ),
+    ],
   ],
 };
 
-const completion = (message, more = {}, around = {}) => ({
-  id: "chatcmpl-1",
-  object: "chat.completion",
-  created: 1700000000,
-  model: "m-1",
-  choices: [{ index: 0, message: { role: "assistant", content: null, refusal: null, ...message }, logprobs: null, finish_reason: "stop", ...more }],
-  usage,
-  service_tier: "default",
-  system_fingerprint: "fp_1",
-  ...around,
-});
+const completion = (message, choice = {}, fields = {}) =>
+  chatCompletion(null, {
+    message: { refusal: null, ...message },
+    choice: { logprobs: null, ...choice },
+    ...RESPONSE,
+    usage,
+    ...fields,
+  });
 
 export const objects = {
   chat: [
@@ -137,14 +192,26 @@ export const objects = {
         { finish_reason: "tool_calls" },
       ),
     ],
-    ["a legacy function call", completion({ function_call: { name: "f", arguments: "{}" } }, { finish_reason: "function_call" })],
-    ["log probabilities", completion({ content: "ab" }, { logprobs: { content: [logprob("a"), logprob("b")], refusal: null } })],
+    [
+      "a legacy function call",
+      completion({ function_call: { name: "f", arguments: "{}" } }, { finish_reason: "function_call" }),
+    ],
+    [
+      "log probabilities",
+      completion({ content: "ab" }, { logprobs: { content: [logprob("a"), logprob("b")], refusal: null } }),
+    ],
     ["reasoning and text", completion({ content: "Yes.", reasoning_content: "Hm, yes." })],
     ["audio", completion({ audio: { id: "audio_1", data: "AAAABBBB", transcript: "Hello", expires_at: 1700003600 } })],
     [
       "annotations and fields of the future",
       completion(
-        { content: "see", annotations: [{ type: "url_citation", url_citation: { url: "https://x", title: "x", start_index: 0, end_index: 3 } }], mood: { calm: true } },
+        {
+          content: "see",
+          annotations: [
+            { type: "url_citation", url_citation: { url: "https://x", title: "x", start_index: 0, end_index: 3 } },
+          ],
+          mood: { calm: true },
+        },
         { verdict: ["a", 1.5] },
         { era: { since: 2030 } },
       ),
@@ -152,9 +219,18 @@ export const objects = {
     ],
     [
       "several choices",
-      completion({}, {}, {
-        choices: [0, 1, 2].map((index) => ({ index, message: { role: "assistant", content: `c${index}`, refusal: null }, logprobs: null, finish_reason: "stop" })),
-      }),
+      completion(
+        {},
+        {},
+        {
+          choices: [0, 1, 2].map((index) => ({
+            index,
+            message: { role: "assistant", content: `c${index}`, refusal: null },
+            logprobs: null,
+            finish_reason: "stop",
+          })),
+        },
+      ),
     ],
   ],
 };

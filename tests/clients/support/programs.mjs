@@ -1,12 +1,11 @@
-// Programs as a user would run them, from the project's folder.
+// Runs programs as a user would, in the project's folder.
 
 import { execFile } from "node:child_process";
 import path from "node:path";
 import { promisify } from "node:util";
-import { ROOT } from "../../e2e/support/worker.mjs";
+import { ROOT } from "../../../testkit/processes.mjs";
 
-// Runs a program to its end; its output, or an error with what it said. "python" is the one that `npm test` prepares,
-// "node" runs TypeScript too.
+// Runs a program to its end and returns its output. "python" is the one that `npm test` prepares, "node" also runs TypeScript.
 export async function runProgram(program, args, env = {}) {
   if (program === "python") {
     program = process.env.REPRISE_PYTHON;

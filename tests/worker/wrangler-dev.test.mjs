@@ -1,0 +1,38 @@
+// `wrangler dev` on the project's own wrangler.toml: what `npm start` serves.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { assertSameBytes } from "../../testkit/assertions.mjs";
+import { xCacheStatusOf } from "../../testkit/cache-status.mjs";
+import { send } from "../../testkit/client.mjs";
+import { chatRequest } from "../../testkit/fixtures.mjs";
+import { startUpstream } from "../../testkit/upstream.mjs";
+import { waitFor } from "../../testkit/wait.mjs";
+import { startWranglerDev } from "../../testkit/worker.mjs";
+
+test("wrangler dev serves requests, and a repeat is a hit", async (t) => {
+  const upstream = await startUpstream();
+  t.after(() => upstream.close());
+  const dev = await startWranglerDev({ vars: { OPENAI_BASE_URL: `${upstream.origin}/v1` } });
+  t.after(() => dev.stop());
+  const ask = () => send(dev.url, chatRequest("Hi", { model: "gpt-4o" }));
+
+  const alive = await send(dev.url, { method: "GET", path: "/healthz" });
+  assert.equal(alive.body.toString(), '{"ok":true}');
+
+  upstream.otherwise({ body: '{ "id" : "answer" }\n' });
+  const first = await ask();
+  assert.equal(first.status, 200);
+  assert.equal(xCacheStatusOf(first), "MISS");
+  assert.equal(first.body.toString(), '{ "id" : "answer" }\n');
+  // The entry is written after the first response: repeat until it is there. The upstream counts the repeats.
+  const hit = await waitFor(async () => {
+    const reply = await ask();
+    assert.equal(reply.status, 200);
+    return xCacheStatusOf(reply) === "HIT" && reply;
+  }, "a hit");
+  assertSameBytes(hit.body, first.body, "the repeat");
+  const calls = upstream.calls.length;
+  assert.equal(xCacheStatusOf(await ask()), "HIT");
+  assert.equal(upstream.calls.length, calls, "a hit called the upstream");
+});
