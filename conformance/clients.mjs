@@ -1,14 +1,14 @@
 // `npm run conformance:clients [-- --only openai,langchain,…]`: real clients, unmodified. Each makes the same requests twice through
 // the built Worker. The second time there is no upstream call and the results are the same; an error is requested again.
 
-import { execa } from "execa";
 import { randomBytes } from "node:crypto";
 import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { isDeepStrictEqual, parseArgs } from "node:util";
+import { execa } from "execa";
 import { build } from "../scripts/build.mjs";
-import { main, modules, node, output, root, say, Stop } from "../scripts/lib.mjs";
+import { main, modules, node, output, root, Stop, say } from "../scripts/lib.mjs";
 import { python } from "../scripts/python.mjs";
 import { ScriptedUpstream } from "./engine/upstream.mjs";
 import { intoReadme } from "./peers.mjs";
@@ -24,8 +24,20 @@ const CLIENTS = [
   { id: "openai-v4", name: "openai-node 4", program: "openai.mjs", args: ["openai-v4"], package: "openai-v4" },
   { id: "openai", name: "openai-node", program: "openai.mjs", args: ["openai"], package: "openai" },
   { id: "openai-python", name: "openai-python", program: "openai_python.py", package: "openai" },
-  { id: "anthropic", name: "Anthropic TypeScript", program: "anthropic.mjs", package: "@anthropic-ai/sdk", api: "messages" },
-  { id: "anthropic-python", name: "Anthropic Python", program: "anthropic_python.py", package: "anthropic", api: "messages" },
+  {
+    id: "anthropic",
+    name: "Anthropic TypeScript",
+    program: "anthropic.mjs",
+    package: "@anthropic-ai/sdk",
+    api: "messages",
+  },
+  {
+    id: "anthropic-python",
+    name: "Anthropic Python",
+    program: "anthropic_python.py",
+    package: "anthropic",
+    api: "messages",
+  },
   { id: "vercel", name: "Vercel AI SDK", program: "vercel.mjs", package: "ai" },
   { id: "langchain", name: "LangChain JS", program: "langchain.mjs", package: "@langchain/openai" },
   { id: "langchain-python", name: "LangChain Python", program: "langchain_python.py", package: "langchain-openai" },
@@ -39,10 +51,14 @@ const TOOL_CALL = {
     set: {
       "choices.0.finish_reason": "tool_calls",
       "choices.0.message.content": null,
-      "choices.0.message.tool_calls": [{ id: "call_1", type: "function", function: { name: "f", arguments: '{"a":1}' } }],
+      "choices.0.message.tool_calls": [
+        { id: "call_1", type: "function", function: { name: "f", arguments: '{"a":1}' } },
+      ],
     },
   },
-  messages: { set: { stop_reason: "tool_use", content: [{ type: "tool_use", id: "toolu_1", name: "f", input: { a: 1 } }] } },
+  messages: {
+    set: { stop_reason: "tool_use", content: [{ type: "tool_use", id: "toolu_1", name: "f", input: { a: 1 } }] },
+  },
 };
 
 const TOOL = {
@@ -52,7 +68,9 @@ const TOOL = {
 
 /** Runs a client twice: { operation → "ok", "n/a" or what is wrong }. */
 async function runTwice({ program: file, args = [], api = "chat" }, { upstream, base, interpreter }) {
-  const scripts = Object.fromEntries(OPERATIONS.map((name) => [name, upstream.add(`cf${randomBytes(8).toString("hex")}`)]));
+  const scripts = Object.fromEntries(
+    OPERATIONS.map((name) => [name, upstream.add(`cf${randomBytes(8).toString("hex")}`)]),
+  );
   scripts.tools.response = TOOL_CALL[api];
   scripts.error.response = { status: 400, error: "invalid_request_error" };
   const input = {
@@ -69,7 +87,12 @@ async function runTwice({ program: file, args = [], api = "chat" }, { upstream, 
   const env = { PATH, HOME, CONFORMANCE: JSON.stringify(input), PYTHONDONTWRITEBYTECODE: "1", PYTHONPATH: FOLDER };
   const runs = [];
   for (let i = 0; i < 2; i += 1) {
-    const { stdout } = await execa(program, [path.join(FOLDER, file), ...args], { cwd: root, env, extendEnv: false, timeout: 120_000 });
+    const { stdout } = await execa(program, [path.join(FOLDER, file), ...args], {
+      cwd: root,
+      env,
+      extendEnv: false,
+      timeout: 120_000,
+    });
     const calls = Object.fromEntries(OPERATIONS.map((name) => [name, scripts[name].calls.length]));
     runs.push({ results: JSON.parse(stdout.trim().split("\n").at(-1)), calls });
   }
@@ -81,7 +104,8 @@ function verdict(name, [first, second], token) {
   if (result === undefined) return "n/a";
   const calls = [first.calls[name], second.calls[name] - first.calls[name]];
   const shown = (value) => JSON.stringify(value).slice(0, 200);
-  if (!isDeepStrictEqual(result, second.results[name])) return `first ${shown(result)}, then ${shown(second.results[name])}`;
+  if (!isDeepStrictEqual(result, second.results[name]))
+    return `first ${shown(result)}, then ${shown(second.results[name])}`;
   if (name === "error") {
     const isRepeated = result.error === 400 && calls.every((made) => made > 0);
     return isRepeated ? "ok" : `${JSON.stringify(result)}, ${calls[0]} and ${calls[1]} upstream calls`;
@@ -95,7 +119,8 @@ function verdict(name, [first, second], token) {
 
 async function versionOf({ id, program, package: name }, interpreter) {
   if (id === "curl") return (await output("curl", ["--version"]))?.split(" ")[1] ?? "?";
-  if (!program.endsWith(".py")) return JSON.parse(readFileSync(path.join(modules, name, "package.json"), "utf8")).version;
+  if (!program.endsWith(".py"))
+    return JSON.parse(readFileSync(path.join(modules, name, "package.json"), "utf8")).version;
   return output(interpreter, ["-c", `import importlib.metadata as m; print(m.version(${JSON.stringify(name)}))`]);
 }
 
@@ -104,7 +129,9 @@ function writeResults(results) {
   const lines = results.map((result) => `  ${JSON.stringify(result)}`);
   writeFileSync(RESULTS, `${JSON.stringify({ date }).slice(0, -1)}, "clients": [\n${lines.join(",\n")}\n]}\n`);
   const mark = (text) => ({ ok: "✓", "n/a": "–" })[text] ?? "✗";
-  const rows = results.map((result) => `| ${result.name} ${result.version} | ${OPERATIONS.map((name) => mark(result[name])).join(" | ")} |`);
+  const rows = results.map(
+    (result) => `| ${result.name} ${result.version} | ${OPERATIONS.map((name) => mark(result[name])).join(" | ")} |`,
+  );
   const head = [`| client (${date}) | ${OPERATIONS.join(" | ")} |`, `|---|${OPERATIONS.map(() => "---|").join("")}`];
   intoReadme("clients", [...head, ...rows].join("\n"));
 }
@@ -134,7 +161,9 @@ await main(import.meta, async () => {
   await upstream.close();
   if (!only) writeResults(results);
   const isWrong = (result, operation) => !["ok", "n/a"].includes(result[operation]);
-  const wrong = results.flatMap((result) => OPERATIONS.filter((name) => isWrong(result, name)).map((name) => `${result.id} ${name}`));
+  const wrong = results.flatMap((result) =>
+    OPERATIONS.filter((name) => isWrong(result, name)).map((name) => `${result.id} ${name}`),
+  );
   if (wrong.length > 0) throw new Stop(`Wrong: ${wrong.join(", ")}`);
   say("Every client got the same results twice, the second time from the cache.");
 });

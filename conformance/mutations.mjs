@@ -6,7 +6,7 @@ import { cpSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "nod
 import path from "node:path";
 import { parseArgs } from "node:util";
 import { addEntry } from "../scripts/build.mjs";
-import { main, root, say, Stop } from "../scripts/lib.mjs";
+import { main, root, Stop, say } from "../scripts/lib.mjs";
 import { setup } from "../scripts/setup.mjs";
 import { startProcess, temporaryFolder } from "../testkit/processes.mjs";
 import { loadCases } from "./engine/cases.mjs";
@@ -31,7 +31,10 @@ incremental = true
 export const mutations = () => JSON.parse(readFileSync(LIST, "utf8"));
 
 /** The edits of a mutation: `also` has further ones, where two places prevent the same mistake. */
-export const edits = ({ id, file, search, replace, also = [] }) => [{ id, file, search, replace }, ...also.map((edit) => ({ id, ...edit }))];
+export const edits = ({ id, file, search, replace, also = [] }) => [
+  { id, file, search, replace },
+  ...also.map((edit) => ({ id, ...edit })),
+];
 
 /** The source with one edit. */
 export function applyEdit(source, { id, search, replace }) {
@@ -56,7 +59,14 @@ await main(import.meta, async () => {
   const failing = async (selection) => {
     const worker = await startReprise(upstream, { build: path.join(folder, "build") });
     try {
-      const options = { target: worker.target, upstream, profile: "reprise", cases, patienceMs: PATIENCE_MS, ...selection };
+      const options = {
+        target: worker.target,
+        upstream,
+        profile: "reprise",
+        cases,
+        patienceMs: PATIENCE_MS,
+        ...selection,
+      };
       return failed(await conform(options), true).map(({ id }) => id);
     } finally {
       await worker.stop();
@@ -93,7 +103,8 @@ await main(import.meta, async () => {
 /** A copy of the source that a build can change: its folder. */
 function copySource() {
   const { folder } = temporaryFolder("reprise-mutations-");
-  for (const name of ["src", "Cargo.toml", "Cargo.lock"]) cpSync(path.join(root, name), path.join(folder, name), { recursive: true });
+  for (const name of ["src", "Cargo.toml", "Cargo.lock"])
+    cpSync(path.join(root, name), path.join(folder, name), { recursive: true });
   symlinkSync(path.join(root, "node_modules"), path.join(folder, "node_modules"));
   const manifest = path.join(folder, "Cargo.toml");
   writeFileSync(manifest, readFileSync(manifest, "utf8") + BUILD_PROFILE);
@@ -134,7 +145,9 @@ async function withMutation(folder, mutation, action) {
 function report({ id }, noticed, ms) {
   const more = noticed.length > 4 ? `, … (${noticed.length})` : "";
   const seconds = (ms / 1000).toFixed(0).padStart(3);
-  console.log(`${noticed.length > 0 ? "noticed " : "MISSED  "} ${id.padEnd(28)} ${seconds} s  ${noticed.slice(0, 4).join(", ")}${more}`);
+  console.log(
+    `${noticed.length > 0 ? "noticed " : "MISSED  "} ${id.padEnd(28)} ${seconds} s  ${noticed.slice(0, 4).join(", ")}${more}`,
+  );
 }
 
 function writeResults(results, missed) {

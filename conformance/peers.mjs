@@ -7,7 +7,7 @@ import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { build } from "../scripts/build.mjs";
-import { cache, main, root, run, say, Stop, systemEnv, systemPackages, which } from "../scripts/lib.mjs";
+import { cache, main, root, run, Stop, say, systemEnv, systemPackages, which } from "../scripts/lib.mjs";
 import { systemPython } from "../scripts/python.mjs";
 import { freePort, startProcess, temporaryFolder } from "../testkit/processes.mjs";
 import { REPRISE } from "./engine/adapter.mjs";
@@ -63,7 +63,8 @@ const allOutput = (program, args) =>
 /** Starts a peer: { target, version, adapter, stop }. */
 async function start(peer, upstream) {
   const installed = await install(peer);
-  if (peer.needs && !which(peer.needs)) await systemPackages(peer.needs, [peer.needs], `the package that brings ${peer.needs}`);
+  if (peer.needs && !which(peer.needs))
+    await systemPackages(peer.needs, [peer.needs], `the package that brings ${peer.needs}`);
   const { folder, remove } = temporaryFolder(`reprise-${peer.id}-`);
   const [port, second] = [await freePort(), await freePort()];
   const redis = which("redis-server");
@@ -71,7 +72,8 @@ async function start(peer, upstream) {
   // Nothing of this machine's configuration, so that everybody starts the same program.
   const env = { PATH: systemEnv.PATH, HOME: folder, ...command.env };
   const options = { name: peer.name, cwd: command.cwd ?? folder, env, extendEnv: false };
-  const companion = command.companion && startProcess(command.companion[0], command.companion[1], { env, extendEnv: false });
+  const companion =
+    command.companion && startProcess(command.companion[0], command.companion[1], { env, extendEnv: false });
   const program = startProcess(command.program, command.args, options);
   const origin = `http://127.0.0.1:${port}`;
   const isReady = () =>
@@ -89,7 +91,8 @@ async function start(peer, upstream) {
   return { target: origin + peer.base, version: installed.version, adapter: { name: peer.id, ...adapter }, stop };
 }
 
-const share = ({ pass, fail, na, inconclusive }) => `${pass} of ${pass + fail}${na + inconclusive > 0 ? ` (+${na + inconclusive})` : ""}`;
+const share = ({ pass, fail, na, inconclusive }) =>
+  `${pass} of ${pass + fail}${na + inconclusive > 0 ? ` (+${na + inconclusive})` : ""}`;
 
 /** The README's table of all results. */
 function markdown(all) {
@@ -99,7 +102,11 @@ function markdown(all) {
     const stored = cases.filter(({ id, outcome }) => isStoring.test(id) && outcome === "pass").length;
     return `| ${name} | ${version} | ${date} | ${share(counts.must)} | ${wrong} | ${share(counts.should)} | ${stored} of 9 |`;
   });
-  return ["| cache | version | run | `must` | wrong answers | `should` | stores |", "|---|---|---|---|---|---|---|", ...rows].join("\n");
+  return [
+    "| cache | version | run | `must` | wrong answers | `should` | stores |",
+    "|---|---|---|---|---|---|---|",
+    ...rows,
+  ].join("\n");
 }
 
 /** Puts a table between its marks in the README. */

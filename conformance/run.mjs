@@ -40,7 +40,16 @@ const OPTIONS = {
 };
 
 /** Runs the cases that `options` select against a target; returns the results. */
-export async function conform({ target, upstream, profile = "generic", adapter: given, patienceMs = 4000, limitMs, cases, ...options }) {
+export async function conform({
+  target,
+  upstream,
+  profile = "generic",
+  adapter: given,
+  patienceMs = 4000,
+  limitMs,
+  cases,
+  ...options
+}) {
   const selected = (cases ?? loadCases()).filter((entry) => isSelected(entry, { profile, ...options }));
   const spoken = adapter(given ?? (profile === "reprise" ? REPRISE : {}));
   return runCases(selected, { base: target, upstream, profile, patienceMs, limitMs, adapter: spoken }, options);
@@ -61,7 +70,8 @@ async function main() {
   const list = (text) => text?.split(",");
   const profile = values.profile ?? (values.target ? "generic" : "reprise");
   const selection = { profile, only: list(values.only), topic: list(values.topic) };
-  const isMistaken = !["generic", "reprise"].includes(profile) || Boolean(values.target) !== Boolean(values["upstream-port"]);
+  const isMistaken =
+    !["generic", "reprise"].includes(profile) || Boolean(values.target) !== Boolean(values["upstream-port"]);
   if (values.help || isMistaken) {
     console.log(USAGE);
     process.exitCode = values.help ? 0 : 2;
@@ -69,7 +79,8 @@ async function main() {
   }
   if (values.list) {
     const selected = loadCases().filter((entry) => isSelected(entry, selection));
-    for (const { kind, topic, id, name } of selected) console.log(`${kind.padEnd(6)} ${topic.padEnd(11)} ${id}: ${name}`);
+    for (const { kind, topic, id, name } of selected)
+      console.log(`${kind.padEnd(6)} ${topic.padEnd(11)} ${id}: ${name}`);
     return;
   }
   if (!values.target) await (await import("../scripts/build.mjs")).build();
@@ -90,12 +101,21 @@ async function main() {
     const strict = values.strict ?? reprise !== undefined;
     const bad = failed(results, strict);
     console.log(`${failures(results)}\n\n${table(results)}`);
-    for (const { id, outcome, why } of bad) if (outcome !== "fail") console.log(`not decided (${outcome}): ${id}: ${why}`);
+    for (const { id, outcome, why } of bad)
+      if (outcome !== "fail") console.log(`not decided (${outcome}): ${id}: ${why}`);
     const seconds = ((Date.now() - started) / 1000).toFixed(1);
-    console.log(`\n${results.length} cases (${profile}) in ${seconds} s: ${results.length - bad.length} passed, ${bad.length} failed`);
+    console.log(
+      `\n${results.length} cases (${profile}) in ${seconds} s: ${results.length - bad.length} passed, ${bad.length} failed`,
+    );
     if (values.json) {
       const date = new Date().toISOString().slice(0, 10);
-      writeResults(values.json, { target: values.target ?? "reprise", profile, date, totals: totals(results), cases: results });
+      writeResults(values.json, {
+        target: values.target ?? "reprise",
+        profile,
+        date,
+        totals: totals(results),
+        cases: results,
+      });
     }
     process.exitCode = bad.length > 0 ? 1 : 0;
   } finally {

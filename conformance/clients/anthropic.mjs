@@ -8,6 +8,12 @@ const question = (content) => ({ model, max_tokens: 64, messages: [{ role: "user
 await report({
   plain: async () => (await client.messages.create(question(prompts.plain))).content[0].text,
   stream: async () => (await client.messages.stream(question(prompts.stream)).finalMessage()).content[0].text,
-  tools: async () => (await client.messages.create({ ...question(prompts.tools), tools: [{ name: "f", input_schema: tool.function.parameters }] })).content[0].input,
+  tools: async () =>
+    (
+      await client.messages.create({
+        ...question(prompts.tools),
+        tools: [{ name: "f", input_schema: tool.function.parameters }],
+      })
+    ).content[0].input,
   error: async () => client.messages.create(question(prompts.error)),
 });

@@ -5,8 +5,18 @@ import { input, report } from "./client-input.mjs";
 const { base, key, prompts, model, embedding, tool } = input;
 
 async function curl(path, body) {
-  const { stdout } = await promisify(execFile)("curl", ["-sSN", `${base}${path}`, "-H", `Authorization: Bearer ${key}`,
-    "-H", "Content-Type: application/json", "-d", JSON.stringify(body), "-w", "\n%{http_code}"]);
+  const { stdout } = await promisify(execFile)("curl", [
+    "-sSN",
+    `${base}${path}`,
+    "-H",
+    `Authorization: Bearer ${key}`,
+    "-H",
+    "Content-Type: application/json",
+    "-d",
+    JSON.stringify(body),
+    "-w",
+    "\n%{http_code}",
+  ]);
   const [, text, status] = /^([\s\S]*)\n(\d+)$/.exec(stdout);
   if (status !== "200") throw Object.assign(new Error(text), { status: Number(status) });
   return text;

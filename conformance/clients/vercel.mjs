@@ -11,6 +11,7 @@ await report({
   plain: async () => (await generateText(question(prompts.plain))).text,
   stream: async () => streamText(question(prompts.stream)).text,
   tools: async () => (await generateText({ ...question(prompts.tools), tools })).toolCalls[0].input,
-  embeddings: async () => (await embed({ model: openai.embedding(embedding), value: prompts.embeddings, maxRetries: 0 })).embedding,
+  embeddings: async () =>
+    (await embed({ model: openai.embedding(embedding), value: prompts.embeddings, maxRetries: 0 })).embedding,
   error: async () => (await generateText(question(prompts.error))).text,
 });

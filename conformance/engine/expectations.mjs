@@ -2,8 +2,8 @@
 
 import { isDeepStrictEqual } from "node:util";
 import { gunzipSync } from "node:zlib";
-import { assertCacheFields, detailOf, xCacheStatusOf } from "../../testkit/cache-status.mjs";
 import { assertProxyError } from "../../testkit/assertions.mjs";
+import { assertCacheFields, detailOf, xCacheStatusOf } from "../../testkit/cache-status.mjs";
 import { checksum } from "./api-fixtures.mjs";
 import { valueAt } from "./json-path.mjs";
 import { Failure, NotApplicable } from "./outcome.mjs";
@@ -47,7 +47,8 @@ export class Judge {
     const { calls, by } = reply;
     if (calls.length === 0) {
       const source = this.script.calls[(by ?? 0) - 1];
-      if (!source && reply.status >= 400 && !wrong) throw new Failure(`the gateway itself answered with ${summary(reply)}`);
+      if (!source && reply.status >= 400 && !wrong)
+        throw new Failure(`the gateway itself answered with ${summary(reply)}`);
       const what = source ? `the response to call ${by} (cache key "${source.cacheKey}")` : summary(reply);
       throw new Failure(`served without an upstream call: ${what}`, { wrong });
     }
@@ -60,7 +61,8 @@ export class Judge {
   isHit(reply, cacheKey) {
     this.#isNotForeign(reply);
     const source = this.script.calls[(reply.by ?? 0) - 1];
-    if (source && source.cacheKey !== cacheKey) throw new Failure(`served the response for the cache key "${source.cacheKey}"`, { wrong: true });
+    if (source && source.cacheKey !== cacheKey)
+      throw new Failure(`served the response for the cache key "${source.cacheKey}"`, { wrong: true });
     if (!source && reply.status >= 400) throw new Failure(`the gateway itself answered with ${summary(reply)}`);
     if (!reply.complete) throw new Failure("a stored response is truncated", { wrong: true });
     this.#cacheHeaders(reply, "HIT");
@@ -82,15 +84,20 @@ export class Judge {
     const shown = `X-Cache-Status: ${xCacheStatus}; Cache-Status: ${cacheStatus}`;
     if (expected === "HIT") {
       // A coalesced response, and a stale one after an upstream error, were forwarded.
-      const form = ["COALESCED", "STALE"].includes(xCacheStatus) ? /(^|,\s*)reprise; (hit|fwd=)/ : /(^|,\s*)reprise; hit/;
-      if (!["HIT", "STALE", "UPDATING", "COALESCED"].includes(xCacheStatus) || !form.test(cacheStatus)) throw new Failure(`a hit has ${shown}`);
-      if (xCacheStatus !== "COALESCED" && !/^\d+$/.test(reply.headers.age ?? "")) throw new Failure(`a hit has Age: ${reply.headers.age}`);
+      const form = ["COALESCED", "STALE"].includes(xCacheStatus)
+        ? /(^|,\s*)reprise; (hit|fwd=)/
+        : /(^|,\s*)reprise; hit/;
+      if (!["HIT", "STALE", "UPDATING", "COALESCED"].includes(xCacheStatus) || !form.test(cacheStatus))
+        throw new Failure(`a hit has ${shown}`);
+      if (xCacheStatus !== "COALESCED" && !/^\d+$/.test(reply.headers.age ?? ""))
+        throw new Failure(`a hit has Age: ${reply.headers.age}`);
       return;
     }
     if (xCacheStatus === undefined || xCacheStatus === "HIT" || !/reprise; (fwd=|detail=)/.test(cacheStatus)) {
       throw new Failure(`a forwarded request has ${shown}`);
     }
-    if (expected === "BYPASS" && xCacheStatus !== "BYPASS") throw new Failure(`a request that is not cached has ${shown}`);
+    if (expected === "BYPASS" && xCacheStatus !== "BYPASS")
+      throw new Failure(`a request that is not cached has ${shown}`);
   }
 
   /**
@@ -102,11 +109,14 @@ export class Judge {
     const reply = hit ?? first;
     this.#forwarded(expect, first);
     this.#calls(expect, first);
-    if (expect.status !== undefined && first.status !== expect.status) throw new Failure(`the status is ${summary(first)}`);
-    if (expect.cacheStatus !== undefined) this.#same(xCacheStatusOf(first), expect.cacheStatus, `X-Cache-Status (${first.headers["cache-status"]})`);
+    if (expect.status !== undefined && first.status !== expect.status)
+      throw new Failure(`the status is ${summary(first)}`);
+    if (expect.cacheStatus !== undefined)
+      this.#same(xCacheStatusOf(first), expect.cacheStatus, `X-Cache-Status (${first.headers["cache-status"]})`);
     if (expect.detail !== undefined) {
       const detail = detailOf(first);
-      if (![expect.detail].flat().includes(detail)) throw new Failure(`the detail of Cache-Status is ${detail}, not ${expect.detail}`);
+      if (![expect.detail].flat().includes(detail))
+        throw new Failure(`the detail of Cache-Status is ${detail}, not ${expect.detail}`);
     }
     if (expect.body !== undefined) this.#body(expect.body, first, call?.sent ?? response);
     if (expect.headers) this.#headers(expect.headers, first.headers, "the response");
@@ -125,12 +135,15 @@ export class Judge {
       throw new Failure("buffered: the client received nothing of the first text until the upstream went on");
     }
     if (expect.isError && first.status < 400) throw new Failure(`not an error: ${summary(first)}`, { wrong: true });
-    if (expect.contains && !reply.body.includes(expect.contains)) throw new Failure(`no ${expect.contains} in ${excerpt(reply)}`);
+    if (expect.contains && !reply.body.includes(expect.contains))
+      throw new Failure(`no ${expect.contains} in ${excerpt(reply)}`);
     if (expect.vectors) this.#vectors(reply);
     if (expect.mode) this.#mode(expect.mode, reply);
     if (expect.defaultText) for (const one of new Set([first, reply])) this.defaultText(one);
     if (expect.usage !== undefined && parseResponse(reply)?.usage !== expect.usage) {
-      throw new Failure(expect.usage ? "the requested usage is missing" : "there is a usage chunk that was not requested");
+      throw new Failure(
+        expect.usage ? "the requested usage is missing" : "there is a usage chunk that was not requested",
+      );
     }
   }
 
@@ -140,7 +153,8 @@ export class Judge {
     const parsed = parseResponse({ headers: reply.headers, body: decoded(reply) });
     const expected = `It is ${markerOf(this.script.token, reply.by)}, no more.`;
     if (parsed?.text !== expected) throw new Failure(`not the upstream's text: ${excerpt(reply)}`, { wrong: true });
-    if (!parsed.ended) throw new Failure(`the stream has no end: …${reply.body.toString().slice(-120)}`, { wrong: true });
+    if (!parsed.ended)
+      throw new Failure(`the stream has no end: …${reply.body.toString().slice(-120)}`, { wrong: true });
   }
 
   #calls({ calls, maxCalls }, first) {
@@ -156,19 +170,27 @@ export class Judge {
       if (sent) throw new Failure("the upstream was not called");
       return;
     }
-    if (forwards.member !== undefined && valueAt(parseJson(call.body.toString()) ?? {}, forwards.member) === undefined) {
+    if (
+      forwards.member !== undefined &&
+      valueAt(parseJson(call.body.toString()) ?? {}, forwards.member) === undefined
+    ) {
       throw new NotApplicable(`the gateway does not forward \`${forwards.member}\``);
     }
-    if (forwards.header && call.headers[forwards.header] === undefined) throw new NotApplicable(`the gateway does not forward ${forwards.header}`);
-    if (forwards.query && !call.url.includes(forwards.query)) throw new NotApplicable("the gateway does not forward the query");
+    if (forwards.header && call.headers[forwards.header] === undefined)
+      throw new NotApplicable(`the gateway does not forward ${forwards.header}`);
+    if (forwards.query && !call.url.includes(forwards.query))
+      throw new NotApplicable("the gateway does not forward the query");
     if (!sent) return;
     if (sent.method !== undefined) this.#same(call.method, sent.method, "the method of the upstream call");
     if (sent.url?.matches !== undefined) {
-      if (!new RegExp(sent.url.matches).test(call.url)) throw new Failure(`the URL of the upstream call is ${call.url}`);
+      if (!new RegExp(sent.url.matches).test(call.url))
+        throw new Failure(`the URL of the upstream call is ${call.url}`);
     } else if (sent.url !== undefined) this.#same(call.url, sent.url, "the URL of the upstream call");
     if (sent.headers) this.#headers(sent.headers, call.headers, "the upstream call");
-    if (sent.body === "request") this.#sameBytes(call.body, first.request.body ?? Buffer.alloc(0), "the body of the upstream call");
-    else if (sent.body !== undefined) this.#body(sent.body, { body: call.body }, undefined, "the body of the upstream call");
+    if (sent.body === "request")
+      this.#sameBytes(call.body, first.request.body ?? Buffer.alloc(0), "the body of the upstream call");
+    else if (sent.body !== undefined)
+      this.#body(sent.body, { body: call.body }, undefined, "the body of the upstream call");
   }
 
   #body(expected, reply, response, what = "the body") {
@@ -184,7 +206,8 @@ export class Judge {
     assertProxyError(reply, code);
     if (code !== "misconfigured") return;
     const { message } = parseJson(reply.body.toString()).error;
-    if (!Object.keys(this.vars).some((name) => message.includes(name))) throw new Failure(`the message names no variable: ${message}`);
+    if (!Object.keys(this.vars).some((name) => message.includes(name)))
+      throw new Failure(`the message names no variable: ${message}`);
   }
 
   #mode(mode, reply) {
@@ -198,7 +221,10 @@ export class Judge {
     const actual = parseJson(reply.body.toString())?.data?.map(({ embedding }) => embedding[2]);
     const expected = inputs.map(checksum);
     if (!isDeepStrictEqual(actual, expected)) {
-      throw new Failure(`the vectors belong to other inputs: ${JSON.stringify(actual)}, not ${JSON.stringify(expected)}`, { wrong: true });
+      throw new Failure(
+        `the vectors belong to other inputs: ${JSON.stringify(actual)}, not ${JSON.stringify(expected)}`,
+        { wrong: true },
+      );
     }
   }
 
@@ -223,6 +249,8 @@ export class Judge {
     let at = 0;
     while (at < actual.length && actual[at] === expected[at]) at += 1;
     const near = (bytes) => JSON.stringify(bytes.toString("latin1", Math.max(0, at - 20), at + 60));
-    throw new Failure(`${what} differs at byte ${at} (${actual.length} bytes, not ${expected.length}): …${near(actual)}, not …${near(expected)}`);
+    throw new Failure(
+      `${what} differs at byte ${at} (${actual.length} bytes, not ${expected.length}): …${near(actual)}, not …${near(expected)}`,
+    );
   }
 }

@@ -2,8 +2,16 @@
 
 /** The data of an event stream"s events, in order. */
 export function events(text) {
-  return text.replace(/\r\n?/g, "\n").split("\n\n")
-    .map((frame) => frame.split("\n").filter((line) => line.startsWith("data:")).map((line) => line.slice(5).trimStart()).join("\n"))
+  return text
+    .replace(/\r\n?/g, "\n")
+    .split("\n\n")
+    .map((frame) =>
+      frame
+        .split("\n")
+        .filter((line) => line.startsWith("data:"))
+        .map((line) => line.slice(5).trimStart())
+        .join("\n"),
+    )
     .filter((data) => data !== "");
 }
 
@@ -19,8 +27,16 @@ function fromObject(object) {
   if (object === undefined) return undefined;
   const { choices, output, content, usage } = object;
   const complete = { ended: true, usage: Boolean(usage) };
-  if (choices) return { ...complete, text: choices.map((choice) => choice.message?.content ?? choice.text ?? "").join("") };
-  if (output) return { ...complete, text: output.flatMap((item) => item.content ?? []).map((part) => part.text ?? "").join("") };
+  if (choices)
+    return { ...complete, text: choices.map((choice) => choice.message?.content ?? choice.text ?? "").join("") };
+  if (output)
+    return {
+      ...complete,
+      text: output
+        .flatMap((item) => item.content ?? [])
+        .map((part) => part.text ?? "")
+        .join(""),
+    };
   if (Array.isArray(content)) return { ...complete, text: content.map((part) => part.text ?? "").join("") };
   return undefined;
 }

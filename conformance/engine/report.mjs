@@ -6,17 +6,22 @@ const OUTCOMES = ["pass", "fail", "na", "inconclusive"];
 const KINDS = ["must", "should", "note"];
 
 const counted = (results) =>
-  Object.fromEntries(OUTCOMES.map((outcome) => [outcome, results.filter((result) => result.outcome === outcome).length]));
+  Object.fromEntries(
+    OUTCOMES.map((outcome) => [outcome, results.filter((result) => result.outcome === outcome).length]),
+  );
 
 /** { kind: { pass, fail, na, inconclusive } } of the results. */
-export const totals = (results) => Object.fromEntries(KINDS.map((kind) => [kind, counted(results.filter((result) => result.kind === kind))]));
+export const totals = (results) =>
+  Object.fromEntries(KINDS.map((kind) => [kind, counted(results.filter((result) => result.kind === kind))]));
 
 /** A table: a row for each topic, a column for each kind. */
 export function table(results) {
   const cell = (some) => {
     if (some.length === 0) return "";
     const { pass, fail, na, inconclusive } = counted(some);
-    return [`${pass}/${pass + fail}`, na ? `${na} n/a` : "", inconclusive ? `${inconclusive} inconclusive` : ""].filter(Boolean).join(", ");
+    return [`${pass}/${pass + fail}`, na ? `${na} n/a` : "", inconclusive ? `${inconclusive} inconclusive` : ""]
+      .filter(Boolean)
+      .join(", ");
   };
   const rows = [...TOPICS, undefined].map((topic) => {
     const some = results.filter((result) => topic === undefined || result.topic === topic);
@@ -24,7 +29,14 @@ export function table(results) {
   });
   const all = [["topic", ...KINDS], ...rows.filter((row) => row.slice(1).some(Boolean))];
   const widths = all[0].map((_, i) => Math.max(...all.map((row) => row[i].length)));
-  return all.map((row) => row.map((text, i) => text.padEnd(widths[i])).join("  ").trimEnd()).join("\n");
+  return all
+    .map((row) =>
+      row
+        .map((text, i) => text.padEnd(widths[i]))
+        .join("  ")
+        .trimEnd(),
+    )
+    .join("\n");
 }
 
 /** The failures, and what the cases of kind `note` observed. */

@@ -17,7 +17,8 @@ export function callOfMarker(text) {
   return found ? { token: found[1], n: Number(found[2]) } : undefined;
 }
 
-const hasBody = ({ json, body, base64, repeat, stream, error }) => [json, body, base64, repeat, stream, error].some((one) => one !== undefined);
+const hasBody = ({ json, body, base64, repeat, stream, error }) =>
+  [json, body, base64, repeat, stream, error].some((one) => one !== undefined);
 
 /** { status, headers, chunks } of a step's `response` to a call { n, url, body } of a script. */
 export function contentOf(response, script, call) {
@@ -32,8 +33,12 @@ export function contentOf(response, script, call) {
   if (json !== undefined) chunks = [fill(JSON.stringify(json))];
   else if (body !== undefined) chunks = [fill(body)];
   else if (base64 !== undefined) chunks = [Buffer.from(base64, "base64")];
-  else if (repeat !== undefined) chunks = [fill(repeat.head ?? ""), repeat.unit.repeat(repeat.times), fill(repeat.tail ?? "")];
-  else if (error !== undefined) chunks = [fill(JSON.stringify({ error: { message: `{marker}: ${error}`, type: error, code: error, param: null } }))];
+  else if (repeat !== undefined)
+    chunks = [fill(repeat.head ?? ""), repeat.unit.repeat(repeat.times), fill(repeat.tail ?? "")];
+  else if (error !== undefined)
+    chunks = [
+      fill(JSON.stringify({ error: { message: `{marker}: ${error}`, type: error, code: error, param: null } })),
+    ];
   else if (stream !== undefined) {
     type = "text/event-stream; charset=utf-8";
     chunks = stream.map((data) => fill(eventText(data)));
@@ -81,7 +86,8 @@ export function describeResponse(response, script, call) {
     ...described,
     chunks,
     afterChunk: async (chunk) => {
-      if (isFirstText(chunk.toString())) call.receivedInTime = await script.until(() => script.received?.includes(marker), 2000);
+      if (isFirstText(chunk.toString()))
+        call.receivedInTime = await script.until(() => script.received?.includes(marker), 2000);
     },
   };
 }

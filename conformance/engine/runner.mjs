@@ -29,7 +29,10 @@ export async function runCase(entry, target) {
     else if (error instanceof Inconclusive) result.outcome = "inconclusive";
     else result.outcome = "fail";
     // Anything but a failed expectation is a mistake of the engine or of the case.
-    result.why = result.outcome === "fail" && !(error instanceof Failure) && error.code !== "ERR_ASSERTION" ? error.stack : error.message;
+    result.why =
+      result.outcome === "fail" && !(error instanceof Failure) && error.code !== "ERR_ASSERTION"
+        ? error.stack
+        : error.message;
     if (error.wrong) result.wrong = true;
   } finally {
     target.upstream.remove(run.token);
@@ -46,7 +49,7 @@ export async function runCases(cases, target, { concurrency = 12, onResult = () 
   const waiting = [...cases];
   let failed = false;
   const runNext = async () => {
-    for (let entry; (entry = waiting.shift()) && !(bail && failed); ) {
+    for (let entry = waiting.shift(); entry && !(bail && failed); entry = waiting.shift()) {
       const result = { ...(await runCase(entry, target)), kind: entry.kind, topic: entry.topic, name: entry.name };
       if (result.outcome === "fail" && entry.kind !== "note") failed = true;
       results.set(entry.id, result);
@@ -70,7 +73,10 @@ class CaseRun {
   constructor(entry, target) {
     this.entry = entry;
     this.target = target;
-    this.script = target.upstream.add(this.token, { defaultResponse: entry.defaultResponse, exclusive: target.control !== undefined });
+    this.script = target.upstream.add(this.token, {
+      defaultResponse: entry.defaultResponse,
+      exclusive: target.control !== undefined,
+    });
     this.judge = new Judge({ script: this.script, profile: target.profile, vars: entry.vars });
   }
 
@@ -81,7 +87,8 @@ class CaseRun {
         await this.#step(step, index);
       } catch (error) {
         const excused = step.precondition || (error.notStored && this.entry.kind === "must");
-        if (error instanceof Failure && excused && !error.wrong) throw new Inconclusive(`nothing was stored: ${error.message}`);
+        if (error instanceof Failure && excused && !error.wrong)
+          throw new Inconclusive(`nothing was stored: ${error.message}`);
         error.message = `step ${index}: ${error.message}`;
         throw error;
       }
@@ -104,7 +111,8 @@ class CaseRun {
   async #exchange(step, index) {
     const { expect = {}, cacheKey = "first", repeatResponse = {} } = step;
     const request = (response = step.response) => this.#request(step, cacheKey, response);
-    if (expect.cache === "separate" && this.#hits.size === 0) throw new Inconclusive("nothing was stored that could be served");
+    if (expect.cache === "separate" && this.#hits.size === 0)
+      throw new Inconclusive("nothing was stored that could be served");
     const latest = expect.latest ? this.script.calls.length : 0;
     const response = this.target.control && this.#plannedBytes(step);
     const first = expect.cache === "hit" ? await this.#untilHit(request, cacheKey, latest) : await request();
@@ -155,7 +163,8 @@ class CaseRun {
         const request = this.#build(described);
         const reply = await this.#send(request);
         const call = this.script.calls[(reply.by ?? 0) - 1];
-        if (!call) throw new Failure(`no upstream call made this response: ${excerpt(reply)}`, { wrong: reply.foreign });
+        if (!call)
+          throw new Failure(`no upstream call made this response: ${excerpt(reply)}`, { wrong: reply.foreign });
         if (!call.body.equals(request.body) && !call.body.includes(JSON.parse(request.body).messages?.at(-1).content)) {
           throw new Failure("got the response to a concurrent request", { wrong: true });
         }
@@ -177,7 +186,8 @@ class CaseRun {
       if (reply.status !== (expect.status ?? 200)) throw new Failure(`one of ${concurrency} got ${summary(reply)}`);
       if (expect.defaultText) this.judge.defaultText(reply);
     }
-    if (expect.maxCalls !== undefined && calls > expect.maxCalls) throw new Failure(`${concurrency} concurrent requests made ${calls} upstream calls`);
+    if (expect.maxCalls !== undefined && calls > expect.maxCalls)
+      throw new Failure(`${concurrency} concurrent requests made ${calls} upstream calls`);
   }
 
   /** Sends a step's request: the reply, with `calls`, the upstream calls that it made, and `by`, the call that its body comes from. */
@@ -214,7 +224,8 @@ class CaseRun {
     try {
       const exchange = () => this.#send(request);
       const reply = request.path === "/healthz" ? await exchange() : await control.settled(exchange);
-      if (!reply.complete && response.truncate === undefined) throw new Failure(`a truncated response (${reply.error}): ${summary(reply)}`);
+      if (!reply.complete && response.truncate === undefined)
+        throw new Failure(`a truncated response (${reply.error}): ${summary(reply)}`);
       if (reply.status === 0) throw new Failure(`no response: ${reply.error}`);
       return reply;
     } finally {
@@ -263,9 +274,12 @@ class CaseRun {
         if (Date.now() > limit) throw new Failure("still the old response");
       } else this.judge.isMiss(reply);
       if (Date.now() >= limit) {
-        throw new Failure(n === 1 ? "not a hit: the upstream was called again" : `not a hit: each of ${n} repeats called the upstream`, {
-          notStored: true,
-        });
+        throw new Failure(
+          n === 1 ? "not a hit: the upstream was called again" : `not a hit: each of ${n} repeats called the upstream`,
+          {
+            notStored: true,
+          },
+        );
       }
       await sleep(delay);
     }
@@ -290,7 +304,8 @@ class CaseRun {
         await request();
         await this.#untilHit(request, content);
       } catch (error) {
-        if (error instanceof Failure && !error.wrong) throw new Inconclusive(`nothing is stored at all: ${error.message}`);
+        if (error instanceof Failure && !error.wrong)
+          throw new Inconclusive(`nothing is stored at all: ${error.message}`);
         throw error;
       }
     }

@@ -19,7 +19,9 @@ export const PEERS = [
     system: { program: "nginx", package: "nginx", version: ["-v"] },
     start: ({ port, upstream, folder, program }) => {
       const conf = readFileSync(new URL("nginx.conf", import.meta.url), "utf8")
-        .replaceAll("{port}", port).replaceAll("{upstream}", upstream).replaceAll("{folder}", folder)
+        .replaceAll("{port}", port)
+        .replaceAll("{upstream}", upstream)
+        .replaceAll("{folder}", folder)
         .replaceAll("{user}", userInfo().username);
       return { program, args: ["-p", folder, "-c", file(folder, "nginx.conf", conf), "-g", "daemon off;"] };
     },
@@ -37,15 +39,43 @@ export const PEERS = [
     start: ({ port, second, upstream, folder, bin, redis }) => ({
       companion: [redis, ["--port", String(second), "--bind", "127.0.0.1", "--save", "", "--dir", folder]],
       program: path.join(bin, "litellm"),
-      args: ["--config", file(folder, "config.yaml", JSON.stringify({
-        model_list: [
-          { model_name: "claude-*", litellm_params: { model: "anthropic/claude-*", api_base: upstream, api_key: "sk-upstream" } },
-          { model_name: "*", litellm_params: { model: "openai/*", api_base: `${upstream}/v1`, api_key: "sk-upstream" } },
-        ],
-        litellm_settings: { cache: true, cache_params: { type: "redis", host: "127.0.0.1", port: second }, num_retries: 0, request_timeout: 60 },
-        router_settings: { num_retries: 0, disable_cooldowns: true },
-        general_settings: { master_key: "sk-tenant-a", forward_client_headers_to_llm_api: true },
-      }, null, 1)), "--host", "127.0.0.1", "--port", String(port), "--telemetry", "False"],
+      args: [
+        "--config",
+        file(
+          folder,
+          "config.yaml",
+          JSON.stringify(
+            {
+              model_list: [
+                {
+                  model_name: "claude-*",
+                  litellm_params: { model: "anthropic/claude-*", api_base: upstream, api_key: "sk-upstream" },
+                },
+                {
+                  model_name: "*",
+                  litellm_params: { model: "openai/*", api_base: `${upstream}/v1`, api_key: "sk-upstream" },
+                },
+              ],
+              litellm_settings: {
+                cache: true,
+                cache_params: { type: "redis", host: "127.0.0.1", port: second },
+                num_retries: 0,
+                request_timeout: 60,
+              },
+              router_settings: { num_retries: 0, disable_cooldowns: true },
+              general_settings: { master_key: "sk-tenant-a", forward_client_headers_to_llm_api: true },
+            },
+            null,
+            1,
+          ),
+        ),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        String(port),
+        "--telemetry",
+        "False",
+      ],
       env: { LITELLM_LOCAL_MODEL_COST_MAP: "True", NO_DOCS: "True", DISABLE_ADMIN_UI: "True", LITELLM_LOG: "ERROR" },
     }),
     ready: "/health/liveliness",
@@ -75,10 +105,15 @@ export const PEERS = [
     }),
     base: "/v1",
     adapter: ({ upstream }) => {
-      const config = (provider, host) => ({ "x-portkey-config": JSON.stringify({ provider, custom_host: host, cache: { mode: "simple", max_age: 3600 } }) });
+      const config = (provider, host) => ({
+        "x-portkey-config": JSON.stringify({ provider, custom_host: host, cache: { mode: "simple", max_age: 3600 } }),
+      });
       return {
         headers: config("openai", `${upstream}/v1`),
-        apiHeaders: { messages: config("anthropic", `${upstream}/v1`), "count-tokens": config("anthropic", `${upstream}/v1`) },
+        apiHeaders: {
+          messages: config("anthropic", `${upstream}/v1`),
+          "count-tokens": config("anthropic", `${upstream}/v1`),
+        },
         controls: { refresh: { headers: { "x-portkey-cache-force-refresh": "true" } } },
       };
     },
@@ -91,7 +126,12 @@ export const PEERS = [
     start: ({ port, upstream, folder, bin }) => ({
       program: path.join(bin, "llm-cache-proxy"),
       args: [],
-      env: { OPENAI_UPSTREAM: upstream, ANTHROPIC_UPSTREAM: upstream, LLM_CACHE_DIR: path.join(folder, "cache"), LLM_CACHE_PORT: String(port) },
+      env: {
+        OPENAI_UPSTREAM: upstream,
+        ANTHROPIC_UPSTREAM: upstream,
+        LLM_CACHE_DIR: path.join(folder, "cache"),
+        LLM_CACHE_PORT: String(port),
+      },
     }),
     base: "/openai/v1",
     adapter: {

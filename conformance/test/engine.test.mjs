@@ -52,15 +52,22 @@ describe("the cases", () => {
       { name: undefined },
       { kind: undefined },
     ];
-    for (const change of wrong) assert.throws(() => expand(JSON.parse(JSON.stringify(file({ ...good, ...change })))), JSON.stringify(change));
+    for (const change of wrong)
+      assert.throws(() => expand(JSON.parse(JSON.stringify(file({ ...good, ...change })))), JSON.stringify(change));
     assert.throws(() => expand({ defaults: {}, more: [good] }));
     assert.throws(() => expand([good]));
   });
 
   test("a parameter becomes a case", () => {
-    const [one] = expand({ defaults: { kind: "must", basis: "b", topic: "key" }, parameters: { chat: { top_p: [0.5, 1], stream: "elsewhere" } } });
+    const [one] = expand({
+      defaults: { kind: "must", basis: "b", topic: "key" },
+      parameters: { chat: { top_p: [0.5, 1], stream: "elsewhere" } },
+    });
     assert.equal(one.id, "key-chat-top-p");
-    assert.deepEqual(one.steps.map(({ expect }) => expect.cache), ["stored", "separate", "separate", "either"]);
+    assert.deepEqual(
+      one.steps.map(({ expect }) => expect.cache),
+      ["stored", "separate", "separate", "either"],
+    );
   });
 });
 
@@ -76,7 +83,8 @@ describe("the parameters of the official clients", () => {
       for (const name of names) {
         const entry = parameters[api][name];
         assert.ok(entry !== undefined, `${api}: \`${name}\` has no case`);
-        if (typeof entry === "string") assert.ok(ids.has(entry), `${api}: \`${name}\` is covered by ${entry}, which does not exist`);
+        if (typeof entry === "string")
+          assert.ok(ids.has(entry), `${api}: \`${name}\` is covered by ${entry}, which does not exist`);
       }
     }
   });
@@ -101,7 +109,10 @@ describe("the parts", () => {
   });
 
   test("streams are parsed as clients parse them", () => {
-    assert.deepEqual(events("event: a\r\ndata: 1\r\ndata: 2\r\n\r\n: comment\r\n\r\ndata: [DONE]\r\n\r\n"), ["1\n2", "[DONE]"]);
+    assert.deepEqual(events("event: a\r\ndata: 1\r\ndata: 2\r\n\r\n: comment\r\n\r\ndata: [DONE]\r\n\r\n"), [
+      "1\n2",
+      "[DONE]",
+    ]);
     const headers = { "content-type": "text/event-stream" };
     const body = Buffer.from('data: {"choices":[{"delta":{"content":"a"}}]}\n\ndata: {"choices":[],"usage":{}}\n\n');
     assert.deepEqual(parseResponse({ headers, body }), { text: "a", ended: false, usage: true });
@@ -109,8 +120,11 @@ describe("the parts", () => {
 });
 
 describe("the command", () => {
-  const run = (...args) => promisify(execFile)(process.execPath, [fileURLToPath(new URL("../run.mjs", import.meta.url)), ...args])
-    .then(({ stdout }) => ({ code: 0, stdout }), ({ code, stdout }) => ({ code, stdout }));
+  const run = (...args) =>
+    promisify(execFile)(process.execPath, [fileURLToPath(new URL("../run.mjs", import.meta.url)), ...args]).then(
+      ({ stdout }) => ({ code: 0, stdout }),
+      ({ code, stdout }) => ({ code, stdout }),
+    );
 
   test("runs against any target, and its exit code reports failures", async () => {
     const port = await freePort();
@@ -123,13 +137,20 @@ describe("the command", () => {
       assert.equal(good.code, 0, good.stdout);
       assert.match(good.stdout, /2 cases \(generic\)/);
       const { cases, totals } = JSON.parse(readFileSync(file, "utf8"));
-      assert.deepEqual(cases.map(({ outcome }) => outcome), ["pass", "pass"]);
+      assert.deepEqual(
+        cases.map(({ outcome }) => outcome),
+        ["pass", "pass"],
+      );
       assert.equal(totals.must.pass + totals.should.pass, 2);
       const bad = await run(...target, "--only", "spell-key-order");
       assert.equal(bad.code, 1);
       assert.match(bad.stdout, /spell-key-order/);
       assert.equal((await run(...target, "--only", "tenant-namespace")).code, 0);
-      assert.equal((await run(...target, "--only", "tenant-namespace", "--strict")).code, 1, "a case without a decision counts");
+      assert.equal(
+        (await run(...target, "--only", "tenant-namespace", "--strict")).code,
+        1,
+        "a case without a decision counts",
+      );
     } finally {
       cache.stop();
       remove();
@@ -139,7 +160,7 @@ describe("the command", () => {
   test("prints its usage", async () => {
     assert.equal((await run("--help")).code, 0);
     assert.equal((await run("--target", "http://127.0.0.1:1")).code, 2);
-    assert.match((await run("--list", "--profile", "generic")).stdout, /must   key         key-chat-seed/);
+    assert.match((await run("--list", "--profile", "generic")).stdout, /must {3}key {9}key-chat-seed/);
   });
 });
 
@@ -161,29 +182,51 @@ describe("the runner", () => {
 
   test("a good cache fails no `must`", async () => {
     const results = await run();
-    assert.deepEqual(results.filter(({ kind, outcome }) => kind === "must" && outcome === "fail").map(({ id, why }) => `${id}: ${why}`), []);
+    assert.deepEqual(
+      results
+        .filter(({ kind, outcome }) => kind === "must" && outcome === "fail")
+        .map(({ id, why }) => `${id}: ${why}`),
+      [],
+    );
     assert.ok(results.filter(({ kind, outcome }) => kind === "must" && outcome === "pass").length > 200);
     const failing = results.filter(({ outcome }) => outcome === "fail").map(({ id }) => id);
-    for (const id of ["spell-key-order", "cross-chat-stream-then-plain"]) assert.ok(failing.includes(id), `${id} is too hard for this cache`);
+    for (const id of ["spell-key-order", "cross-chat-stream-then-plain"])
+      assert.ok(failing.includes(id), `${id} is too hard for this cache`);
   });
 
   for (const [name, [faults, ids]] of Object.entries(FAULTY)) {
     test(`a cache that ${name} fails`, async () => {
-      const results = await run(faults, undefined, cases.filter(({ id }) => ids.includes(id)));
+      const results = await run(
+        faults,
+        undefined,
+        cases.filter(({ id }) => ids.includes(id)),
+      );
       assert.equal(results.length, ids.length);
-      assert.deepEqual(results.filter(({ outcome }) => outcome !== "fail").map(({ id, outcome }) => `${id}: ${outcome}`), []);
+      assert.deepEqual(
+        results.filter(({ outcome }) => outcome !== "fail").map(({ id, outcome }) => `${id}: ${outcome}`),
+        [],
+      );
     });
   }
 
   test("a cache that stores nothing passes no case about separate entries", async () => {
     const results = await run({ isFresh: () => false }, ["key-chat-", "status-502"]);
-    assert.ok(results.every(({ outcome }) => outcome === "inconclusive" || outcome === "na"), JSON.stringify(results.find(({ outcome }) => outcome !== "inconclusive")));
+    assert.ok(
+      results.every(({ outcome }) => outcome === "inconclusive" || outcome === "na"),
+      JSON.stringify(results.find(({ outcome }) => outcome !== "inconclusive")),
+    );
   });
 
   test("what a gateway cannot be asked is not applicable", async () => {
     const cache = await startCache(upstream);
     const given = { paths: { messages: null }, tenants: { a: { authorization: "Bearer k" } } };
-    const results = await conform({ target: cache.target, upstream, cases, adapter: given, only: ["cache-messages", "tenant-chat", "ttl-expires", "scope-thread"] });
+    const results = await conform({
+      target: cache.target,
+      upstream,
+      cases,
+      adapter: given,
+      only: ["cache-messages", "tenant-chat", "ttl-expires", "scope-thread"],
+    });
     cache.stop();
     assert.deepEqual([...new Set(results.map(({ outcome }) => outcome))], ["na"], JSON.stringify(results));
   });

@@ -2,10 +2,19 @@
 
 import http from "node:http";
 
-const PRIVATE = /^(set-cookie|connection|keep-alive|transfer-encoding|content-length|date|proxy-.*|retry-after.*|cf-.*|x-served-by|.*ratelimit.*)$/;
+const PRIVATE =
+  /^(set-cookie|connection|keep-alive|transfer-encoding|content-length|date|proxy-.*|retry-after.*|cf-.*|x-served-by|.*ratelimit.*)$/;
 
-const canonical = (value) => (Array.isArray(value) ? value.map(canonical)
-  : value && typeof value === "object" ? Object.fromEntries(Object.keys(value).sort().map((name) => [name, canonical(value[name])])) : value);
+const canonical = (value) =>
+  Array.isArray(value)
+    ? value.map(canonical)
+    : value && typeof value === "object"
+      ? Object.fromEntries(
+          Object.keys(value)
+            .sort()
+            .map((name) => [name, canonical(value[name])]),
+        )
+      : value;
 
 /** Starts the cache in front of `upstream`; `faults` replace its parts. */
 export async function startCache(upstream, faults = {}) {
@@ -23,7 +32,14 @@ export async function startCache(upstream, faults = {}) {
       response.writeHead(found.status, { ...found.headers, age: "0", "content-length": sent.length });
       return response.end(sent);
     }
-    const { connection, host, te, "keep-alive": keepAlive, "proxy-authorization": proxyCredential, ...headers } = request.headers;
+    const {
+      connection,
+      host,
+      te,
+      "keep-alive": keepAlive,
+      "proxy-authorization": proxyCredential,
+      ...headers
+    } = request.headers;
     const options = { method: request.method, headers, agent: false };
     const call = http.request(`${upstream.origin}/v1${request.url}`, options, (upstreamResponse) => {
       const received = [];
@@ -37,7 +53,10 @@ export async function startCache(upstream, faults = {}) {
       upstreamResponse.on("close", () => {
         const { statusCode: status, complete, headers: upstreamHeaders } = upstreamResponse;
         const whole = Buffer.concat(received);
-        if (cacheable && parts.isStored({ status, complete, text: whole.toString(), type: upstreamHeaders["content-type"] })) {
+        if (
+          cacheable &&
+          parts.isStored({ status, complete, text: whole.toString(), type: upstreamHeaders["content-type"] })
+        ) {
           entries.set(key, { status, headers: parts.storedHeaders(upstreamHeaders), body: whole });
         }
         if (complete) response.end();
@@ -88,7 +107,12 @@ const without = (...names) => ({
   cacheKey: (request, body) => {
     const members = parsed(body);
     for (const name of names) delete members[name];
-    return JSON.stringify([request.url, credentialOf(request), request.headers["openai-organization"], JSON.stringify(members)]);
+    return JSON.stringify([
+      request.url,
+      credentialOf(request),
+      request.headers["openai-organization"],
+      JSON.stringify(members),
+    ]);
   },
 });
 
@@ -105,7 +129,10 @@ const allHeaders = ({ "content-length": _, "transfer-encoding": __, connection: 
 /** Fault → the replaced parts, and cases that must fail. */
 export const FAULTY = {
   "ignores the temperature": [without("temperature"), ["key-chat-temperature", "key-messages-temperature"]],
-  "ignores unknown members": [without("frobnicate", "verbosity"), ["key-chat-parameter-of-the-future", "key-chat-verbosity"]],
+  "ignores unknown members": [
+    without("frobnicate", "verbosity"),
+    ["key-chat-parameter-of-the-future", "key-chat-verbosity"],
+  ],
   "ignores the tools": [without("tools"), ["key-chat-tools", "key-responses-tools"]],
   "ignores the tenant": [
     { cacheKey: (request, body) => request.url + body },
@@ -114,22 +141,37 @@ export const FAULTY = {
   "ignores the path": [{ cacheKey: (request, body) => credentialOf(request) + body }, ["headers-api"]],
   "sorts schemas": [bodyAs((body) => JSON.stringify(canonical(parsed(body)))), ["key-chat-order-of-a-response-schema"]],
   "reads numbers as floats": [bodyAs((body) => JSON.stringify(parsed(body))), ["differ-big-numbers"]],
-  "uses the last message alone": [bodyAs(lastMessage), ["key-chat-model", "key-chat-earlier-message", "key-chat-tools"]],
+  "uses the last message alone": [
+    bodyAs(lastMessage),
+    ["key-chat-model", "key-chat-earlier-message", "key-chat-tools"],
+  ],
   "uses the first thousand characters": [bodyAs((body) => body.toString().slice(0, 1000)), ["differ-late"]],
   "folds white space and case": [
     bodyAs((body) => body.toString().toLowerCase().replace(/\s+/g, " ")),
     ["differ-case", "differ-inner-space"],
   ],
-  "ignores stream and converts nothing": [without("stream", "stream_options"), ["mode-chat-stream-then-plain", "usage-asked"]],
+  "ignores stream and converts nothing": [
+    without("stream", "stream_options"),
+    ["mode-chat-stream-then-plain", "usage-asked"],
+  ],
   "stores errors": [
     { isStored: ({ complete }) => complete },
     ["status-500", "status-429", "status-500-like-an-answer", "status-200-error-body", "cut-chat-stream-quiet"],
   ],
-  "stores everything": [{ isStored: () => true }, ["cut-json-length", "cut-sound-chunked", "cut-chat-stream", "status-200-html"]],
+  "stores everything": [
+    { isStored: () => true },
+    ["cut-json-length", "cut-sound-chunked", "cut-chat-stream", "status-200-html"],
+  ],
   "replays cookies": [{ storedHeaders: allHeaders }, ["header-set-cookie", "header-rate-limit"]],
   "has an entry for each spelling and each mode": [
     {},
-    ["spell-space", "spell-key-order", "spell-escape", "cross-chat-plain-then-stream", "cross-messages-stream-then-plain"],
+    [
+      "spell-space",
+      "spell-key-order",
+      "spell-escape",
+      "cross-chat-plain-then-stream",
+      "cross-messages-stream-then-plain",
+    ],
   ],
   "changes bytes": [
     { replay: ({ body }) => Buffer.from(body.toString().replace("no more", "no m0re")) },

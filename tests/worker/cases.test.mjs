@@ -19,10 +19,15 @@ after(() => upstream.close());
 test("there are cases", () => assert.ok(cases.length > 600));
 
 runAll("kv", "", cases);
-runAll("upstash", " with Upstash", cases.filter(({ file }) => UPSTASH.includes(file)));
+runAll(
+  "upstash",
+  " with Upstash",
+  cases.filter(({ file }) => UPSTASH.includes(file)),
+);
 // The isolate's memory must make no difference except in `detail`. It cannot be aged or cleared, so each case has its own namespace,
 // and the cases in which time passes are left out.
-const withoutTime = ({ steps, vars = {} }) => steps.every(({ advance }) => advance === undefined) && vars.MEMORY_CACHE_BYTES === undefined;
+const withoutTime = ({ steps, vars = {} }) =>
+  steps.every(({ advance }) => advance === undefined) && vars.MEMORY_CACHE_BYTES === undefined;
 runAll("kv", " with memory", cases.filter(withoutTime).map(inOwnNamespace), { MEMORY_CACHE_BYTES: "8000000" });
 
 // One Worker for each distinct set of variables. It is started before its cases and stopped after them.
@@ -65,7 +70,8 @@ function targetOf(running) {
 function inOwnNamespace(entry) {
   const steps = entry.steps.map((step) => {
     const { headers = {} } = step.request ?? {};
-    const name = Object.keys(headers).find((header) => header.toLowerCase() === "x-proxy-namespace") ?? "x-proxy-namespace";
+    const name =
+      Object.keys(headers).find((header) => header.toLowerCase() === "x-proxy-namespace") ?? "x-proxy-namespace";
     const namespace = `${entry.id} ${headers[name] ?? ""}`.trimEnd();
     const request = { ...step.request, headers: { ...headers, [name]: namespace } };
     const expect = { ...step.expect, ...(step.expect?.detail === null && { detail: [null, "memory"] }) };
