@@ -99,6 +99,11 @@ async function runTwice({ program: file, args = [], api = "chat" }, { upstream, 
   return Object.fromEntries(OPERATIONS.map((name) => [name, verdict(name, runs, scripts[name].token)]));
 }
 
+/**
+ * @param {string} name
+ * @param {any[]} runs
+ * @param {string} token
+ */
 function verdict(name, [first, second], token) {
   const result = first.results[name];
   if (result === undefined) return "n/a";

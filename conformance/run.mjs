@@ -23,6 +23,7 @@ const USAGE = `npm run conformance -- [--target URL --upstream-port N] [options]
   --bail               stop at the first failure    --list         list the cases
 `;
 
+/** @type {import("node:util").ParseArgsOptionsConfig} */
 const OPTIONS = {
   target: { type: "string" },
   "upstream-port": { type: "string" },
@@ -39,7 +40,11 @@ const OPTIONS = {
   help: { type: "boolean" },
 };
 
-/** Runs the cases that `options` select against a target; returns the results. */
+/**
+ * Runs the cases that `options` select against a target; returns the results.
+ *
+ * @param {Record<string, any>} options
+ */
 export async function conform({
   target,
   upstream,
@@ -55,6 +60,10 @@ export async function conform({
   return runCases(selected, { base: target, upstream, profile, patienceMs, limitMs, adapter: spoken }, options);
 }
 
+/**
+ * @param {Record<string, any>} entry
+ * @param {Record<string, any>} selection
+ */
 export function isSelected(entry, { profile, only, topic }) {
   if (entry.profile === "reprise" && profile !== "reprise") return false;
   if (only && !only.some((text) => entry.id.includes(text))) return false;
@@ -66,6 +75,7 @@ export const failed = (results, strict) =>
   results.filter(({ kind, outcome }) => kind !== "note" && (outcome === "fail" || (strict && outcome !== "pass")));
 
 async function main() {
+  /** @type {{ values: Record<string, any> }} */
   const { values } = parseArgs({ options: OPTIONS });
   const list = (text) => text?.split(",");
   const profile = values.profile ?? (values.target ? "generic" : "reprise");

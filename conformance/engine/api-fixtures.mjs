@@ -31,6 +31,7 @@ const chatEvents = (model, { marker, request }) => {
     ...around,
     choices: [{ index: 0, delta, logprobs: null, finish_reason }],
   });
+  /** @type {(object | string)[]} */
   const events = [
     chunk({ role: "assistant", content: "" }),
     chunk({ content: "It is " }),
@@ -140,6 +141,7 @@ const completionEvents = (model, { marker, request }) => {
     ...around,
     choices: [{ index: 0, text, logprobs: null, finish_reason }],
   });
+  /** @type {(object | string)[]} */
   const events = [chunk("It is "), chunk(marker), chunk(", no more.", "stop")];
   if (request.stream_options?.include_usage) events.push({ ...around, choices: [], usage });
   return [...events, "[DONE]"];

@@ -1,7 +1,7 @@
 // Reads the files of cases, validates them against case.schema.json and expands their compact forms.
 
 import { readdirSync, readFileSync } from "node:fs";
-import Ajv2020 from "ajv/dist/2020.js";
+import { Ajv2020 } from "ajv/dist/2020.js";
 import { APIS } from "./api-fixtures.mjs";
 
 /** The cases for every gateway, and those that need Reprise's configuration, clock or store. */
@@ -9,6 +9,8 @@ export const GENERIC = new URL("../cases/", import.meta.url);
 export const REPRISE_ONLY = new URL("../cases/reprise/", import.meta.url);
 
 const SCHEMA = JSON.parse(readFileSync(new URL("../case.schema.json", import.meta.url), "utf8"));
+/** @typedef {Record<string, any>} Json */
+
 export const TOPICS = SCHEMA.$defs.topic.enum;
 
 const isValid = new Ajv2020({ allErrors: true, allowUnionTypes: true }).compile(SCHEMA);
@@ -27,7 +29,11 @@ export function loadCases(folder = GENERIC) {
   return cases;
 }
 
-/** The cases of a file's content. Throws an error that says what is wrong. */
+/**
+ * The cases of a file's content. Throws an error that says what is wrong.
+ *
+ * @param {any} content
+ */
 export function expand(content, file = "cases") {
   if (!isValid(content)) {
     const errors = isValid.errors.map(
@@ -35,7 +41,7 @@ export function expand(content, file = "cases") {
     );
     throw new Error(`${file} does not fit case.schema.json:\n${errors.slice(0, 20).join("\n")}`);
   }
-  const { defaults, cases = [], parameters = {}, spellings = [], statuses = [] } = content;
+  const { defaults, cases = [], parameters = {}, spellings = [], statuses = [] } = /** @type {Json} */ (content);
   const { response: defaultResponse, ...fields } = defaults;
   const expanded = [
     ...cases,
@@ -74,6 +80,7 @@ function expandParameters(api, entries) {
         kind,
       } = Array.isArray(entry) ? { values: entry } : entry;
       const request = (value) => ({ set: { ...base, [path]: value } });
+      /** @type {Json[]} */
       const steps = [
         { request: request(values[0]), expect: { cache: "stored", forwards: { member: path } }, precondition: true },
         { request: request(values[1]), cacheKey: "changed", expect: { cache: "separate" } },
@@ -102,6 +109,7 @@ function expandSpelling({ id, name, api, a, b, sameKey, kind, basis }) {
   return { id, name, kind: kind ?? (sameKey ? "should" : "must"), basis, api, steps };
 }
 
+/** @param {Json} status */
 function expandStatus({
   status,
   response = {},

@@ -49,10 +49,12 @@ export function send(base, { method, path, headers, body, onText, disconnectWhen
         request.destroy();
       });
       response.on("end", () => finish({ complete: response.complete }));
-      response.on("error", (error) => finish({ error: error.code ?? error.message }));
+      response.on("error", (/** @type {NodeJS.ErrnoException} */ error) =>
+        finish({ error: error.code ?? error.message }),
+      );
       response.on("close", () => finish({ complete: response.complete }));
     });
-    request.on("error", (error) => finish({ error: error.code ?? error.message }));
+    request.on("error", (/** @type {NodeJS.ErrnoException} */ error) => finish({ error: error.code ?? error.message }));
     if (body !== undefined) request.write(body);
     request.end();
   });

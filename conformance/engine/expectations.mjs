@@ -23,6 +23,8 @@ export function decoded({ headers, complete, body }) {
   }
 }
 
+/** @typedef {Record<string, any>} Json */
+
 /** Judges the replies of one case. A reply has `calls`, the upstream calls it made, and `by`, the call that its body comes from. */
 export class Judge {
   script;
@@ -103,6 +105,11 @@ export class Judge {
   /**
    * All expectations but `cache`. `first` is the reply to the first request of the step, `hit` the hit. `response`: the bytes that
    * the upstream was to send, for a step without a call.
+   *
+   * @param {Json} expect
+   * @param {Json} first
+   * @param {Json} [hit]
+   * @param {{ response?: Buffer }} [planned]
    */
   details(expect, first, hit, { response } = {}) {
     const call = first.calls.at(-1);
@@ -121,7 +128,7 @@ export class Judge {
     if (expect.body !== undefined) this.#body(expect.body, first, call?.sent ?? response);
     if (expect.headers) this.#headers(expect.headers, first.headers, "the response");
     if (this.profile === "reprise") {
-      assertCacheFields(first);
+      assertCacheFields({ headers: first.headers });
       if (expect.repriseHeaders) this.#headers(expect.repriseHeaders, first.headers, "the response");
     }
     if (expect.hitHeaders && hit) this.#headers(expect.hitHeaders, hit.headers, "the hit");
@@ -157,13 +164,22 @@ export class Judge {
       throw new Failure(`the stream has no end: …${reply.body.toString().slice(-120)}`, { wrong: true });
   }
 
+  /**
+   * @param {Json} expect
+   * @param {Json} first
+   */
   #calls({ calls, maxCalls }, first) {
     if (calls !== undefined) this.#same(this.script.calls.length, calls, "the number of upstream calls");
     const made = this.script.calls.filter(({ cacheKey }) => cacheKey === (first.cacheKey ?? cacheKey)).length;
     if (maxCalls !== undefined && made > maxCalls) throw new Failure(`the upstream was called ${made} times`);
   }
 
-  // What the upstream received in its last call.
+  /**
+   * What the upstream received in its last call.
+   *
+   * @param {Json} expect
+   * @param {Json} first
+   */
   #forwarded({ forwards = {}, sent }, first) {
     const call = first.calls.at(-1) ?? this.script.calls.at(-1);
     if (!call) {

@@ -43,7 +43,13 @@ export async function runCase(entry, target) {
   return result;
 }
 
-/** Runs all, some side by side; `onResult` gets each result. With `bail` none is begun after the first failure. */
+/**
+ * Runs all, some side by side; `onResult` gets each result. With `bail` none is begun after the first failure.
+ *
+ * @param {Record<string, any>[]} cases
+ * @param {Record<string, any>} target
+ * @param {{ concurrency?: number, onResult?: (result: Record<string, any>) => void, bail?: boolean }} [options]
+ */
 export async function runCases(cases, target, { concurrency = 12, onResult = () => {}, bail = false } = {}) {
   const results = new Map();
   const waiting = [...cases];
@@ -56,7 +62,7 @@ export async function runCases(cases, target, { concurrency = 12, onResult = () 
       onResult(result);
     }
   };
-  await Promise.all(Array.from({ length: concurrency }, runNext));
+  await Promise.all(Array.from({ length: concurrency }, () => runNext()));
   return cases.filter(({ id }) => results.has(id)).map(({ id }) => results.get(id));
 }
 
@@ -165,14 +171,21 @@ class CaseRun {
         const call = this.script.calls[(reply.by ?? 0) - 1];
         if (!call)
           throw new Failure(`no upstream call made this response: ${excerpt(reply)}`, { wrong: reply.foreign });
-        if (!call.body.equals(request.body) && !call.body.includes(JSON.parse(request.body).messages?.at(-1).content)) {
+        if (
+          !call.body.equals(request.body) &&
+          !call.body.includes(JSON.parse(request.body.toString()).messages?.at(-1).content)
+        ) {
           throw new Failure("got the response to a concurrent request", { wrong: true });
         }
       }),
     );
   }
 
-  // The same request many times at once.
+  /**
+   * The same request many times at once.
+   *
+   * @param {Record<string, any>} step
+   */
   async #concurrent({ concurrency, request = {}, response = {}, cacheKey = "first", expect = {} }) {
     const before = this.script.calls.length;
     this.script.response = response;

@@ -70,7 +70,12 @@ export class ScriptedUpstream {
     return this.#upstream.listen();
   }
 
-  /** A new script. With `exclusive` it gets every call, until it is removed. */
+  /**
+   * A new script. With `exclusive` it gets every call, until it is removed.
+   *
+   * @param {string} token
+   * @param {{ defaultResponse?: Record<string, any>, exclusive?: boolean }} [options]
+   */
   add(token, { defaultResponse, exclusive = false } = {}) {
     const script = new Script(token, defaultResponse);
     this.#scripts.set(token, script);

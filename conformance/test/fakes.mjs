@@ -1,5 +1,6 @@
 // A small good cache for LLM APIs, and faults of such caches. The engine must pass the cache and fail it with any of the faults.
 
+import { once } from "node:events";
 import http from "node:http";
 
 const PRIVATE =
@@ -16,9 +17,15 @@ const canonical = (value) =>
         )
       : value;
 
-/** Starts the cache in front of `upstream`; `faults` replace its parts. */
+/**
+ * Starts the cache in front of `upstream`; `faults` replace its parts.
+ *
+ * @param {{ origin: string }} upstream
+ * @param {Record<string, any>} [faults]
+ */
 export async function startCache(upstream, faults = {}) {
   const entries = new Map();
+  /** @type {Record<string, any>} */
   const parts = { cacheKey, isStored, storedHeaders, replay: ({ body }) => body, isFresh: () => true, ...faults };
   const server = http.createServer(async (request, response) => {
     const chunks = [];
@@ -69,9 +76,10 @@ export async function startCache(upstream, faults = {}) {
     });
     call.end(body);
   });
-  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  await once(server.listen(0, "127.0.0.1"), "listening");
+  const { port } = /** @type {import("node:net").AddressInfo} */ (server.address());
   return {
-    target: `http://127.0.0.1:${server.address().port}`,
+    target: `http://127.0.0.1:${port}`,
     stop: () => {
       server.closeAllConnections();
       server.close();
@@ -84,6 +92,7 @@ function cacheKey({ url, headers }, body) {
   return JSON.stringify([url, own, body.toString()]);
 }
 
+/** @param {http.IncomingMessage} request */
 function isCacheable({ method, url, headers }, body) {
   if (method !== "POST" || !/chat|completions|responses|messages|embeddings|speech/.test(url)) return false;
   if (/no-store|no-cache/.test(headers["cache-control"])) return false;
@@ -126,7 +135,11 @@ const lastMessage = (body) => {
 
 const allHeaders = ({ "content-length": _, "transfer-encoding": __, connection: ___, ...headers }) => headers;
 
-/** Fault → the replaced parts, and cases that must fail. */
+/**
+ * Fault → the replaced parts, and cases that must fail.
+ *
+ * @type {Record<string, [Record<string, any>, string[]]>}
+ */
 export const FAULTY = {
   "ignores the temperature": [without("temperature"), ["key-chat-temperature", "key-messages-temperature"]],
   "ignores unknown members": [

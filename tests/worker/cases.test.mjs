@@ -26,6 +26,7 @@ runAll(
 );
 // The isolate's memory must make no difference except in `detail`. It cannot be aged or cleared, so each case has its own namespace,
 // and the cases in which time passes are left out.
+/** @type {(entry: Record<string, any>) => boolean} */
 const withoutTime = ({ steps, vars = {} }) =>
   steps.every(({ advance }) => advance === undefined) && vars.MEMORY_CACHE_BYTES === undefined;
 runAll("kv", " with memory", cases.filter(withoutTime).map(inOwnNamespace), { MEMORY_CACHE_BYTES: "8000000" });
