@@ -190,8 +190,7 @@ fn play(case: &Case, default: &Message) -> Result<(), String> {
         let request = step.request.request();
         let response = step.response.response(default, host.calls.len() + 1);
         let reply = host.exchange(now_ms, &request, &response);
-        let exchange =
-            Exchange { host: &host, request: &request, response: &response, reply: &reply, bodies: &bodies };
+        let exchange = Exchange { host: &host, request: &request, response: &response, reply: &reply, bodies: &bodies };
         exchange.check(&step.expect).map_err(|what| format!("step {index}: {what}"))?;
         bodies.insert(index, reply.body);
     }
@@ -265,7 +264,8 @@ impl Exchange<'_> {
 
 fn check_headers(actual: &HeaderMap, wanted: &BTreeMap<String, Value>) -> Result<(), String> {
     for (name, wanted) in wanted {
-        let values: Vec<_> = actual.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
+        let values: Vec<_> =
+            actual.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
         let value = (!values.is_empty()).then(|| values.join(", "));
         match (wanted, value) {
             (Value::Null, None) => {}
