@@ -1,117 +1,174 @@
-// `npm run conformance:clients [-- openai,langchain,…]`: real clients, unmodified, each asking the same things twice through
-// the built worker. The second time nobody is asked and the result is the same; an error is asked for again.
+// `npm run conformance:clients [-- --only openai,langchain,…]`: real clients, unmodified. Each makes the same requests twice through
+// the built Worker. The second time there is no upstream call and the results are the same; an error is requested again.
 
-import { execFile } from 'node:child_process';
-import { randomBytes } from 'node:crypto';
-import { readFileSync, writeFileSync } from 'node:fs';
-import path from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { promisify } from 'node:util';
-import { isDeepStrictEqual } from 'node:util';
-import { build } from '../scripts/build.mjs';
-import { main, modules, node, output, root, say, Stop } from '../scripts/lib.mjs';
-import { python } from '../scripts/python.mjs';
-import { Upstream } from './engine/upstream.mjs';
-import { ownWorker } from './own.mjs';
-import { intoReadme } from './peers.mjs';
+import { randomBytes } from "node:crypto";
+import { readFileSync, writeFileSync } from "node:fs";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+import { isDeepStrictEqual, parseArgs } from "node:util";
+import { execa } from "execa";
+import { build } from "../scripts/build.mjs";
+import { log, main, modules, node, output, root, UserError } from "../scripts/common.mjs";
+import { python } from "../scripts/python.mjs";
+import { ScriptedUpstream } from "./engine/upstream.mjs";
+import { intoReadme } from "./peers.mjs";
+import { startReprise } from "./start-reprise.mjs";
 
-const FOLDER = fileURLToPath(new URL('clients/', import.meta.url));
-const OPERATIONS = ['plain', 'stream', 'tools', 'embeddings', 'error'];
+const FOLDER = fileURLToPath(new URL("clients/", import.meta.url));
+const RESULTS = new URL("results/clients.json", import.meta.url);
+const OPERATIONS = ["plain", "stream", "tools", "embeddings", "error"];
 
-// id, name, program, its arguments, the package whose version counts, the API that it asks.
+/** `package`: whose version counts. `api`: which API it uses. */
 const CLIENTS = [
-  ['openai-v3', 'openai-node 3', 'openai-v3.mjs', [], 'openai-v3', 'chat'],
-  ['openai-v4', 'openai-node 4', 'openai.mjs', ['openai-v4'], 'openai-v4', 'chat'],
-  ['openai', 'openai-node', 'openai.mjs', ['openai'], 'openai', 'chat'],
-  ['openai-python', 'openai-python', 'openai_python.py', [], 'openai', 'chat'],
-  ['anthropic', 'Anthropic TypeScript', 'anthropic.mjs', [], '@anthropic-ai/sdk', 'messages'],
-  ['anthropic-python', 'Anthropic Python', 'anthropic_python.py', [], 'anthropic', 'messages'],
-  ['vercel', 'Vercel AI SDK', 'vercel.mjs', [], 'ai', 'chat'],
-  ['langchain', 'LangChain JS', 'langchain.mjs', [], '@langchain/openai', 'chat'],
-  ['langchain-python', 'LangChain Python', 'langchain_python.py', [], 'langchain-openai', 'chat'],
-  ['llamaindex', 'LlamaIndex', 'llamaindex.py', [], 'llama-index-llms-openai', 'chat'],
-  ['litellm', 'LiteLLM as a client', 'litellm_client.py', [], 'litellm', 'chat'],
-  ['curl', 'curl', 'curl.mjs', [], 'curl', 'chat'],
+  { id: "openai-v3", name: "openai-node 3", program: "openai-v3.mjs", package: "openai-v3" },
+  { id: "openai-v4", name: "openai-node 4", program: "openai.mjs", args: ["openai-v4"], package: "openai-v4" },
+  { id: "openai", name: "openai-node", program: "openai.mjs", args: ["openai"], package: "openai" },
+  { id: "openai-python", name: "openai-python", program: "openai_python.py", package: "openai" },
+  {
+    id: "anthropic",
+    name: "Anthropic TypeScript",
+    program: "anthropic.mjs",
+    package: "@anthropic-ai/sdk",
+    api: "messages",
+  },
+  {
+    id: "anthropic-python",
+    name: "Anthropic Python",
+    program: "anthropic_python.py",
+    package: "anthropic",
+    api: "messages",
+  },
+  { id: "vercel", name: "Vercel AI SDK", program: "vercel.mjs", package: "ai" },
+  { id: "langchain", name: "LangChain JS", program: "langchain.mjs", package: "@langchain/openai" },
+  { id: "langchain-python", name: "LangChain Python", program: "langchain_python.py", package: "langchain-openai" },
+  { id: "llamaindex", name: "LlamaIndex", program: "llamaindex.py", package: "llama-index-llms-openai" },
+  { id: "litellm", name: "LiteLLM as a client", program: "litellm_client.py", package: "litellm" },
+  { id: "curl", name: "curl", program: "curl.mjs", package: "curl" },
 ];
 
 const TOOL_CALL = {
-  chat: { set: { 'choices.0.finish_reason': 'tool_calls', 'choices.0.message.content': null,
-    'choices.0.message.tool_calls': [{ id: 'call_1', type: 'function', function: { name: 'f', arguments: '{"a":1}' } }] } },
-  messages: { set: { stop_reason: 'tool_use', content: [{ type: 'tool_use', id: 'toolu_1', name: 'f', input: { a: 1 } }] } },
+  chat: {
+    set: {
+      "choices.0.finish_reason": "tool_calls",
+      "choices.0.message.content": null,
+      "choices.0.message.tool_calls": [
+        { id: "call_1", type: "function", function: { name: "f", arguments: '{"a":1}' } },
+      ],
+    },
+  },
+  messages: {
+    set: { stop_reason: "tool_use", content: [{ type: "tool_use", id: "toolu_1", name: "f", input: { a: 1 } }] },
+  },
 };
 
-/** Runs one client twice: { operation → 'ok' or what is wrong }. */
-async function twice([, , file, args, , api], { upstream, base, interpreter }) {
-  const scripts = Object.fromEntries(OPERATIONS.map((name) => [name, upstream.script(`cf${randomBytes(8).toString('hex')}`)]));
-  scripts.tools.answer = TOOL_CALL[api];
-  scripts.error.answer = { status: 400, error: 'invalid_request_error' };
-  const told = {
-    base, key: 'sk-client', model: api === 'messages' ? 'claude-sonnet-4-5' : 'gpt-4o-mini', embedding: 'text-embedding-3-small',
-    prompts: Object.fromEntries(OPERATIONS.map((name) => [name, `What is ${scripts[name].token}?`])),
-    tool: { type: 'function', function: { name: 'f', description: 'f', parameters: { type: 'object', properties: { a: { type: 'integer' } } } } },
-  };
-  const program = file.endsWith('.py') ? interpreter : node();
-  // Proxies and keys of the user's environment would change what is asked of whom.
-  const env = { PATH: process.env.PATH, HOME: process.env.HOME, CONFORMANCE: JSON.stringify(told), PYTHONDONTWRITEBYTECODE: '1', PYTHONPATH: FOLDER };
-  const runs = [];
-  const calls = [];
-  for (let i = 0; i < 2; i += 1) {
-    const { stdout } = await promisify(execFile)(program, [path.join(FOLDER, file), ...args], { cwd: root, env, timeout: 120_000, maxBuffer: 1 << 24 });
-    runs.push(JSON.parse(stdout.trim().split('\n').at(-1)));
-    calls.push(Object.fromEntries(OPERATIONS.map((name) => [name, scripts[name].calls.length])));
-  }
-  const [first, second] = runs;
-  return Object.fromEntries(OPERATIONS.map((name) => [name, verdict(name)]));
+const TOOL = {
+  type: "function",
+  function: { name: "f", description: "f", parameters: { type: "object", properties: { a: { type: "integer" } } } },
+};
 
-  function verdict(name) {
-    if (first[name] === undefined) return 'n/a';
-    const [one, all] = [calls[0][name], calls[1][name]];
-    if (!isDeepStrictEqual(first[name], second[name])) return `first ${JSON.stringify(first[name]).slice(0, 200)}, then ${JSON.stringify(second[name]).slice(0, 200)}`;
-    if (name === 'error') return first[name].error === 400 && all > one && one > 0 ? 'ok' : `${JSON.stringify(first[name])}, asked ${one} and ${all - one} times`;
-    if (first[name].error !== undefined) return `error ${first[name].error}`;
-    const said = JSON.stringify(first[name].got);
-    const right = name === 'tools' ? /a\\*":\s?1/.test(said) : name === 'embeddings' ? /1,0\.5/.test(said) : said.includes(`${scripts[name].token}-answer-1-`);
-    if (!right) return `got ${said.slice(0, 200)}`;
-    return one === 1 && all === 1 ? 'ok' : `asked the upstream ${one} and ${all - one} times`;
+/** Runs a client twice: { operation → "ok", "n/a" or what is wrong }. */
+async function runTwice({ program: file, args = [], api = "chat" }, { upstream, base, interpreter }) {
+  const scripts = Object.fromEntries(
+    OPERATIONS.map((name) => [name, upstream.add(`cf${randomBytes(8).toString("hex")}`)]),
+  );
+  scripts.tools.response = TOOL_CALL[api];
+  scripts.error.response = { status: 400, error: "invalid_request_error" };
+  const input = {
+    base,
+    key: "sk-client",
+    model: api === "messages" ? "claude-sonnet-4-5" : "gpt-4o-mini",
+    embedding: "text-embedding-3-small",
+    prompts: Object.fromEntries(OPERATIONS.map((name) => [name, `What is ${scripts[name].token}?`])),
+    tool: TOOL,
+  };
+  const program = file.endsWith(".py") ? interpreter : node();
+  // Proxies and keys of the user's environment would change the requests.
+  const { PATH, HOME } = process.env;
+  const env = { PATH, HOME, CONFORMANCE: JSON.stringify(input), PYTHONDONTWRITEBYTECODE: "1", PYTHONPATH: FOLDER };
+  const runs = [];
+  for (let i = 0; i < 2; i += 1) {
+    const { stdout } = await execa(program, [path.join(FOLDER, file), ...args], {
+      cwd: root,
+      env,
+      extendEnv: false,
+      timeout: 120_000,
+    });
+    const calls = Object.fromEntries(OPERATIONS.map((name) => [name, scripts[name].calls.length]));
+    runs.push({ results: JSON.parse(stdout.trim().split("\n").at(-1)), calls });
   }
+  return Object.fromEntries(OPERATIONS.map((name) => [name, verdict(name, runs, scripts[name].token)]));
 }
 
-async function versionOf([id, , file, , name], interpreter) {
-  if (id === 'curl') return (await output('curl', ['--version']))?.split(' ')[1] ?? '?';
-  if (!file.endsWith('.py')) return JSON.parse(readFileSync(path.join(modules, name, 'package.json'), 'utf8')).version;
-  return output(interpreter, ['-c', `import importlib.metadata as m; print(m.version(${JSON.stringify(name)}))`]);
+/**
+ * @param {string} name
+ * @param {any[]} runs
+ * @param {string} token
+ */
+function verdict(name, [first, second], token) {
+  const result = first.results[name];
+  if (result === undefined) return "n/a";
+  const calls = [first.calls[name], second.calls[name] - first.calls[name]];
+  const shown = (value) => JSON.stringify(value).slice(0, 200);
+  if (!isDeepStrictEqual(result, second.results[name]))
+    return `first ${shown(result)}, then ${shown(second.results[name])}`;
+  if (name === "error") {
+    const isRepeated = result.error === 400 && calls.every((made) => made > 0);
+    return isRepeated ? "ok" : `${JSON.stringify(result)}, ${calls[0]} and ${calls[1]} upstream calls`;
+  }
+  if (result.error !== undefined) return `error ${result.error}`;
+  const text = JSON.stringify(result.got);
+  const expected = { tools: /a\\*":\s?1/, embeddings: /1,0\.5/ }[name] ?? new RegExp(`${token}-answer-1-`);
+  if (!expected.test(text)) return `got ${text.slice(0, 200)}`;
+  return calls[0] === 1 && calls[1] === 0 ? "ok" : `${calls[0]} and ${calls[1]} upstream calls`;
+}
+
+async function versionOf({ id, program, package: name }, interpreter) {
+  if (id === "curl") return (await output("curl", ["--version"]))?.split(" ")[1] ?? "?";
+  if (!program.endsWith(".py"))
+    return JSON.parse(readFileSync(path.join(modules, name, "package.json"), "utf8")).version;
+  return output(interpreter, ["-c", `import importlib.metadata as m; print(m.version(${JSON.stringify(name)}))`]);
+}
+
+function writeResults(results) {
+  const date = new Date().toISOString().slice(0, 10);
+  const lines = results.map((result) => `  ${JSON.stringify(result)}`);
+  writeFileSync(RESULTS, `${JSON.stringify({ date }).slice(0, -1)}, "clients": [\n${lines.join(",\n")}\n]}\n`);
+  const mark = (text) => ({ ok: "✓", "n/a": "–" })[text] ?? "✗";
+  const rows = results.map(
+    (result) => `| ${result.name} ${result.version} | ${OPERATIONS.map((name) => mark(result[name])).join(" | ")} |`,
+  );
+  const head = [`| client (${date}) | ${OPERATIONS.join(" | ")} |`, `|---|${OPERATIONS.map(() => "---|").join("")}`];
+  intoReadme("clients", [...head, ...rows].join("\n"));
 }
 
 await main(import.meta, async () => {
-  const only = process.argv[2]?.split(',');
-  const chosen = CLIENTS.filter(([id]) => !only || only.includes(id));
-  if (chosen.length === 0) throw new Stop(`Clients are ${CLIENTS.map(([id]) => id).join(', ')}.`);
+  const { values } = parseArgs({ options: { only: { type: "string" } } });
+  const only = values.only?.split(",");
+  const selected = CLIENTS.filter(({ id }) => !only || only.includes(id));
+  if (selected.length === 0) throw new UserError(`Clients are ${CLIENTS.map(({ id }) => id).join(", ")}.`);
   await build();
-  const interpreter = await python(path.join(FOLDER, 'requirements.txt'), 'the Python clients (about a minute)');
-  const upstream = await new Upstream().listen();
-  const worker = await ownWorker(upstream);
+  const interpreter = await python(path.join(FOLDER, "requirements.txt"), "the Python clients (about a minute)");
+  const upstream = await ScriptedUpstream.start();
+  const worker = await startReprise(upstream);
   const results = [];
-  for (const client of chosen) {
-    const [id, name] = client;
+  for (const client of selected) {
+    const { id, name } = client;
     const version = await versionOf(client, interpreter);
-    let matrix;
-    try {
-      matrix = await twice(client, { upstream, base: `${worker.origin}/v1`, interpreter });
-    } catch (error) {
-      matrix = Object.fromEntries(OPERATIONS.map((operation) => [operation, `the program failed: ${(error.stderr || error.message).slice(-300)}`]));
-    }
-    results.push({ id, name, version, ...matrix });
-    console.log(`${`${name} ${version}`.padEnd(32)} ${OPERATIONS.map((operation) => `${operation} ${matrix[operation]}`.padEnd(14)).join(' ')}`);
+    const outcomes = await runTwice(client, { upstream, base: `${worker.origin}/v1`, interpreter }).catch((error) => {
+      const why = `the program failed: ${(error.stderr || error.message).slice(-300)}`;
+      return Object.fromEntries(OPERATIONS.map((operation) => [operation, why]));
+    });
+    results.push({ id, name, version, ...outcomes });
+    const cells = OPERATIONS.map((operation) => `${operation} ${outcomes[operation]}`.padEnd(14));
+    console.log(`${`${name} ${version}`.padEnd(32)} ${cells.join(" ")}`);
   }
   await worker.stop();
   await upstream.close();
-  if (!only) {
-    const date = new Date().toISOString().slice(0, 10);
-    writeFileSync(new URL('results/clients.json', import.meta.url), `${JSON.stringify({ date }).slice(0, -1)}, "clients": [\n${results.map((one) => `  ${JSON.stringify(one)}`).join(',\n')}\n]}\n`);
-    const rows = results.map((one) => `| ${one.name} ${one.version} | ${OPERATIONS.map((operation) => (one[operation] === 'ok' ? '✓' : one[operation] === 'n/a' ? '–' : '✗')).join(' | ')} |`);
-    intoReadme('clients', [`| client (${date}) | ${OPERATIONS.join(' | ')} |`, `|---|${OPERATIONS.map(() => '---|').join('')}`, ...rows].join('\n'));
-  }
-  const wrong = results.flatMap((one) => OPERATIONS.filter((operation) => !['ok', 'n/a'].includes(one[operation])).map((operation) => `${one.id} ${operation}`));
-  if (wrong.length > 0) throw new Stop(`Not as it should be: ${wrong.join(', ')}`);
-  say('Every client got the same answers twice, the second time from the cache.');
+  if (!only) writeResults(results);
+  const isWrong = (result, operation) => !["ok", "n/a"].includes(result[operation]);
+  const wrong = results.flatMap((result) =>
+    OPERATIONS.filter((name) => isWrong(result, name)).map((name) => `${result.id} ${name}`),
+  );
+  if (wrong.length > 0) throw new UserError(`Wrong: ${wrong.join(", ")}`);
+  log("Every client got the same results twice, the second time from the cache.");
 });

@@ -31,7 +31,7 @@ export async function startUpstream({ port, ...options } = {}) {
  * gets it at once and writes to Node's response itself.
  */
 export class Upstream {
-  calls = []; // { n, method, url, headers, rawHeaders, body, bodyReceived, disconnected, sent }
+  calls = []; // { n, method, url, headers, rawHeaders, body, bodyReceived, responded, disconnected, sent }
   count = 0; // of all requests since the last reset
   #record;
   #responses = [];
@@ -142,6 +142,7 @@ export class Upstream {
     res.sendDate = false; // the wire carries what the test wrote, and no more than HTTP needs
     res.on("error", () => {}); // a client that disconnects early is no error of the upstream's
     req.on("error", () => {});
+    call.responded = new Promise((resolve) => res.once("close", resolve));
     const chunks = [];
     req.on("data", (chunk) => chunks.push(chunk));
     call.bodyReceived = new Promise((resolve) => {

@@ -1,4 +1,4 @@
-from given import base, key, model, prompts, report, tool
+from client_input import base, key, model, prompts, report, tool
 from anthropic import Anthropic
 
 client = Anthropic(api_key=key, base_url=base.removesuffix("/v1"), max_retries=0)

@@ -1,14 +1,14 @@
-import { ChatOpenAI, OpenAIEmbeddings } from '@langchain/openai';
-import { given, report } from './given.mjs';
+import { ChatOpenAI, OpenAIEmbeddings } from "@langchain/openai";
+import { input, report } from "./client-input.mjs";
 
-const { base, key, prompts, model, embedding, tool } = given;
+const { base, key, prompts, model, embedding, tool } = input;
 const settings = { apiKey: key, maxRetries: 0, configuration: { baseURL: base } };
 const chat = new ChatOpenAI({ model, ...settings });
 
 await report({
   plain: async () => (await chat.invoke(prompts.plain)).content,
   stream: async () => {
-    let text = '';
+    let text = "";
     for await (const chunk of await chat.stream(prompts.stream)) text += chunk.content;
     return text;
   },

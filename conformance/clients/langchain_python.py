@@ -1,4 +1,4 @@
-from given import base, embedding, key, model, prompts, report, tool
+from client_input import base, embedding, key, model, prompts, report, tool
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 
 settings = {"api_key": key, "base_url": base, "max_retries": 0}

@@ -1,7 +1,7 @@
 import os
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
-from given import base, embedding, key, model, prompts, report, tool
+from client_input import base, embedding, key, model, prompts, report, tool
 import litellm
 
 settings = {"api_base": base, "api_key": key, "num_retries": 0, "max_retries": 0}

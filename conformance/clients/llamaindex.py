@@ -1,4 +1,4 @@
-from given import base, embedding, key, model, prompts, report
+from client_input import base, embedding, key, model, prompts, report
 from llama_index.core.llms import ChatMessage
 from llama_index.core.tools import FunctionTool
 from llama_index.embeddings.openai import OpenAIEmbedding

@@ -1,104 +1,129 @@
-// Reads the cases, expands the compact forms, and says what is wrong with them.
+// Reads the files of cases, validates them against case.schema.json and expands their compact forms.
 
-import { readdirSync, readFileSync } from 'node:fs';
-import { APIS } from './apis.mjs';
+import { readdirSync, readFileSync } from "node:fs";
+import { Ajv2020 } from "ajv/dist/2020.js";
+import { APIS } from "./api-fixtures.mjs";
 
-export const FOLDER = new URL('../cases/', import.meta.url);
-const FIELDS = {
-  case: ['id', 'name', 'kind', 'basis', 'topic', 'profile', 'api', 'needs', 'steps'],
-  step: ['ask', 'answer', 'then', 'expect', 'question', 'times', 'parallel', 'leave', 'premise', 'settle'],
-  ask: ['api', 'method', 'path', 'headers', 'party', 'control', 'set', 'remove', 'body', 'raw', 'base64', 'repeat'],
-  answer: ['status', 'headers', 'json', 'text', 'base64', 'repeat', 'stream', 'error', 'set', 'drop', 'insert', 'newline', 'gzip',
-    'holdFor', 'holdMs', 'refuse', 'short', 'quiet', 'chunked', 'split', 'wait'],
-  expect: ['cache', 'status', 'equal', 'asSent', 'headers', 'hitHeaders', 'sent', 'text', 'mode', 'usage', 'seen', 'calls', 'own', 'broken', 'within',
-    'latest', 'contains', 'isError', 'vectors'],
-};
-export const CACHE = ['miss', 'hit', 'stored', 'not stored', 'bypass', 'separate', 'either', 'expires', 'refused', 'any'];
-export const TOPICS = ['key', 'canonical', 'tenants', 'status', 'truncation', 'streaming', 'cross-mode', 'concurrency', 'ttl',
-  'bodies', 'headers', 'failure', 'scope'];
+/** The cases for every gateway, and those that need Reprise's configuration, clock or store. */
+export const GENERIC = new URL("../cases/", import.meta.url);
+export const REPRISE_ONLY = new URL("../cases/reprise/", import.meta.url);
 
-export function loadCases(folder = FOLDER) {
-  const files = readdirSync(folder).filter((name) => name.endsWith('.json')).sort();
-  return check(files.flatMap((name) => expand(JSON.parse(readFileSync(new URL(name, folder), 'utf8')))));
-}
+const SCHEMA = JSON.parse(readFileSync(new URL("../case.schema.json", import.meta.url), "utf8"));
+/** @typedef {Record<string, any>} Json */
 
-/** Cases as they are played, of whatever a file holds. */
-export function expand(file) {
-  if (Array.isArray(file)) return file.flatMap(expand);
-  if (file.parameters) return Object.entries(file.parameters).flatMap(([api, parameters]) => expandParameters(file, api, parameters));
-  if (file.spellings) return file.spellings.map((spelling) => expandSpelling(file, spelling));
-  if (file.statuses) return file.statuses.map((status) => expandStatus(file, status));
-  return [file];
-}
+export const TOPICS = SCHEMA.$defs.topic.enum;
 
-// One case a parameter: changing it, or leaving it out, is another question; asking as at first is not. An entry is a list
-// of two values, or an object { values, base: members that are there in every request, path: where in the body, keep: true
-// (it cannot be left out) }, or the id of the case that covers what is special about it.
-function expandParameters({ kind, basis, topic }, api, parameters) {
-  return Object.entries(parameters).filter(([, entry]) => typeof entry !== 'string').map(([name, entry]) => {
-    const { values, base = {}, path = name, keep = false, why = '', profile, kind: own = kind } = Array.isArray(entry) ? { values: entry } : entry;
-    const ask = (value) => ({ set: { ...base, [path]: value } });
-    const steps = [
-      { ask: ask(values[0]), expect: { cache: 'stored', sent: { has: path } }, premise: true },
-      { ask: ask(values[1]), question: 'changed', expect: 'separate' },
-    ];
-    if (!keep) steps.push({ ask: { set: base, remove: [path] }, question: 'left out', expect: 'separate' });
-    steps.push({ ask: ask(values[0]), expect: 'either' });
-    return { id: `key-${api}-${slug(name)}`, kind: own, basis, topic, api, ...(profile && { profile }), steps,
-      name: `${api}: another \`${name}\` is another question${why && `, because ${why}`}` };
-  });
-}
+const isValid = new Ajv2020({ allErrors: true, allowUnionTypes: true }).compile(SCHEMA);
 
-// Two spellings of one request body: { id, name, api, a, b, same }. The same question may be asked twice of the upstream
-// (`should` be a hit); another one must be.
-function expandSpelling({ basis, topic }, { id, name, api = 'chat', a, b, same, kind, basis: own }) {
-  const ask = (raw) => (typeof raw === 'string' ? { raw } : raw);
-  const second = same ? { ask: ask(b), expect: { cache: 'hit' } } : { ask: ask(b), question: 'other', expect: 'separate' };
-  return { id, name, kind: kind ?? (same ? 'should' : 'must'), basis: own ?? basis, topic, api,
-    steps: [{ ask: ask(a), expect: 'stored', premise: true }, second] };
-}
-
-// One case a status: such an answer is never given to anybody again. (Success that is none is `must` too.)
-function expandStatus({ kind, basis, topic }, { status, answer = {}, id = `status-${status}`, name, kind: own }) {
-  const said = { status, ...(answer.json || answer.text !== undefined || status < 300 ? {} : { error: 'server_error' }), ...answer };
-  return { id, kind: own ?? kind, basis, topic, name: name ?? `an answer with status ${status} is never replayed`,
-    steps: [{ answer: said, expect: 'not stored' }] };
-}
-
-const slug = (name) => name.toLowerCase().replace(/[^a-z0-9]+/g, '-').replace(/^-|-$/g, '');
-
-/** The cases, if they are well-formed. */
-export function check(cases) {
+/** The cases of all files of a folder, each with the name of its `file`. */
+export function loadCases(folder = GENERIC) {
+  const names = readdirSync(folder)
+    .filter((name) => name.endsWith(".json"))
+    .sort();
+  const cases = names.flatMap((name) => expand(JSON.parse(readFileSync(new URL(name, folder), "utf8")), name));
   const seen = new Set();
-  const say = (entry, what) => { throw new Error(`case ${entry.id}: ${what}`); };
-  for (const entry of cases) {
-    const known = (object, kind) => {
-      for (const field of Object.keys(object)) if (!FIELDS[kind].includes(field)) say(entry, `"${field}" is no field of a ${kind}`);
-    };
-    known(entry, 'case');
-    if (!/^[a-z0-9]+(-[a-z0-9]+)*$/.test(entry.id ?? '')) say(entry, 'an id is kebab-case');
-    if (seen.has(entry.id)) say(entry, 'is there twice');
-    seen.add(entry.id);
-    for (const field of ['name', 'basis']) if (typeof entry[field] !== 'string') say(entry, `needs a ${field}`);
-    if (!['must', 'should', 'note'].includes(entry.kind)) say(entry, 'is of no kind');
-    if (!TOPICS.includes(entry.topic)) say(entry, `has no such topic: ${entry.topic}`);
-    if (![undefined, 'reprise'].includes(entry.profile)) say(entry, 'is of no profile');
-    if (!entry.steps?.length) say(entry, 'has no steps');
-    const check = (step) => {
-      known(step, 'step');
-      for (const inner of step.parallel ?? []) check(inner);
-      known(step.ask ?? {}, 'ask');
-      known(step.answer ?? {}, 'answer');
-      const api = step.ask?.api ?? entry.api ?? 'chat';
-      if (!APIS[api]) say(entry, `asks no such API: ${api}`);
-      if (step.parallel || step.settle) return;
-      const expect = expectation(step);
-      known(expect, 'expect');
-      if (!CACHE.includes(expect.cache)) say(entry, `expects no such thing: ${expect.cache}`);
-    };
-    entry.steps.forEach(check);
+  for (const { id, file } of cases) {
+    if (seen.has(id)) throw new Error(`${file}: there are two cases ${id}`);
+    seen.add(id);
   }
   return cases;
 }
 
-export const expectation = ({ expect = 'any' }) => (typeof expect === 'string' ? { cache: expect } : { cache: 'any', ...expect });
+/**
+ * The cases of a file's content. Throws an error that says what is wrong.
+ *
+ * @param {any} content
+ */
+export function expand(content, file = "cases") {
+  if (!isValid(content)) {
+    const errors = isValid.errors.map(
+      ({ instancePath, message, params }) => `${instancePath} ${message} ${JSON.stringify(params)}`,
+    );
+    throw new Error(`${file} does not fit case.schema.json:\n${errors.slice(0, 20).join("\n")}`);
+  }
+  const { defaults, cases = [], parameters = {}, spellings = [], statuses = [] } = /** @type {Json} */ (content);
+  const { response: defaultResponse, ...fields } = defaults;
+  const expanded = [
+    ...cases,
+    ...Object.entries(parameters).flatMap(([api, entries]) => expandParameters(api, entries)),
+    ...spellings.map(expandSpelling),
+    ...statuses.map(expandStatus),
+  ].map((entry) => ({ ...fields, ...withoutUndefined(entry), file, ...(defaultResponse && { defaultResponse }) }));
+  for (const entry of expanded) {
+    for (const field of ["kind", "topic", "basis"])
+      if (entry[field] === undefined) throw new Error(`${file}: ${entry.id} has no ${field}`);
+    for (const api of apisOf(entry)) if (!APIS[api]) throw new Error(`${file}: ${entry.id} has an unknown API: ${api}`);
+  }
+  return expanded;
+}
+
+const withoutUndefined = (object) =>
+  Object.fromEntries(Object.entries(object).filter(([, value]) => value !== undefined));
+
+const apisOf = ({ api, steps }) =>
+  [api, ...steps.flatMap(({ request, parallel = [] }) => [request, ...parallel].map((one) => one?.api))].filter(
+    (name) => name !== undefined,
+  );
+
+// A case for each parameter: another value of it, or its absence, needs another cache key, and the first value is still a hit.
+function expandParameters(api, entries) {
+  return Object.entries(entries)
+    .filter(([, entry]) => typeof entry !== "string")
+    .map(([name, entry]) => {
+      const {
+        values,
+        base = {},
+        path = name,
+        required = false,
+        why,
+        profile,
+        kind,
+      } = Array.isArray(entry) ? { values: entry } : entry;
+      const request = (value) => ({ set: { ...base, [path]: value } });
+      /** @type {Json[]} */
+      const steps = [
+        { request: request(values[0]), expect: { cache: "stored", forwards: { member: path } }, precondition: true },
+        { request: request(values[1]), cacheKey: "changed", expect: { cache: "separate" } },
+      ];
+      if (!required)
+        steps.push({ request: { set: base, remove: [path] }, cacheKey: "left out", expect: { cache: "separate" } });
+      steps.push({ request: request(values[0]), expect: { cache: "either" } });
+      const because = why === undefined ? "" : `, because ${why}`;
+      return {
+        id: `key-${api}-${slug(name)}`,
+        name: `${api}: \`${name}\` is part of the cache key${because}`,
+        kind,
+        profile,
+        api,
+        steps,
+      };
+    });
+}
+
+// With the same key the second spelling should be a hit; with another it must not be.
+function expandSpelling({ id, name, api, a, b, sameKey, kind, basis }) {
+  const second = sameKey
+    ? { request: b, expect: { cache: "hit" } }
+    : { request: b, cacheKey: "other", expect: { cache: "separate" } };
+  const steps = [{ request: a, expect: { cache: "stored" }, precondition: true }, second];
+  return { id, name, kind: kind ?? (sameKey ? "should" : "must"), basis, api, steps };
+}
+
+/** @param {Json} status */
+function expandStatus({
+  status,
+  response = {},
+  id = `status-${status}`,
+  name = `a response with status ${status} is never replayed`,
+  kind,
+}) {
+  const hasBody = response.json !== undefined || response.body !== undefined;
+  const error = hasBody || status < 300 ? {} : { error: "server_error" };
+  return { id, name, kind, steps: [{ response: { status, ...error, ...response }, expect: { cache: "not stored" } }] };
+}
+
+const slug = (name) =>
+  name
+    .toLowerCase()
+    .replace(/[^a-z0-9]+/g, "-")
+    .replace(/^-|-$/g, "");

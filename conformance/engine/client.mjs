@@ -1,50 +1,60 @@
-// A client that adds nothing and hides nothing: what the cases see is what was on the wire.
+// The engine's client. Unlike the tests' own it reports a failed exchange instead of throwing, speaks HTTPS, and expects nothing of
+// a response's headers, which here are those of any gateway.
 
-import http from 'node:http';
-import https from 'node:https';
+import http from "node:http";
+import https from "node:https";
 
 const LIMIT_MS = 30_000;
 
 /**
- * One request and its whole answer: { status, headers, body, whole, error }. `onPiece` sees the body grow; `leaveAfter`: hang
- * up as soon as the body contains this text.
+ * Sends a request and reads the whole response: { status, headers, body, complete, disconnected, error }. A header of null is not
+ * sent. `onText` gets the body's text as it grows; if `disconnectWhen(text)` is true, the client disconnects.
  */
-export function send(base, { method, path, headers, body, onPiece, leaveWhen, limit = LIMIT_MS }) {
+export function send(base, { method, path, headers, body, onText, disconnectWhen, limitMs = LIMIT_MS }) {
   const url = new URL(base);
-  const lib = url.protocol === 'https:' ? https : http;
-  const sent = { 'accept-encoding': 'identity', ...headers };
-  if (body !== undefined) sent['content-length'] = String(body.length);
+  const { request: open } = url.protocol === "https:" ? https : http;
+  const sent = { "accept-encoding": "identity", ...headers };
+  if (body !== undefined) sent["content-length"] ??= String(body.length);
   for (const name of Object.keys(sent)) if (sent[name] === null) delete sent[name];
   return new Promise((resolve) => {
-    const reply = { status: 0, headers: {}, body: Buffer.alloc(0), whole: false };
+    const reply = { status: 0, headers: {}, body: Buffer.alloc(0), complete: false };
     const chunks = [];
-    const done = (more) => {
+    const finish = (more) => {
       clearTimeout(timer);
       resolve(Object.assign(reply, { body: Buffer.concat(chunks) }, more));
     };
     const timer = setTimeout(() => {
-      done({ error: `no end after ${limit} ms` });
+      finish({ error: `no end after ${limitMs} ms` });
       request.destroy();
-    }, limit);
-    const request = lib.request({ hostname: url.hostname, port: url.port || undefined, method, path: url.pathname.replace(/\/+$/, '') + path,
-      headers: sent, agent: false }, (response) => {
+    }, limitMs);
+    const options = {
+      hostname: url.hostname,
+      port: url.port || undefined,
+      method,
+      path: url.pathname.replace(/\/+$/, "") + path,
+      headers: sent,
+      agent: false,
+      maxHeaderSize: 1 << 20,
+    };
+    const request = open(options, (response) => {
       reply.status = response.statusCode;
       reply.headers = response.headers;
-      response.on('data', (chunk) => {
+      response.on("data", (chunk) => {
         chunks.push(chunk);
-        if (!onPiece && !leaveWhen) return;
+        if (!onText && !disconnectWhen) return;
         const text = Buffer.concat(chunks).toString();
-        onPiece?.(text);
-        if (leaveWhen?.(text)) {
-          done({ left: true });
-          request.destroy();
-        }
+        onText?.(text);
+        if (!disconnectWhen?.(text)) return;
+        finish({ disconnected: true });
+        request.destroy();
       });
-      response.on('end', () => done({ whole: response.complete }));
-      response.on('error', (error) => done({ error: error.code ?? error.message }));
-      response.on('close', () => done({ whole: response.complete }));
+      response.on("end", () => finish({ complete: response.complete }));
+      response.on("error", (/** @type {NodeJS.ErrnoException} */ error) =>
+        finish({ error: error.code ?? error.message }),
+      );
+      response.on("close", () => finish({ complete: response.complete }));
     });
-    request.on('error', (error) => done({ error: error.code ?? error.message }));
+    request.on("error", (/** @type {NodeJS.ErrnoException} */ error) => finish({ error: error.code ?? error.message }));
     if (body !== undefined) request.write(body);
     request.end();
   });

@@ -1,32 +1,52 @@
-// Results as text for people and as JSON for the README's tables.
+// Results as text, and as totals for the README's tables.
 
-import { TOPICS } from './cases.mjs';
+import { TOPICS } from "./cases.mjs";
 
-const OUTCOMES = ['pass', 'fail', 'na', 'idle'];
+const OUTCOMES = ["pass", "fail", "na", "inconclusive"];
+const KINDS = ["must", "should", "note"];
 
-/** { kind: { pass, fail, na, idle } } of the results. */
-export function totals(results) {
-  const of = (some) => Object.fromEntries(OUTCOMES.map((outcome) => [outcome, some.filter((result) => result.outcome === outcome).length]));
-  return Object.fromEntries(['must', 'should', 'note'].map((kind) => [kind, of(results.filter((result) => result.kind === kind))]));
-}
+const counted = (results) =>
+  Object.fromEntries(
+    OUTCOMES.map((outcome) => [outcome, results.filter((result) => result.outcome === outcome).length]),
+  );
 
-/** A table: topics down, what came out across. */
+/** { kind: { pass, fail, na, inconclusive } } of the results. */
+export const totals = (results) =>
+  Object.fromEntries(KINDS.map((kind) => [kind, counted(results.filter((result) => result.kind === kind))]));
+
+/** A table: a row for each topic, a column for each kind. */
 export function table(results) {
   const cell = (some) => {
-    const { pass, fail, na, idle } = Object.fromEntries(OUTCOMES.map((outcome) => [outcome, some.filter((r) => r.outcome === outcome).length]));
-    if (some.length === 0) return '';
-    return [`${pass}/${pass + fail}`, na ? `${na} n/a` : '', idle ? `${idle} idle` : ''].filter(Boolean).join(', ');
+    if (some.length === 0) return "";
+    const { pass, fail, na, inconclusive } = counted(some);
+    return [`${pass}/${pass + fail}`, na ? `${na} n/a` : "", inconclusive ? `${inconclusive} inconclusive` : ""]
+      .filter(Boolean)
+      .join(", ");
   };
   const rows = [...TOPICS, undefined].map((topic) => {
-    const of = (kind) => cell(results.filter((r) => r.kind === kind && (topic === undefined || r.topic === topic)));
-    return [topic ?? 'all', of('must'), of('should'), of('note')];
-  }).filter((row) => row.slice(1).some(Boolean));
-  const all = [['topic', 'must', 'should', 'note'], ...rows];
+    const some = results.filter((result) => topic === undefined || result.topic === topic);
+    return [topic ?? "all", ...KINDS.map((kind) => cell(some.filter((result) => result.kind === kind)))];
+  });
+  const all = [["topic", ...KINDS], ...rows.filter((row) => row.slice(1).some(Boolean))];
   const widths = all[0].map((_, i) => Math.max(...all.map((row) => row[i].length)));
-  return all.map((row) => row.map((text, i) => text.padEnd(widths[i])).join('  ').trimEnd()).join('\n');
+  return all
+    .map((row) =>
+      row
+        .map((text, i) => text.padEnd(widths[i]))
+        .join("  ")
+        .trimEnd(),
+    )
+    .join("\n");
 }
 
+/** The failures, and what the cases of kind `note` observed. */
 export function failures(results) {
-  return results.filter((r) => r.outcome === 'fail' || (r.kind === 'note' && r.observed))
-    .map((r) => `${r.outcome === 'fail' ? (r.wrong ? 'WRONG' : 'FAIL ') : 'note '} ${r.kind.padEnd(6)} ${r.id}: ${r.name}\n      ${[r.why, r.observed].filter(Boolean).join('; ')}`).join('\n');
+  const label = ({ outcome, wrong }) => (outcome !== "fail" ? "note " : wrong ? "WRONG" : "FAIL ");
+  return results
+    .filter((result) => result.outcome === "fail" || (result.kind === "note" && result.observed))
+    .map((result) => {
+      const why = [result.why, result.observed].filter(Boolean).join("; ");
+      return `${label(result)} ${result.kind.padEnd(6)} ${result.id}: ${result.name}\n      ${why}`;
+    })
+    .join("\n");
 }

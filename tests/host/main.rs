@@ -3,7 +3,7 @@
 // A test fails by panicking.
 #![allow(missing_docs, clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
-mod exchange_table;
+mod cases;
 mod fast_path_properties;
 mod key_properties;
 mod platform;

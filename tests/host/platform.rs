@@ -2,7 +2,7 @@
 
 use futures_executor::LocalPool;
 use futures_util::task::LocalSpawnExt;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use reprise::testing::{
     AdminCommand, AdminResult, BodyRead, BodyTransform, Buffer, CacheKey, CacheableRequest, CachedResponse, Capture,
     ClientSignal, CoalesceRequest, Config, ConfigError, Entry, EntryHead, ExchangeLog, FetchError, FetchOptions,
@@ -10,59 +10,60 @@ use reprise::testing::{
     REPRESENTATION_HEADERS, Reason, RequestHead, ShareOptions, SharedResponse, UpstreamHead, UpstreamRequest, exchange,
     log_line, misconfigured,
 };
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::rc::Rc;
 
-/// What the upstream does with the next requests.
-#[derive(Clone)]
-pub enum Upstream {
-    /// It responds.
-    Responds {
-        /// The status.
-        status: StatusCode,
-        /// The header fields.
-        headers: HeaderMap,
-        /// The body.
-        body: Vec<u8>,
-        /// Whether the connection is closed before the body is complete.
-        truncated: bool,
-    },
-    /// It cannot be reached.
-    Unreachable,
-}
-
-/// An upstream request.
-pub struct Call {
-    /// Its head.
-    pub request: UpstreamRequest,
-    /// Its body.
-    pub body: Vec<u8>,
-}
-
-/// What the client got.
-pub struct Got {
-    /// The status.
-    pub status: u16,
-    /// The header fields.
+/// A client's request.
+pub struct Request {
+    pub method: Method,
+    /// Path and query.
+    pub target: String,
     pub headers: HeaderMap,
-    /// The body.
+    pub body: Option<Vec<u8>>,
+}
+
+/// The upstream's response to the next requests.
+#[derive(Clone)]
+pub struct UpstreamResponse {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Vec<u8>,
+    /// No connection is possible.
+    pub unreachable: bool,
+    /// The connection breaks before the body's end.
+    pub truncated: bool,
+}
+
+/// The response that the client receives.
+pub struct Reply {
+    pub status: u16,
+    pub headers: HeaderMap,
     pub body: Vec<u8>,
 }
 
-/// The world that the exchanges of a case share.
-pub struct World {
+/// A request that the upstream received.
+pub struct Call {
+    pub method: Method,
+    pub url: String,
+    pub headers: HeaderMap,
+    pub body: Vec<u8>,
+}
+
+/// Reprise on the host, configured and with its store.
+pub struct Host {
     config: Result<Rc<Config>, ConfigError>,
     state: Rc<State>,
     log: Rc<Lines>,
 }
 
+#[derive(Default)]
 struct State {
     now: Cell<u64>,
     sequence: Cell<u64>,
     store: RefCell<BTreeMap<String, Vec<u8>>>,
-    upstream: RefCell<Upstream>,
+    upstream: RefCell<Option<UpstreamResponse>>,
     calls: RefCell<Vec<Call>>,
 }
 
@@ -83,50 +84,48 @@ impl LogSink for Lines {
     }
 }
 
-impl World {
-    /// A world with this configuration.
-    pub fn new(vars: &BTreeMap<String, String>) -> World {
-        let state = State {
-            now: Cell::new(1_800_000_000_000),
-            sequence: Cell::new(0),
-            store: RefCell::default(),
-            upstream: RefCell::new(Upstream::Unreachable),
-            calls: RefCell::default(),
-        };
+impl Host {
+    pub fn new(vars: &BTreeMap<String, String>) -> Self {
         let config = Config::read(|name| vars.get(name).cloned()).map(Rc::new);
-        World { config, state: Rc::new(state), log: Rc::default() }
-    }
-
-    /// Time passes.
-    pub fn advance(&self, seconds: u64) {
-        self.state.now.set(self.state.now.get() + seconds * 1000);
+        Host { config, state: Rc::default(), log: Rc::default() }
     }
 
     /// The upstream requests so far.
-    pub fn calls(&self) -> std::cell::Ref<'_, Vec<Call>> {
+    pub fn calls(&self) -> Ref<'_, Vec<Call>> {
         self.state.calls.borrow()
     }
 
     /// One exchange to its end, background tasks included. It must write exactly one log line, or none for `/healthz`.
-    pub fn exchange(&self, head: RequestHead, body: Option<Vec<u8>>, upstream: Upstream) -> Got {
-        self.state.upstream.replace(upstream);
-        let liveness = head.path == "/healthz";
-        let got = match &self.config {
+    pub fn exchange(&mut self, now_ms: u64, request: &Request, upstream: &UpstreamResponse) -> Reply {
+        self.state.now.set(now_ms);
+        self.state.upstream.replace(Some(upstream.clone()));
+        let (path, query) = match request.target.split_once('?') {
+            Some((path, query)) => (path, Some(query.to_owned())),
+            None => (request.target.as_str(), None),
+        };
+        let head = RequestHead {
+            method: request.method.clone(),
+            path: path.to_owned(),
+            query,
+            headers: request.headers.clone(),
+            invalid_header: None,
+        };
+        let lines = usize::from(path != "/healthz");
+        let reply = match &self.config {
             Ok(config) => {
                 let mut pool = LocalPool::new();
-                let exchange_state = Exchange { spawner: pool.spawner(), log: self.log.clone() };
-                let platform =
-                    Plain { config: config.clone(), state: self.state.clone(), exchange: Rc::new(exchange_state) };
-                let got = pool.run_until(exchange(platform, head, body));
+                let context = Exchange { spawner: pool.spawner(), log: self.log.clone() };
+                let (config, state, context) = (config.clone(), self.state.clone(), Rc::new(context));
+                let reply = pool.run_until(exchange(Plain { config, state, context }, head, request.body.clone()));
                 pool.run();
-                got
+                reply
             }
             Err(error) => own(&misconfigured(error, &head, self.log.clone(), 0)),
         };
         assert_eq!(self.log.unfinished.take(), 0, "an exchange ended without its log line");
-        let lines = self.log.written.take();
-        assert_eq!(lines.len(), usize::from(!liveness), "{lines:?}");
-        got
+        let written = self.log.written.take();
+        assert_eq!(written.len(), lines, "{written:?}");
+        reply
     }
 }
 
@@ -139,31 +138,22 @@ struct Exchange {
 struct Plain {
     config: Rc<Config>,
     state: Rc<State>,
-    exchange: Rc<Exchange>,
+    context: Rc<Exchange>,
 }
 
 impl Plain {
-    fn call(&self, request: &UpstreamRequest, body: Vec<u8>) -> Result<Response, FetchError> {
-        match &*self.state.upstream.borrow() {
-            Upstream::Unreachable => Err(FetchError::Unreachable),
-            Upstream::Responds { status, headers, body: response, truncated } => {
-                self.state.calls.borrow_mut().push(Call { request: request.clone(), body });
-                let (status, headers) = (*status, headers.clone());
-                Ok(Response { status, headers, body: response.clone(), truncated: *truncated })
-            }
+    fn call(&self, request: &UpstreamRequest, body: Vec<u8>) -> Result<UpstreamResponse, FetchError> {
+        let response = self.state.upstream.borrow().clone().unwrap();
+        if response.unreachable {
+            return Err(FetchError::Unreachable);
         }
+        let UpstreamRequest { method, url, headers, .. } = request.clone();
+        self.state.calls.borrow_mut().push(Call { method, url, headers, body });
+        Ok(response)
     }
 }
 
-#[derive(Clone)]
-struct Response {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: Vec<u8>,
-    truncated: bool,
-}
-
-impl UpstreamHead for Response {
+impl UpstreamHead for UpstreamResponse {
     fn status(&self) -> StatusCode {
         self.status
     }
@@ -175,16 +165,16 @@ impl UpstreamHead for Response {
     fn abort(&self) {}
 }
 
-impl SharedResponse<Plain> for Response {
+impl SharedResponse<Plain> for UpstreamResponse {
     fn status(&self) -> StatusCode {
         self.status
     }
 
-    fn for_leader(&self) -> Option<Response> {
+    fn for_leader(&self) -> Option<UpstreamResponse> {
         Some(self.clone())
     }
 
-    fn for_follower(&self, _: bool) -> Option<Response> {
+    fn for_follower(&self, _: bool) -> Option<UpstreamResponse> {
         Some(self.clone())
     }
 
@@ -253,10 +243,10 @@ impl ClientSignal for Client {
 impl Platform for Plain {
     type Body = Option<Vec<u8>>;
     type Buffer = Bytes;
-    type Upstream = Response;
-    type Shared = Response;
-    type Follower = Response;
-    type Response = Got;
+    type Upstream = UpstreamResponse;
+    type Shared = UpstreamResponse;
+    type Follower = UpstreamResponse;
+    type Response = Reply;
     type Client = Client;
 
     fn config(&self) -> &Rc<Config> {
@@ -284,11 +274,11 @@ impl Platform for Plain {
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        self.exchange.spawner.spawn_local(task).unwrap();
+        self.context.spawner.spawn_local(task).unwrap();
     }
 
     fn log_sink(&self) -> Rc<dyn LogSink> {
-        self.exchange.log.clone()
+        self.context.log.clone()
     }
 
     fn has_body(&self, body: &Option<Vec<u8>>) -> bool {
@@ -322,7 +312,7 @@ impl Platform for Plain {
 
     async fn probe(&self, url: &str) -> bool {
         let request =
-            UpstreamRequest { method: http::Method::GET, url: url.to_owned(), headers: HeaderMap::new(), body: None };
+            UpstreamRequest { method: Method::GET, url: url.to_owned(), headers: HeaderMap::new(), body: None };
         self.call(&request, Vec::new()).is_ok()
     }
 
@@ -377,26 +367,26 @@ impl Platform for Plain {
         Joined::Independent { late: false }
     }
 
-    fn share(&self, response: Response, _: &ShareOptions<'_, Plain>) -> Response {
+    fn share(&self, response: UpstreamResponse, _: &ShareOptions<'_, Plain>) -> UpstreamResponse {
         response
     }
 
-    fn respond(&self, response: &ProxyResponse) -> Got {
+    fn respond(&self, response: &ProxyResponse) -> Reply {
         own(response)
     }
 
-    fn respond_empty(&self, status: u16) -> Got {
-        Got { status, headers: HeaderMap::new(), body: Vec::new() }
+    fn respond_empty(&self, status: u16) -> Reply {
+        Reply { status, headers: HeaderMap::new(), body: Vec::new() }
     }
 
-    fn serve(&self, response: &CachedResponse, stored: Option<&Bytes>) -> (Got, Option<u64>) {
+    fn serve(&self, response: &CachedResponse, stored: Option<&Bytes>) -> (Reply, Option<u64>) {
         let body = response.body.clone().unwrap_or_else(|| stored.unwrap().to_vec());
         let bytes = u64::try_from(body.len()).ok();
-        (Got { status: response.status, headers: header_map(&response.headers), body }, bytes)
+        (Reply { status: response.status, headers: header_map(&response.headers), body }, bytes)
     }
 
-    fn pass_on(&self, response: Response, edits: &HeaderEdits, transform: Option<BodyTransform>) -> Got {
-        let Response { status, mut headers, body, .. } = response;
+    fn pass_on(&self, response: UpstreamResponse, edits: &HeaderEdits, transform: Option<BodyTransform>) -> Reply {
+        let UpstreamResponse { status, mut headers, body, .. } = response;
         let body = match transform {
             None => body,
             Some(mut transform) => {
@@ -410,12 +400,12 @@ impl Platform for Plain {
         };
         headers.insert(edits.set.0, edits.set.1.parse().unwrap());
         headers.append(edits.append.0, edits.append.1.parse().unwrap());
-        Got { status: status.as_u16(), headers, body }
+        Reply { status: status.as_u16(), headers, body }
     }
 }
 
-fn own(response: &ProxyResponse) -> Got {
-    Got { status: response.status, headers: header_map(&response.headers), body: response.body.clone() }
+fn own(response: &ProxyResponse) -> Reply {
+    Reply { status: response.status, headers: header_map(&response.headers), body: response.body.clone() }
 }
 
 fn header_map(pairs: &[(String, String)]) -> HeaderMap {

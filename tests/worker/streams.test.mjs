@@ -113,15 +113,16 @@ for (const when of ["before the head", "after the first chunk"]) {
   });
 }
 
-// The streams of the exchange cases, one for each protocol.
-const cases = JSON.parse(readFileSync(new URL("../exchanges/streams.json", import.meta.url), "utf8"));
+// The streams of the cases, one for each protocol.
+const file = new URL("../../conformance/cases/reprise/streaming.json", import.meta.url);
+const { cases } = JSON.parse(readFileSync(file, "utf8"));
 for (const { id, vars = {}, steps } of cases.filter(({ id }) => /^stream-.*-replayed$/.test(id))) {
   test(`${id.split("-").slice(1, -1).join(" ")}: if the client disconnects, the response is still stored`, async () => {
     const base = (vars.OPENAI_BASE_URL ?? "{upstream}/v1").replace("{upstream}", upstream.origin);
     const proxy = await worker({ vars: { OPENAI_BASE_URL: base } });
     await proxy.clear();
-    const [{ request: described, upstream: response }] = steps;
-    const sent = { ...request, path: described.path, body: JSON.stringify(described.json) };
+    const [{ request: described, response }] = steps;
+    const sent = { ...request, path: described.path ?? request.path, body: JSON.stringify(described.json) };
     const half = response.body.length >> 1;
     const stream = controlledStream({ headers: response.headers });
     upstream.next(stream.respond);

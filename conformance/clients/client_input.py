@@ -1,9 +1,9 @@
-# What a program is told, and how it says what it got: one JSON object of results by operation.
+# The input of a client program, and its output: one JSON object of results by operation.
 import json
 import os
 
-given = json.loads(os.environ["CONFORMANCE"])
-base, key, prompts, model, embedding, tool = (given[name] for name in ["base", "key", "prompts", "model", "embedding", "tool"])
+_input = json.loads(os.environ["CONFORMANCE"])
+base, key, prompts, model, embedding, tool = (_input[name] for name in ["base", "key", "prompts", "model", "embedding", "tool"])
 
 
 def report(**operations):

@@ -1,5 +1,5 @@
-// What a program is told, and how it says what it got: one JSON object of results by operation.
-export const given = JSON.parse(process.env.CONFORMANCE);
+// The input of a client program, and its output: one JSON object of results by operation.
+export const input = JSON.parse(process.env.CONFORMANCE);
 
 export async function report(operations) {
   const results = {};

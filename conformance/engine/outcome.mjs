@@ -1,0 +1,16 @@
+// What ends a case early. Everything else that is thrown is an error of the engine.
+
+/** An expectation does not hold. `wrong`: a client got a response to another request, or a part of one, as if it were its own. */
+export class Failure extends Error {
+  constructor(message, { wrong = false, notStored = false } = {}) {
+    super(message);
+    this.wrong = wrong;
+    this.notStored = notStored;
+  }
+}
+
+/** The gateway cannot be asked this. */
+export class NotApplicable extends Error {}
+
+/** Nothing was stored, so nothing could go wrong. */
+export class Inconclusive extends Error {}
