@@ -139,7 +139,7 @@ describe("which requests take the fast path", () => {
     const second = other();
     assert.equal(await fastPath.respond(second, {}), undefined);
     assert.ok(second.read);
-    fastPath.addPlan(fastPath.probe(second), { ...plan, responseHead: () => responseHead({ start: 0 }) }, KEY);
+    fastPath.addPlan(fastPath.probe(second), { ...plan, responseHead: () => responseHead({ body_start: 0 }) }, KEY);
     assert.equal(await (await fastPath.respond(other(), {})).text(), "entry");
     assert.equal(await (await fastPath.respond(request(), {})).text(), "try");
   });
