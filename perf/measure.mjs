@@ -81,7 +81,7 @@ await main(import.meta, async () => {
     try {
       own = await GROUPS[name]({ upstream, quick, say: log });
     } catch (error) {
-      // The other groups are still measured, and their rows are kept.
+      // The other groups are still measured, and their rows are written.
       console.error(`[reprise] ${name}: ${error instanceof UserError ? error.message : error.stack}`);
       failed.push(name);
       continue;

@@ -42,7 +42,7 @@ export class Upstream {
   #webSockets = new WebSocketServer({ noServer: true });
   #waiting = new Set();
 
-  /** @param {{ record?: boolean }} [options] Without `record` calls are counted but not kept. */
+  /** @param {{ record?: boolean }} [options] Without `record` calls are counted but not recorded. */
   constructor({ record = true } = {}) {
     this.#record = record;
   }
@@ -98,7 +98,7 @@ export class Upstream {
     this.#server.on("upgrade", (req, socket, head) => this.#onUpgrade(req, socket, head));
     this.#server.on("connection", (socket) => {
       this.#sockets.add(socket);
-      socket.setMaxListeners(0); // each call on a kept connection waits for its end
+      socket.setMaxListeners(0); // each call on a persistent connection waits for its end
       socket.on("close", () => this.#sockets.delete(socket));
     });
     await new Promise((resolve, reject) => {

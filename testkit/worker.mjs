@@ -51,7 +51,7 @@ export async function startMiniflare({
   const options = {
     ...workerOptions,
     name: "worker",
-    // Those of the file and of the caller, but none of a developer's own .dev.vars or .env.
+    // Those of the file and the given ones, but none of a developer's own .dev.vars or .env.
     bindings: { ...config.vars, ...vars },
     modulesRoot: path.dirname(build),
     modules: miniflareModules(build, trap),
@@ -182,20 +182,26 @@ class RunningWorker {
   /** Every entry in the store: [[key, bytes, metadata], …]. */
   async entries() {
     const entries = [];
-    let cursor;
-    do {
-      const page = await this.kv.list({ cursor });
-      for (const { name } of page.keys) {
-        const { value, metadata } = await this.kv.getWithMetadata(name, "arrayBuffer");
-        entries.push([name, Buffer.from(value), metadata]);
-      }
-      cursor = page.cursor;
-    } while (cursor);
+    for (const name of await this.#names()) {
+      const { value, metadata } = await this.kv.getWithMetadata(name, "arrayBuffer");
+      entries.push([name, Buffer.from(value), metadata]);
+    }
     return entries;
   }
 
   async clear() {
-    for (const [name] of await this.entries()) await this.kv.delete(name);
+    await Promise.all((await this.#names()).map((name) => this.kv.delete(name)));
+  }
+
+  async #names() {
+    const names = [];
+    let cursor;
+    do {
+      const page = await this.kv.list({ cursor });
+      names.push(...page.keys.map(({ name }) => name));
+      cursor = page.cursor;
+    } while (cursor);
+    return names;
   }
 
   /**

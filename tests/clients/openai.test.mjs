@@ -91,7 +91,7 @@ describe("openai-python", () => {
 from openai import OpenAI
 client = OpenAI(api_key="sk-test", base_url="${proxy.origin}/proxy", max_retries=0)
 answer = ${call}
-print(xCacheStatusOf(answer))
+print(answer.headers["x-cache-status"])
 print(answer.parse().to_json())`;
         const output = await runProgram("python", ["-c", program]);
         const [status, ...json] = output.split("\n");

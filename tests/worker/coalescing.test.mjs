@@ -320,6 +320,8 @@ describe("the leader's call fails", () => {
 
 describe("a finished coalesced fetch", () => {
   async function fetchAndForget(prompt, options) {
+    // The runtime evicts a Durable Object after seconds without requests: there must be little to delete afterwards.
+    await proxy.clear();
     upstream.next({ json: chatCompletion("first") });
     upstream.otherwise({ json: chatCompletion("second") });
     await proxy.settled(() => ask(prompt, options));
@@ -549,13 +551,13 @@ test("a compressed response beyond CACHE_MAX_BYTES may take longer than IDLE_TIM
   const stream = controlledStream({ headers: { ...EVENT_STREAM, "content-encoding": "gzip" } });
   upstream.next(stream.respond);
   const leader = await open(small.origin, request(freshPrompt(), { stream: true }));
-  const bytes = gzipSync(Buffer.from(chatEvent({ content: randomBytes(20_000).toString("hex") })));
-  // Responses that are aborted after IDLE_TIMEOUT are the clock. This one gets a byte much more often, until two of them, one
+  const bytes = gzipSync(Buffer.from(chatEvent({ content: randomBytes(100_000).toString("hex") })));
+  // Responses that are aborted after IDLE_TIMEOUT are the clock. This one gets some bytes much more often, until two of them, one
   // after the other, have been aborted.
   let sent = 0;
-  const sendByte = async () => {
-    await stream.send(bytes.subarray(sent, sent + 1));
-    sent += 1;
+  const sendSome = async () => {
+    await stream.send(bytes.subarray(sent, sent + 400));
+    sent += 400;
   };
   for (let clock = 0; clock < 2; clock += 1) {
     const stalled = controlledStream();
@@ -565,7 +567,7 @@ test("a compressed response beyond CACHE_MAX_BYTES may take longer than IDLE_TIM
     await stalled.send(chatEvent({ content: "a" }));
     let aborted = false;
     timed.then(({ complete }) => (aborted = !complete));
-    await waitFor(() => sendByte().then(() => aborted), "a stalled response to be aborted", { pollMs: 100 });
+    await waitFor(() => sendSome().then(() => aborted), "a stalled response to be aborted", { pollMs: 100 });
   }
   await stream.send(bytes.subarray(sent));
   await stream.end();

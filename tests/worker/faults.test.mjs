@@ -16,6 +16,8 @@ after(() => upstream.close());
 beforeEach(() => upstream.reset());
 
 const VARS = { OPENAI_BASE_URL: `${upstream.origin}/v1`, MAX_RETRIES: "0" };
+const proxy = await worker({ vars: VARS });
+const limited = await worker({ vars: { ...VARS, TIMEOUT: "1" } });
 const NEVER = new Promise(() => {});
 const ask = (proxy, content = "Hi", headers = {}) =>
   send(proxy.origin, chatRequest(content, { headers, model: "gpt-4o" }));
@@ -27,8 +29,9 @@ function assertResponse(reply, n) {
   assert.equal(upstream.calls.length, n, "calls upstream");
 }
 
-describe("a failing store", async () => {
-  const proxy = await worker({ vars: VARS, store: "faulty-kv" });
+const faulty = await worker({ vars: VARS, store: "faulty-kv" });
+describe("a failing store", () => {
+  const proxy = faulty;
   beforeEach(async () => {
     proxy.openGates();
     await proxy.clear();
@@ -122,8 +125,7 @@ test("RESPOND_WITH_CACHE=false still stores, and the entry can be served later",
   assertResponse(reply, 1);
 });
 
-describe("a damaged entry is a miss and is replaced", async () => {
-  const proxy = await worker({ vars: VARS });
+describe("a damaged entry is a miss and is replaced", () => {
   const flip =
     (at, bit = 1) =>
     (bytes) => {
@@ -209,9 +211,7 @@ describe("a damaged entry is a miss and is replaced", async () => {
   });
 });
 
-describe("a failing upstream", async () => {
-  const proxy = await worker({ vars: VARS });
-  const limited = await worker({ vars: { ...VARS, TIMEOUT: "1" } });
+describe("a failing upstream", () => {
   beforeEach(() => Promise.all([proxy.clear(), limited.clear()]));
 
   test("an upstream that refuses connections is a 502, and the next request succeeds", async () => {
