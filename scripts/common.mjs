@@ -151,13 +151,6 @@ export const isNodeRecent = () => {
   return major > 22 || (major === 22 && minor >= 12);
 };
 
-/** The first of some folders of the checkout that exists. */
-export function existingFolder(...folders) {
-  const found = folders.find((folder) => existsSync(path.join(root, folder)));
-  if (!found) throw new UserError(`There is no folder ${folders.join(" or ")}.`);
-  return found;
-}
-
 /** The Node that runs wrangler and the tests: that of node_modules, or else the machine's. */
 export function node() {
   const own = path.join(modules, "node", "bin", process.platform === "win32" ? "node.exe" : "node");

@@ -3,7 +3,7 @@
 import path from "node:path";
 import { parseArgs } from "node:util";
 import { build } from "./build.mjs";
-import { existingFolder, log, main, node, run, toolEnv, UserError } from "./common.mjs";
+import { log, main, node, run, toolEnv, UserError } from "./common.mjs";
 import { npmPackages } from "./setup.mjs";
 
 await main(import.meta, async () => {
@@ -13,6 +13,6 @@ await main(import.meta, async () => {
   await npmPackages({ tests: true });
   await build();
   log(`${minutes} minutes of all kinds of requests at once`);
-  const test = path.join(existingFolder("tests/soak", "tests/long"), "soak.test.mjs");
+  const test = path.join("tests/soak", "soak.test.mjs");
   await run(node(), ["--test", "--test-reporter=spec", test], { env: { ...toolEnv, SOAK_MINUTES: String(minutes) } });
 });

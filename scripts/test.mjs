@@ -4,7 +4,6 @@ import path from "node:path";
 import { parseArgs } from "node:util";
 import { build } from "./build.mjs";
 import {
-  existingFolder,
   findProgram,
   log,
   main,
@@ -34,9 +33,10 @@ const steps = {
   "clippy-host": () => cargo("clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"),
   "clippy-wasm": () => cargo("clippy", "--locked", ...WASM, "--", "-D", "warnings"),
   host: () => cargo("test", "--locked"),
+  glue: () => nodeTests("tests/glue"),
   build,
   deploy: () => run(...wrangler("deploy", "--dry-run")),
-  worker: () => nodeTests(existingFolder("tests/worker", "tests/e2e")),
+  worker: () => nodeTests("tests/worker"),
   conformance: async () => {
     await nodeTests("conformance/test");
     const conform = (profile, env) =>
