@@ -111,7 +111,10 @@ pub enum Disposition {
         storable: Result<(), Reason>,
     },
     /// The body is the upstream's response to another client's request.
-    Follower,
+    Follower {
+        /// How often that request was retried.
+        retries: u32,
+    },
     /// The body is the entry that came of another client's request.
     Entry,
     /// The body is the entry that was retained.
@@ -131,10 +134,7 @@ pub enum Disposition {
     /// A background request that is not needed: the key is being fetched already.
     Busy,
     /// The client fetches on its own.
-    Independent {
-        /// Whether the fetch that it waited for has failed, so that its time for the response head has run already.
-        late: bool,
-    },
+    Independent,
 }
 
 impl Disposition {
@@ -145,13 +145,12 @@ impl Disposition {
             Disposition::Leader { retries, storable: Err(reason) } => format!("leader {retries} {}", reason.as_str()),
             Disposition::Unreachable { retries } => format!("unreachable {retries}"),
             Disposition::TimedOut { retries } => format!("timed-out {retries}"),
-            Disposition::Follower => "follower".to_owned(),
+            Disposition::Follower { retries } => format!("follower {retries}"),
             Disposition::Entry => "entry".to_owned(),
             Disposition::Retained => "retained".to_owned(),
             Disposition::Handled => "handled".to_owned(),
             Disposition::Busy => "busy".to_owned(),
-            Disposition::Independent { late: false } => "independent".to_owned(),
-            Disposition::Independent { late: true } => "independent-late".to_owned(),
+            Disposition::Independent => "independent".to_owned(),
         }
     }
 
@@ -171,13 +170,12 @@ impl Disposition {
             }
             "unreachable" => Disposition::Unreachable { retries: number()? },
             "timed-out" => Disposition::TimedOut { retries: number()? },
-            "follower" => Disposition::Follower,
+            "follower" => Disposition::Follower { retries: number()? },
             "entry" => Disposition::Entry,
             "retained" => Disposition::Retained,
             "handled" => Disposition::Handled,
             "busy" => Disposition::Busy,
-            "independent" => Disposition::Independent { late: false },
-            "independent-late" => Disposition::Independent { late: true },
+            "independent" => Disposition::Independent,
             _ => return None,
         };
         words.next().is_none().then_some(disposition)
@@ -254,22 +252,21 @@ mod tests {
     #[test]
     fn every_disposition_is_read_back() {
         let mut all = vec![
-            Disposition::Follower,
+            Disposition::Follower { retries: 1 },
             Disposition::Entry,
             Disposition::Retained,
             Disposition::Unreachable { retries: 0 },
             Disposition::TimedOut { retries: 7 },
             Disposition::Handled,
             Disposition::Busy,
-            Disposition::Independent { late: false },
-            Disposition::Independent { late: true },
+            Disposition::Independent,
             Disposition::Leader { retries: 3, storable: Ok(()) },
         ];
         all.extend(Reason::ALL.iter().map(|reason| Disposition::Leader { retries: 0, storable: Err(*reason) }));
         for disposition in all {
             assert_eq!(Disposition::parse(&disposition.to_header_value()), Some(disposition));
         }
-        for other in ["", "leader", "leader x", "leader 1 nonsense", "follower 1", "someone"] {
+        for other in ["", "leader", "leader x", "leader 1 nonsense", "follower", "follower 1 2", "someone"] {
             assert_eq!(Disposition::parse(other), None, "{other}");
         }
     }

@@ -17,6 +17,10 @@ pub const HOP_BY_HOP: [&str; 10] = [
     "upgrade",
 ];
 
+/// Conditional and range headers (RFC 9110, sections 13.1 and 14.2).
+pub const CONDITIONAL_HEADERS: [&str; 6] =
+    ["if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "if-range", "range"];
+
 /// Headers that describe the way to us, speak to us, or are made anew for the way on.
 const NOT_FORWARDED: [&str; 17] = [
     "host",

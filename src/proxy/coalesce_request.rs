@@ -33,6 +33,8 @@ pub struct CoalesceRequest {
     pub log: LogFields,
     /// Milliseconds since the request came, for the log.
     pub elapsed_ms: u64,
+    /// The longest time to the response head, in milliseconds.
+    pub budget_ms: u64,
     /// The upstream request's method.
     pub method: String,
     /// Its URL.
@@ -60,6 +62,7 @@ impl CoalesceRequest {
             freshness: RequestedFreshness::default(),
             log: LogFields::default(),
             elapsed_ms: 0,
+            budget_ms: u64::MAX,
             method: upstream_request.method.to_string(),
             url: upstream_request.url.clone(),
             headers: upstream_request.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect(),

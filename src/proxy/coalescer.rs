@@ -8,6 +8,8 @@ use crate::status::Reason;
 use crate::telemetry::exchange_log::{CoalesceRole, ExchangeLog, Measurements};
 use futures_channel::oneshot;
 use futures_util::future::{Either, select};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -15,11 +17,13 @@ use std::time::Duration;
 /// A cache key's coalescer.
 pub struct Coalescer<P: Platform> {
     current: CurrentFetch<P>,
+    /// For fetches after two that have failed.
+    retries: Permits,
 }
 
 impl<P: Platform> Default for Coalescer<P> {
     fn default() -> Coalescer<P> {
-        Coalescer { current: Rc::default() }
+        Coalescer { current: Rc::default(), retries: Permits::new(MAX_CONCURRENT_RETRIES) }
     }
 }
 
@@ -35,7 +39,12 @@ pub enum CoalescerReply<P: Platform> {
         storable: Result<(), Reason>,
     },
     /// The response to another client's request.
-    Follower(P::Follower),
+    Follower {
+        /// The response.
+        response: P::Follower,
+        /// How often that request was retried.
+        retries: u32,
+    },
     /// An encoded entry. `retained`: it was there before the client came.
     Entry {
         /// The encoded entry.
@@ -55,10 +64,7 @@ pub enum CoalescerReply<P: Platform> {
     /// A background request that is not needed.
     Busy,
     /// The client fetches on its own.
-    Independent {
-        /// Whether its time for the response head has run already.
-        late: bool,
-    },
+    Independent,
 }
 
 /// The same as the client's exchange sees it.
@@ -93,10 +99,7 @@ pub enum Joined<P: Platform> {
     /// A background request that is not needed.
     Busy,
     /// The client fetches on its own.
-    Independent {
-        /// Whether its time for the response head has run already.
-        late: bool,
-    },
+    Independent,
 }
 
 impl<P: Platform> CoalescerReply<P> {
@@ -106,7 +109,7 @@ impl<P: Platform> CoalescerReply<P> {
             CoalescerReply::Leader { retries, storable, .. } => {
                 Disposition::Leader { retries: *retries, storable: *storable }
             }
-            CoalescerReply::Follower(_) => Disposition::Follower,
+            CoalescerReply::Follower { retries, .. } => Disposition::Follower { retries: *retries },
             CoalescerReply::Entry { retained: true, .. } => Disposition::Retained,
             CoalescerReply::Entry { retained: false, .. } => Disposition::Entry,
             CoalescerReply::Failed { error: FetchError::Unreachable, retries } => {
@@ -117,10 +120,13 @@ impl<P: Platform> CoalescerReply<P> {
             }
             CoalescerReply::Handled => Disposition::Handled,
             CoalescerReply::Busy => Disposition::Busy,
-            CoalescerReply::Independent { late } => Disposition::Independent { late: *late },
+            CoalescerReply::Independent => Disposition::Independent,
         }
     }
 }
+
+/// How many clients fetch at the same time after two fetches of their key have failed.
+const MAX_CONCURRENT_RETRIES: usize = 4;
 
 impl<P: Platform> Coalescer<P> {
     /// Forgets the current fetch: its entry has been deleted. Clients that have joined it still get its response.
@@ -129,14 +135,44 @@ impl<P: Platform> Coalescer<P> {
     }
 
     /// A client asks for the response to its request.
+    ///
+    /// If a fetch fails before its response head, one of the clients that wait for it leads again, and the others join that
+    /// one. After a second failure they fetch for themselves, a few at a time.
     pub async fn join(
         &self,
         platform: &P,
-        request: CoalesceRequest,
-        body: P::Body,
+        mut request: CoalesceRequest,
+        body: &P::Buffer,
         client: P::Client,
     ) -> CoalescerReply<P> {
         let came = platform.now();
+        let budget_ms = request.budget_ms;
+        for _ in 0..2 {
+            if let Some(reply) = self.try_join(platform, &request, body, &client, came).await {
+                return reply;
+            }
+            request.budget_ms = budget_ms.saturating_sub(platform.now().saturating_sub(came));
+        }
+        let left = Duration::from_millis(request.budget_ms);
+        let permit = pin!(self.retries.acquire());
+        match select(permit, pin!(platform.sleep(left))).await {
+            Either::Left((_permit, _)) => {
+                request.budget_ms = budget_ms.saturating_sub(platform.now().saturating_sub(came));
+                self.lead(platform, request, body, &client, None).await
+            }
+            Either::Right(_) => CoalescerReply::Failed { error: FetchError::TimedOut, retries: 0 },
+        }
+    }
+
+    /// `None`: the fetch that the client waited for has failed.
+    async fn try_join(
+        &self,
+        platform: &P,
+        request: &CoalesceRequest,
+        body: &P::Buffer,
+        client: &P::Client,
+        came: u64,
+    ) -> Option<CoalescerReply<P>> {
         let current = self.current.borrow().clone();
         let state = current.as_ref().map(|fetch| fetch.state());
         let in_flight = match (&current, &state) {
@@ -152,25 +188,22 @@ impl<P: Platform> Coalescer<P> {
             _ => InFlightState::Idle,
         };
         let retain_ms = platform.config().coalesce.retain_ms;
-        let role = coalesce::role(in_flight, &request.join_request(), came, retain_ms);
-        match (role, current, state) {
-            (Role::Leader, ..) => self.lead(platform, request, body, client).await,
+        let role = coalesce::role(in_flight, &request.join_request(), platform.now(), retain_ms);
+        Some(match (role, current, state) {
+            (Role::Leader, ..) => {
+                let current = Some(self.current.clone());
+                self.lead(platform, request.clone(), body, client, current).await
+            }
             (Role::ReuseComplete, _, Some(FetchState::Complete(complete))) => {
                 CoalescerReply::Entry { value: complete.value.clone(), retained: true }
             }
             (Role::ReuseComplete, ..) => CoalescerReply::Busy,
             (Role::StreamFollower | Role::Waiter, Some(fetch), _) => {
-                let _guard = fetch.wait(&client);
-                let reply = {
-                    let followed = follow(&fetch, role, &request, platform.config().cache.shared_scope);
-                    match select(pin!(followed), pin!(client.disconnected())).await {
-                        Either::Left((reply, _)) => Some(reply),
-                        Either::Right(_) => None,
-                    }
-                };
-                match reply {
-                    Some(reply) => reply,
-                    None => {
+                let _guard = fetch.wait(client);
+                let followed = follow(&fetch, role, request, platform.config().cache.shared_scope);
+                match select(pin!(followed), pin!(client.disconnected())).await {
+                    Either::Left((reply, _)) => reply?,
+                    Either::Right(_) => {
                         let waited = platform.now().saturating_sub(came);
                         let measurements = Measurements {
                             ms: request.elapsed_ms.saturating_add(waited),
@@ -178,88 +211,120 @@ impl<P: Platform> Coalescer<P> {
                             waited_ms: Some(waited),
                             ..Measurements::default()
                         };
-                        ExchangeLog::new(request.log, platform.log_sink()).finish(&measurements, Ok(()));
+                        ExchangeLog::new(request.log.clone(), platform.log_sink()).finish(&measurements, Ok(()));
                         CoalescerReply::Handled
                     }
                 }
             }
-            _ => CoalescerReply::Independent { late: false },
-        }
+            _ => CoalescerReply::Independent,
+        })
     }
 
-    /// Begins a fetch. Its leader gets the response as it comes.
+    /// Begins a fetch. Its leader gets the response as it comes. `current`: where other clients find it, if they may.
     async fn lead(
         &self,
         platform: &P,
         request: CoalesceRequest,
-        body: P::Body,
-        client: P::Client,
+        body: &P::Buffer,
+        client: &P::Client,
+        current: Option<CurrentFetch<P>>,
     ) -> CoalescerReply<P> {
         let fetch = Rc::new(InFlightFetch::new(&request));
-        self.current.replace(Some(fetch.clone()));
-        let _guard = fetch.wait(&client);
+        if let Some(current) = &current {
+            current.replace(Some(fetch.clone()));
+        }
+        let _guard = fetch.wait(client);
         let background = request.freshness.background;
-        let task = FetchTask {
-            platform: platform.clone(),
-            fetch: fetch.clone(),
-            budget: platform.config().upstream.timeout.saturating_sub(Duration::from_millis(request.elapsed_ms)),
-            request,
-            client: client.clone(),
-            current: Some(self.current.clone()),
-        };
+        let task =
+            FetchTask { platform: platform.clone(), fetch: fetch.clone(), request, client: client.clone(), current };
         let (sender, head) = oneshot::channel();
-        platform.spawn(task.run(body, sender));
+        platform.spawn(task.run(platform.buffered_body(body), sender));
         if background {
             return CoalescerReply::Handled;
         }
         let Ok(FetchedHead { response, storable, retries, .. }) = head.await else {
-            return CoalescerReply::Independent { late: false };
+            return CoalescerReply::Independent;
         };
         match response.map(|response| response.for_leader()) {
             Ok(Some(response)) => CoalescerReply::Leader { response, retries, storable },
-            Ok(None) => CoalescerReply::Independent { late: false },
+            Ok(None) => CoalescerReply::Independent,
             Err(error) => CoalescerReply::Failed { error, retries },
         }
     }
 }
 
-/// Waits for a response that a client which does not lead can use. `across_tenants`: the clients are not one tenant.
+/// Waits for a response that a client which does not lead can use. `across_tenants`: the clients are not one tenant. `None`:
+/// the fetch failed before its response head.
 async fn follow<P: Platform>(
     fetch: &InFlightFetch<P>,
     role: Role,
     request: &CoalesceRequest,
     across_tenants: bool,
-) -> CoalescerReply<P> {
-    let same_request = fetch.key_covers_request && fetch.response_mode == request.response_mode;
+) -> Option<CoalescerReply<P>> {
     let share = |response: &P::Shared| {
-        let follower = response.for_follower(across_tenants);
-        follower.map_or(CoalescerReply::Independent { late: false }, CoalescerReply::Follower)
+        let retries = fetch.retries();
+        let follower = response.for_follower(across_tenants, retries);
+        Some(follower.map_or(CoalescerReply::Independent, |response| CoalescerReply::Follower { response, retries }))
     };
     loop {
         match fetch.state() {
             FetchState::AwaitingHead => {}
-            FetchState::Streaming { response, .. }
-                if role == Role::StreamFollower && response.status().is_success() =>
-            {
-                return share(&response);
-            }
-            // An error is the same for every client that sends the same request. It is shared once it is complete.
-            FetchState::Streaming { response, .. }
-                if same_request && !response.status().is_success() && !response.has_overflowed() => {}
-            FetchState::Discarded { response, ended_cleanly: true }
-                if same_request && !response.status().is_success() =>
-            {
+            // Only what will be stored is shared.
+            FetchState::Streaming { response, storable: true } if role == Role::StreamFollower => {
                 return share(&response);
             }
             FetchState::Streaming { storable: true, .. } => {}
+            // An error is the same for every client that sends the same request. It is shared once it is complete.
+            FetchState::Streaming { response, .. }
+                if fetch.is_of(request) && is_error(&*response) && !response.has_overflowed() => {}
+            FetchState::Discarded { response, ended_cleanly: true } if fetch.is_of(request) && is_error(&*response) => {
+                return share(&response);
+            }
             FetchState::Complete(complete) => {
-                return CoalescerReply::Entry { value: complete.value.clone(), retained: false };
+                return Some(CoalescerReply::Entry { value: complete.value.clone(), retained: false });
             }
-            FetchState::Failed => return CoalescerReply::Independent { late: true },
-            FetchState::Streaming { .. } | FetchState::Discarded { .. } => {
-                return CoalescerReply::Independent { late: false };
-            }
+            FetchState::Failed => return None,
+            FetchState::Streaming { .. } | FetchState::Discarded { .. } => return Some(CoalescerReply::Independent),
         }
         fetch.changed().await;
+    }
+}
+
+fn is_error<P: Platform>(response: &impl SharedResponse<P>) -> bool {
+    response.status().is_client_error() || response.status().is_server_error()
+}
+
+/// Limits how many clients do something at the same time.
+struct Permits {
+    free: Cell<usize>,
+    waiting: RefCell<VecDeque<oneshot::Sender<()>>>,
+}
+
+struct Permit<'a>(&'a Permits);
+
+impl Permits {
+    fn new(count: usize) -> Permits {
+        Permits { free: Cell::new(count), waiting: RefCell::default() }
+    }
+
+    async fn acquire(&self) -> Permit<'_> {
+        loop {
+            if let Some(left) = self.free.get().checked_sub(1) {
+                self.free.set(left);
+                return Permit(self);
+            }
+            let (sender, woken) = oneshot::channel();
+            self.waiting.borrow_mut().push_back(sender);
+            let _ = woken.await;
+        }
+    }
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        self.0.free.set(self.0.free.get().saturating_add(1));
+        // A client that has stopped waiting is skipped.
+        let mut waiting = self.0.waiting.borrow_mut();
+        while waiting.pop_front().is_some_and(|next| next.send(()).is_err()) {}
     }
 }

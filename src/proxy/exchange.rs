@@ -19,7 +19,6 @@ use crate::telemetry::exchange_log::{CoalesceRole, ExchangeLog, LogFields, LogSi
 use futures_channel::oneshot;
 use futures_util::future::join;
 use std::rc::Rc;
-use std::time::Duration;
 
 /// Takes one request to its response.
 ///
@@ -78,6 +77,7 @@ pub async fn exchange<P: Platform>(platform: P, head: RequestHead, body: P::Body
 
     // (2) The body is read before anything else is awaited: the Workers runtime ties it to this event.
     let read = platform.read_body(body, pending.max_bytes).await;
+    let received = platform.now();
     if !matches!(read, BodyRead::Incomplete) && !platform.allows(pending.rate_limit_key()).await {
         let response = pending.rate_limited(log.fields_mut());
         return respond(&platform, &response, log);
@@ -129,7 +129,7 @@ pub async fn exchange<P: Platform>(platform: P, head: RequestHead, body: P::Body
             }
             // (4) In a task of its own, because it continues if the client disconnects.
             let (sender, response) = oneshot::channel();
-            platform.spawn(forward(platform.clone(), *fetch, body, stored, log, sender));
+            platform.spawn(forward(platform.clone(), *fetch, body, received, stored, log, sender));
             response.await.unwrap_or_else(|_| platform.respond_empty(500))
         }
     }
@@ -174,7 +174,7 @@ async fn forward_uncached<P: Platform>(
 ) -> P::Response {
     let client = platform.client();
     let options = FetchOptions {
-        budget: platform.config().upstream.timeout,
+        budget: bypass.timeout,
         retry_safety: bypass.retry_safety,
         is_abandoned: &|| client.is_disconnected(),
         client: Some(&client),
@@ -183,31 +183,34 @@ async fn forward_uncached<P: Platform>(
     let measured = Measurements { upstream_ms: Some(outcome.ms), retries: outcome.retries, ..measurements(platform) };
     match outcome.response {
         Ok(response) => {
-            let edits = bypass.on_response(response.status(), log.fields_mut());
+            let edits = bypass.on_response(response.status(), response.headers(), outcome.retries, log.fields_mut());
             let transform = bypass.body_transform(response.status(), response.headers());
             let bytes = content_length(response.headers()).and_then(size);
             log.finish(&Measurements { bytes, ..measured }, Ok(()));
             platform.pass_on(response, &edits, transform)
         }
         Err(error) => {
-            let response = bypass.failed(error, log.fields_mut());
+            let response = bypass.failed(error, outcome.retries, log.fields_mut());
             respond_after(platform, &response, log, measured)
         }
     }
 }
 
-/// Joins the key's coalesced fetch, where the request may be shared.
+/// Joins the key's coalesced fetch, where the request may be shared. `spent_ms`: milliseconds since the request body was
+/// complete.
 async fn coalesce<P: Platform>(
     platform: &P,
     fetch: &UpstreamFetch,
     body: &P::Body,
     client: &P::Client,
+    spent_ms: u64,
     log: &ExchangeLog,
 ) -> Joined<P> {
     if !fetch.may_coalesce() {
-        return Joined::Independent { late: false };
+        return Joined::Independent;
     }
-    let request = || fetch.coalesce_request(log.fields(), measurements(platform).ms);
+    let elapsed_ms = measurements(platform).ms;
+    let request = || fetch.coalesce_request(log.fields(), elapsed_ms, fetch.budget_ms(spent_ms));
     platform.join(&request, body, client).await
 }
 
@@ -215,34 +218,35 @@ async fn coalesce<P: Platform>(
 fn independent_fetch<P: Platform>(
     platform: &P,
     fetch: &UpstreamFetch,
-    budget: Duration,
+    spent_ms: u64,
     client: P::Client,
     log: &ExchangeLog,
 ) -> FetchTask<P> {
-    let request = fetch.coalesce_request(log.fields(), measurements(platform).ms);
+    let request = fetch.coalesce_request(log.fields(), measurements(platform).ms, fetch.budget_ms(spent_ms));
     FetchTask {
         platform: platform.clone(),
         fetch: Rc::new(InFlightFetch::new(&request)),
         request,
-        budget,
         client,
         current: None,
     }
 }
 
-/// Step 4: coalesces or fetches, and responds as soon as the upstream's head is there. `stored`: the body of an entry that
-/// may be served stale if the upstream fails.
+/// Step 4: coalesces or fetches, and responds as soon as the upstream's head is there. `received`: when the request body was
+/// complete, in milliseconds since 1970. `stored`: the body of an entry that may be served stale if the upstream fails.
 async fn forward<P: Platform>(
     platform: P,
     mut fetch: UpstreamFetch,
     body: P::Body,
+    received: u64,
     stored: Option<P::Buffer>,
     mut log: ExchangeLog,
     sender: oneshot::Sender<P::Response>,
 ) {
     let began = platform.now();
     let client = platform.client();
-    let late = match coalesce(&platform, &fetch, &body, &client, &log).await {
+    let spent_ms = began.saturating_sub(received);
+    match coalesce(&platform, &fetch, &body, &client, spent_ms, &log).await {
         Joined::Response { response, role, retries, storable } => {
             let head = Head { response: Ok(response), role: Some(role), retries, storable, exchange_logs: true };
             let _ = sender.send(on_head(&platform, fetch, head, stored, began, log));
@@ -256,29 +260,23 @@ async fn forward<P: Platform>(
         }
         // The client has its response already or has disconnected.
         Joined::Handled | Joined::Busy => return log.delegate(),
-        Joined::Entry { value, retained } => match platform.open_entry(&value).await {
-            Some((head, body)) => {
-                let bytes = || body.to_vec();
-                match fetch.respond_with_entry(&head, retained, platform.now(), bytes, log.fields_mut()) {
-                    Some(cached) => {
-                        let (response, bytes) = platform.serve(&cached, Some(&body));
-                        let waited_ms = Some(platform.now().saturating_sub(began));
-                        let coalesce_role = Some(CoalesceRole::Follower);
-                        let measured = measurements(&platform);
-                        log.finish(&Measurements { bytes, coalesce_role, waited_ms, ..measured }, Ok(()));
-                        let _ = sender.send(response);
-                        return;
-                    }
-                    None => false,
-                }
+        Joined::Entry { value, retained } => {
+            if let Some((head, body)) = platform.open_entry(&value).await
+                && let Some(cached) =
+                    fetch.respond_with_entry(&head, retained, platform.now(), || body.to_vec(), log.fields_mut())
+            {
+                let (response, bytes) = platform.serve(&cached, Some(&body));
+                let waited_ms = Some(platform.now().saturating_sub(began));
+                let coalesce_role = Some(CoalesceRole::Follower);
+                log.finish(&Measurements { bytes, coalesce_role, waited_ms, ..measurements(&platform) }, Ok(()));
+                let _ = sender.send(response);
+                return;
             }
-            None => false,
-        },
-        Joined::Independent { late } => late,
-    };
-    let spent_ms = if late { platform.now().saturating_sub(began) } else { 0 };
-    let budget = platform.config().upstream.timeout.saturating_sub(Duration::from_millis(spent_ms));
-    let task = independent_fetch(&platform, &fetch, budget, client.clone(), &log);
+        }
+        Joined::Independent => {}
+    }
+    // A client that has waited for another's response in vain has its whole time for its own.
+    let task = independent_fetch(&platform, &fetch, spent_ms, client.clone(), &log);
     let in_flight = task.fetch.clone();
     let _guard = in_flight.wait(&client);
     let (leader, fetched) = oneshot::channel();
@@ -336,11 +334,11 @@ fn on_head<P: Platform>(
     let response = match head.response {
         Ok(response) => response,
         Err(error) => {
-            let response = fetch.failed(error, log.fields_mut());
+            let response = fetch.failed(error, head.retries, log.fields_mut());
             return respond_after(platform, &response, log, measured);
         }
     };
-    let edits = fetch.on_response(response.status(), head.storable, log.fields_mut());
+    let edits = fetch.on_response(response.status(), response.headers(), head.retries, head.storable, log.fields_mut());
     let transform = fetch.body_transform(platform.config(), response.status(), response.headers());
     // The line of a response that may be stored is written once it is known whether it is.
     if is_follower || (head.storable.is_err() && head.exchange_logs) {
@@ -365,11 +363,11 @@ async fn revalidate<P: Platform>(
     let key = fetch.key;
     // The client has its response and may disconnect.
     let nobody = platform.no_client();
-    match coalesce(&platform, &fetch, &body, &nobody, &log).await {
+    match coalesce(&platform, &fetch, &body, &nobody, 0, &log).await {
         Joined::Handled => log.delegate(),
         Joined::Busy | Joined::Entry { .. } => log.finish(&measured, Ok(())),
-        Joined::Response { .. } | Joined::Failed { .. } | Joined::Independent { .. } => {
-            let task = independent_fetch(&platform, &fetch, platform.config().upstream.timeout, nobody, &log);
+        Joined::Response { .. } | Joined::Failed { .. } | Joined::Independent => {
+            let task = independent_fetch(&platform, &fetch, 0, nobody, &log);
             log.delegate();
             let (leader, _) = oneshot::channel();
             task.run(body, leader).await;

@@ -16,6 +16,7 @@ use crate::status::{CacheOutcome, CacheStatus, Reason};
 use crate::telemetry::exchange_log::LogFields;
 use crate::transform::response::{BodyTransform, ResponseTransform};
 use http::{HeaderMap, StatusCode};
+use std::time::Duration;
 
 /// A cacheable request on its way to the upstream.
 #[derive(Debug)]
@@ -30,6 +31,7 @@ pub struct UpstreamFetch {
     pub(super) may_coalesce: bool,
     pub(super) max_age: Option<u64>,
     pub(super) key_covers_request: bool,
+    pub(super) timeout: Duration,
     pub(super) status: CacheStatus,
     pub(super) transform: ResponseTransform,
     pub(super) stale_fallback: Option<StaleFallback>,
@@ -45,10 +47,13 @@ pub struct StaleFallback {
 }
 
 impl UpstreamFetch {
-    /// The upstream's head came: what to change in it for the client. `storable`: whether the response may be stored.
+    /// The upstream's head came: what to change in it for the client. `retries`: how often the request was retried. `storable`:
+    /// whether the response may be stored.
     pub fn on_response(
         &mut self,
         status: StatusCode,
+        headers: &HeaderMap,
+        retries: u32,
         storable: Result<(), Reason>,
         log: &mut LogFields,
     ) -> HeaderEdits {
@@ -58,7 +63,7 @@ impl UpstreamFetch {
             self.status.ttl = self.lifetime_ms.ok().flatten().map(seconds);
         }
         log.record(status.as_u16(), &self.status);
-        reply::header_edits(&self.status)
+        reply::header_edits(&self.status, headers, retries)
     }
 
     /// What the body needs on its way to the client. `None`: it is passed on as it comes.
@@ -92,6 +97,11 @@ impl UpstreamFetch {
         stale.serve(status, log, now, &body)
     }
 
+    /// What is left of the time to the response head, `spent_ms` milliseconds after the request body was complete.
+    pub fn budget_ms(&self, spent_ms: u64) -> u64 {
+        u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX).saturating_sub(spent_ms)
+    }
+
     /// Whether the client wants the entry replaced, whatever it is.
     pub fn is_refresh(&self) -> bool {
         self.status.outcome == CacheOutcome::Refresh
@@ -102,8 +112,9 @@ impl UpstreamFetch {
         self.may_coalesce
     }
 
-    /// The request to the coalescer, `elapsed_ms` milliseconds after the client's request came.
-    pub fn coalesce_request(&self, log: &LogFields, elapsed_ms: u64) -> CoalesceRequest {
+    /// The request to the coalescer, `elapsed_ms` milliseconds after the client's request came. `budget_ms`: the longest time
+    /// to the response head.
+    pub fn coalesce_request(&self, log: &LogFields, elapsed_ms: u64, budget_ms: u64) -> CoalesceRequest {
         let mut log = log.clone();
         let background = self.status.outcome == CacheOutcome::Updating;
         if !background {
@@ -122,6 +133,7 @@ impl UpstreamFetch {
             },
             log,
             elapsed_ms,
+            budget_ms,
             ..CoalesceRequest::new(&self.upstream_request, self.key, self.endpoint, self.response_mode)
         }
     }
@@ -164,13 +176,13 @@ impl UpstreamFetch {
     }
 
     /// No response came.
-    pub fn failed(self, error: FetchError, log: &mut LogFields) -> ProxyResponse {
-        failed(error, self.status, log)
+    pub fn failed(self, error: FetchError, retries: u32, log: &mut LogFields) -> ProxyResponse {
+        failed(error, self.status, retries, log)
     }
 }
 
 /// The response where the upstream gave none.
-pub(super) fn failed(error: FetchError, mut status: CacheStatus, log: &mut LogFields) -> ProxyResponse {
+pub(super) fn failed(error: FetchError, mut status: CacheStatus, retries: u32, log: &mut LogFields) -> ProxyResponse {
     let (kind, message) = match error {
         FetchError::Unreachable => (
             ErrorKind::UpstreamUnreachable,
@@ -182,5 +194,5 @@ pub(super) fn failed(error: FetchError, mut status: CacheStatus, log: &mut LogFi
         }
     };
     status.reason = kind.reason();
-    reply::failure(&ProxyError::new(kind, message), &status, log)
+    reply::upstream_failure(&ProxyError::new(kind, message), &status, retries, log)
 }

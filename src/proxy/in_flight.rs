@@ -13,7 +13,7 @@ use crate::status::Reason;
 use crate::telemetry::exchange_log::{CoalesceRole, ExchangeLog, Measurements};
 use futures_channel::oneshot;
 use futures_util::future::{Either, select};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -70,8 +70,10 @@ impl<P: Platform> Clone for FetchState<P> {
 pub struct InFlightFetch<P: Platform> {
     /// The mode that its leader wants the response in.
     pub response_mode: ResponseMode,
-    /// Whether an error is the same for every client that has the key and wants it in the same mode.
-    pub key_covers_request: bool,
+    key_covers_request: bool,
+    /// The header fields that the upstream gets.
+    headers: Vec<(String, String)>,
+    retries: Cell<u32>,
     state: RefCell<FetchState<P>>,
     watchers: RefCell<Vec<oneshot::Sender<()>>>,
     waiting: RefCell<Vec<P::Client>>,
@@ -83,10 +85,22 @@ impl<P: Platform> InFlightFetch<P> {
         InFlightFetch {
             response_mode: request.response_mode,
             key_covers_request: request.key_covers_request,
+            headers: request.headers.clone(),
+            retries: Cell::new(0),
             state: RefCell::new(FetchState::AwaitingHead),
             watchers: RefCell::default(),
             waiting: RefCell::default(),
         }
+    }
+
+    /// Whether this is the fetch of the very same request, so that its errors are that request's, too.
+    pub fn is_of(&self, request: &CoalesceRequest) -> bool {
+        self.key_covers_request && self.response_mode == request.response_mode && self.headers == request.headers
+    }
+
+    /// How often the request was retried, once the response head is there.
+    pub fn retries(&self) -> u32 {
+        self.retries.get()
     }
 
     fn transition(&self, state: FetchState<P>) {
@@ -166,8 +180,6 @@ pub struct FetchTask<P: Platform> {
     pub fetch: Rc<InFlightFetch<P>>,
     /// What is fetched.
     pub request: CoalesceRequest,
-    /// The longest time to the response head.
-    pub budget: Duration,
     /// The leader.
     pub client: P::Client,
     /// Where other clients find the fetch; `None`: it is for its leader alone.
@@ -184,13 +196,14 @@ impl<P: Platform> FetchTask<P> {
         // A response that is not stored is of no use to anyone once its client has disconnected.
         let client = Some(&self.client).filter(|_| self.current.is_none() && request.lifetime_ms.is_err());
         let options = FetchOptions {
-            budget: self.budget,
+            budget: Duration::from_millis(request.budget_ms),
             retry_safety: RetrySafety::Idempotent,
             is_abandoned: &is_abandoned,
             client,
         };
         let outcome = platform.fetch(&request.upstream_request(), body, &options).await;
         let retries = outcome.retries;
+        self.fetch.retries.set(retries);
         let measurements = Measurements {
             ms: if background { request.elapsed_ms } else { request.elapsed_ms.saturating_add(outcome.ms) },
             upstream_ms: Some(outcome.ms),

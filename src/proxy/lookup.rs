@@ -13,6 +13,7 @@ use crate::routing::endpoint::Endpoint;
 use crate::status::{CacheOutcome, CacheStatus, Fwd, Reason};
 use crate::telemetry::exchange_log::LogFields;
 use crate::transform::response::ResponseTransform;
+use std::time::Duration;
 
 /// A request with its cache key and policy.
 #[derive(Debug)]
@@ -24,6 +25,7 @@ pub struct CacheableRequest {
     /// What to send if the request goes upstream.
     pub upstream_request: UpstreamRequest,
     pub(super) key_covers_request: bool,
+    pub(super) timeout: Duration,
     pub(super) endpoint: Endpoint,
     pub(super) response_mode: ResponseMode,
     pub(super) policy: CachePolicy,
@@ -150,6 +152,7 @@ impl CacheableRequest {
             lifetime_ms: self.policy.store,
             max_age: self.policy.max_age,
             key_covers_request: self.key_covers_request,
+            timeout: self.timeout,
             transform: self.transform,
             stale_fallback,
         }

@@ -51,6 +51,8 @@ pub trait Platform: Clone + 'static {
     fn client(&self) -> Self::Client;
     /// The connection of a client that never disconnects.
     fn no_client(&self) -> Self::Client;
+    /// Resolves after some time.
+    fn sleep(&self, duration: Duration) -> impl Future<Output = ()>;
     /// Runs a task to its end, even after the response or the client is gone.
     fn spawn(&self, task: impl Future<Output = ()> + 'static);
     /// Where log lines go.
@@ -68,6 +70,8 @@ pub trait Platform: Clone + 'static {
     fn read_body(&self, body: Self::Body, limit: usize) -> impl Future<Output = BodyRead<Self>>;
     /// A body of these bytes.
     fn body(&self, bytes: &[u8]) -> Self::Body;
+    /// A body of the bytes in this buffer.
+    fn buffered_body(&self, buffer: &Self::Buffer) -> Self::Body;
     /// Whether the rate limit allows one more request under this key.
     fn allows(&self, rate_limit_key: &str) -> impl Future<Output = bool>;
     /// Whether a URL gives any HTTP response.
@@ -165,8 +169,8 @@ pub trait SharedResponse<P: Platform>: 'static {
     /// The response for the client that leads. `None`: it is gone.
     fn for_leader(&self) -> Option<P::Upstream>;
     /// The response from its first byte, without what concerns the leader alone. `across_tenants`: the clients are not one
-    /// tenant. `None`: the first byte is gone.
-    fn for_follower(&self, across_tenants: bool) -> Option<P::Follower>;
+    /// tenant. `retries`: how often the leader's request was retried. `None`: the first byte is gone.
+    fn for_follower(&self, across_tenants: bool, retries: u32) -> Option<P::Follower>;
     /// Whether too much has come for another client to join.
     fn has_overflowed(&self) -> bool;
     /// Resolves when it overflows.

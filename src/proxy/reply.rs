@@ -7,7 +7,7 @@ use crate::routing::route;
 use crate::status::error::{ErrorKind, ProxyError};
 use crate::status::{CacheOutcome, CacheStatus};
 use crate::telemetry::exchange_log::LogFields;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 
 /// A response of the proxy's own.
@@ -35,24 +35,32 @@ pub struct CachedResponse {
 /// Changes to the upstream's head on its way to the client. Everything else in it stays.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeaderEdits {
-    /// Replaces any field of this name.
-    pub set: (&'static str, String),
+    /// Each replaces any field of its name.
+    pub set: Vec<(&'static str, String)>,
     /// Comes after any field of this name: caches add to `Cache-Status` in order (RFC 9211, section 2).
     pub append: (&'static str, String),
 }
 
 const CACHE_STATUS: &str = "cache-status";
 const X_CACHE_STATUS: &str = "x-cache-status";
+const X_SHOULD_RETRY: &str = "x-should-retry";
 /// The Workers runtime does not say when the next request is allowed. Its periods are 10 or 60 seconds, and official clients
 /// ignore waits of a minute.
 const RETRY_AFTER_SECONDS: &str = "10";
 
-/// What is added to the upstream's head.
-pub fn header_edits(status: &CacheStatus) -> HeaderEdits {
-    HeaderEdits {
-        set: (X_CACHE_STATUS, status.outcome.as_str().to_owned()),
-        append: (CACHE_STATUS, status.to_header_value()),
+/// What is added to the upstream's head. `retries`: how often the request was retried.
+pub fn header_edits(status: &CacheStatus, response: &HeaderMap, retries: u32) -> HeaderEdits {
+    let mut set = vec![(X_CACHE_STATUS, status.outcome.as_str().to_owned())];
+    let failed = status.fwd_status.is_some_and(|status| status >= 400);
+    if failed && retries > 0 && !response.contains_key(X_SHOULD_RETRY) {
+        set.push(should_not_retry());
     }
+    HeaderEdits { set, append: (CACHE_STATUS, status.to_header_value()) }
+}
+
+/// Official clients obey this field. Without it their retries would multiply ours.
+fn should_not_retry() -> (&'static str, String) {
+    (X_SHOULD_RETRY, "false".to_owned())
 }
 
 /// The header fields of a stored response. `converted`: its bytes are not the stored ones. `content_type`: in place of the
@@ -115,14 +123,24 @@ pub fn failure(error: &ProxyError, status: &CacheStatus, log: &mut LogFields) ->
     log.record(error.kind.status().as_u16(), status);
     let mut response = response(error.kind.status(), error.body(), log);
     response.headers.extend(cache_headers(status));
-    response.headers.extend(error_header(error.kind));
+    response.headers.extend(error_headers(error.kind));
+    response
+}
+
+/// The same where the upstream failed. `retries`: how often the request was retried.
+pub fn upstream_failure(error: &ProxyError, status: &CacheStatus, retries: u32, log: &mut LogFields) -> ProxyResponse {
+    let mut response = failure(error, status, log);
+    if retries > 0 {
+        let (name, value) = should_not_retry();
+        response.headers.push((name.to_owned(), value));
+    }
     response
 }
 
 /// An error for the operator, whose calls do not concern the cache.
 pub fn admin_error(error: &ProxyError, log: &mut LogFields) -> ProxyResponse {
     let mut response = response(error.kind.status(), error.body(), log);
-    response.headers.extend(error_header(error.kind));
+    response.headers.extend(error_headers(error.kind));
     response
 }
 
@@ -138,14 +156,15 @@ pub fn metrics(text: String, log: &mut LogFields) -> ProxyResponse {
     response
 }
 
-/// The field that HTTP wants beside an error (RFC 9110, sections 11.6.1 and 10.2.3).
-fn error_header(kind: ErrorKind) -> Option<(String, String)> {
-    let (name, value) = match kind {
-        ErrorKind::InvalidToken => ("www-authenticate", "Bearer realm=\"reprise\""),
-        ErrorKind::RateLimited => ("retry-after", RETRY_AFTER_SECONDS),
-        _ => return None,
+/// The fields beside an error: those that HTTP wants (RFC 9110, sections 11.6.1 and 10.2.3), and whether a retry can help.
+fn error_headers(kind: ErrorKind) -> impl Iterator<Item = (String, String)> {
+    let field = match kind {
+        ErrorKind::InvalidToken => Some(("www-authenticate", "Bearer realm=\"reprise\"".to_owned())),
+        ErrorKind::RateLimited => Some(("retry-after", RETRY_AFTER_SECONDS.to_owned())),
+        _ => None,
     };
-    Some((name.to_owned(), value.to_owned()))
+    let permanent = (!kind.is_transient()).then(should_not_retry);
+    field.into_iter().chain(permanent).map(|(name, value)| (name.to_owned(), value))
 }
 
 /// `/healthz`.
@@ -182,5 +201,7 @@ pub fn not_found(config: &Config, log: &mut LogFields) -> ProxyResponse {
         route::prefixes(config).join(", ")
     );
     let error = ProxyError::new(ErrorKind::NotFound, message);
-    response(error.kind.status(), error.body(), log)
+    let mut response = response(error.kind.status(), error.body(), log);
+    response.headers.extend(error_headers(error.kind));
+    response
 }

@@ -9,7 +9,7 @@ use crate::auth::upstream_credential;
 use crate::cache::directives::Directives;
 use crate::cache::policy::CachePolicy;
 use crate::config::providers::Upstream;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, UpstreamConfig};
 use crate::http::message::{RequestHead, UpstreamRequest};
 use crate::http::retry::RetrySafety;
 use crate::http::{fields, forwarding, media_type};
@@ -28,6 +28,10 @@ use crate::transform::request::{self as request_transform, RequestTarget};
 use crate::transform::response::{BodyTransform, ResponseTransform};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use std::rc::Rc;
+use std::time::Duration;
+
+/// The most that a client can lengthen `TIMEOUT` to.
+const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
 /// Step 1: what the request's head asks for.
 #[derive(Debug)]
@@ -83,6 +87,7 @@ pub struct RoutedRequest {
 pub struct PendingRequest {
     /// The most that is read. Beyond it the request bypasses the cache: [`PendingRequest::too_large`].
     pub max_bytes: usize,
+    timeout: Duration,
     request: RequestHead,
     client: Client,
     endpoint: Option<Endpoint>,
@@ -101,6 +106,8 @@ pub struct Bypass {
     pub retry_safety: RetrySafety,
     /// The key that the client's requests are counted under.
     pub rate_limit_key: String,
+    /// The longest time from the end of the request body to the response head.
+    pub timeout: Duration,
     /// The body's length in bytes, if it is known.
     length: Option<usize>,
     status: CacheStatus,
@@ -198,6 +205,7 @@ impl RoutedRequest {
         headers.extend(credential.flatten());
         let pending = PendingRequest {
             max_bytes: config.cache.max_bytes,
+            timeout: timeout(&config.upstream, &request.headers),
             transform: request_transform::response_transform_for(config, &request.method, &target),
             upstream: target.upstream,
             upstream_request: UpstreamRequest { method: request.method.clone(), url: target.url, headers, body: None },
@@ -279,6 +287,11 @@ impl PendingRequest {
         if inspect::references_server_state(&document) {
             return self.bypass(Reason::ServerState, log);
         }
+        // A part of a response, or none at all, would otherwise decide what other clients get.
+        for name in forwarding::CONDITIONAL_HEADERS {
+            self.request.headers.remove(name);
+            self.upstream_request.headers.remove(name);
+        }
         let response_mode = ResponseMode { stream: endpoint.streams(document.fields("stream")), include_usage };
         let sent = self.upstream_request.body.as_deref().unwrap_or(body);
         let (key, salt) = self.key(config, endpoint, sent, &document);
@@ -288,6 +301,7 @@ impl PendingRequest {
             key,
             salt: (!config.store.encryption_keys.is_empty()).then_some(salt),
             key_covers_request: self.key_covers_request(config, endpoint),
+            timeout: self.timeout,
             upstream_request: self.upstream_request,
             endpoint,
             response_mode,
@@ -381,6 +395,7 @@ impl PendingRequest {
             upstream_request: self.upstream_request,
             retry_safety: if idempotent { RetrySafety::Idempotent } else { RetrySafety::OnlyIfUnprocessed },
             rate_limit_key: self.client.rate_limit_key,
+            timeout: self.timeout,
             length: fields::content_length(&self.request.headers),
             status: CacheStatus::bypass(fwd, reason),
             transform: self.transform,
@@ -400,11 +415,17 @@ impl Bypass {
         self.length.is_some_and(|length| length <= self.max_bytes)
     }
 
-    /// The upstream's head came: what to change in it for the client.
-    pub fn on_response(&mut self, status: StatusCode, log: &mut LogFields) -> HeaderEdits {
+    /// The upstream's head came: what to change in it for the client. `retries`: how often the request was retried.
+    pub fn on_response(
+        &mut self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        retries: u32,
+        log: &mut LogFields,
+    ) -> HeaderEdits {
         self.status.fwd_status = Some(status.as_u16());
         log.record(status.as_u16(), &self.status);
-        reply::header_edits(&self.status)
+        reply::header_edits(&self.status, headers, retries)
     }
 
     /// What the response's body needs on its way. `None`: it is passed on as it comes.
@@ -413,9 +434,16 @@ impl Bypass {
     }
 
     /// No response came.
-    pub fn failed(self, error: FetchError, log: &mut LogFields) -> ProxyResponse {
-        forward::failed(error, self.status, log)
+    pub fn failed(self, error: FetchError, retries: u32, log: &mut LogFields) -> ProxyResponse {
+        forward::failed(error, self.status, retries, log)
     }
+}
+
+/// The longest time to the response head. Official clients say how long they wait: the proxy waits at least as long.
+fn timeout(config: &UpstreamConfig, headers: &HeaderMap) -> Duration {
+    let client = headers.get("x-stainless-timeout").and_then(|value| value.to_str().ok()?.trim().parse::<f64>().ok());
+    let client = client.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    client.map_or(config.timeout, |client| client.clamp(config.timeout, MAX_TIMEOUT.max(config.timeout)))
 }
 
 /// A response that is read on its way through is requested without a content coding (RFC 9110, section 12.5.3). A coded one

@@ -60,6 +60,17 @@ impl ErrorKind {
         }
     }
 
+    /// Whether the same request may succeed later.
+    pub const fn is_transient(self) -> bool {
+        matches!(
+            self,
+            ErrorKind::RateLimited
+                | ErrorKind::StoreFailed
+                | ErrorKind::UpstreamUnreachable
+                | ErrorKind::UpstreamTimeout
+        )
+    }
+
     /// The `code` field.
     pub const fn code(self) -> &'static str {
         match self {

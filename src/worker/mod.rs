@@ -13,12 +13,13 @@ mod store;
 mod transform;
 
 use crate::config::{Config, ConfigError};
+use crate::http::fields::content_length;
 use crate::proxy::exchange::{exchange, misconfigured};
 use crate::status::Reason;
 use crate::telemetry::exchange_log::{self, LogFields, LogSink, Measurements};
 use crate::telemetry::metrics::Metrics;
 use fast_path::Probe;
-use platform::fetch::Body;
+use platform::fetch::{Body, IncomingBody};
 use platform::time::now;
 use platform::{binding, interop};
 use runtime::Runtime;
@@ -88,7 +89,8 @@ async fn fetch(request: Request, env: Env, context: Context) -> worker::Result<R
     let head = interop::request_head(&request);
     Ok(match config(&env) {
         Ok(config) => {
-            let body = request.body().map_or(Body::None, Body::Stream);
+            let length = content_length(&head.headers);
+            let body = request.body().map_or(Body::None, |stream| Body::Stream(IncomingBody { stream, length }));
             exchange(Runtime::for_event(config, &env, context, &request, probe), head, body).await
         }
         Err(error) => {

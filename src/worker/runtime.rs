@@ -3,9 +3,9 @@
 use super::coalesce::broadcast::{self, SharedBody};
 use super::coalesce::durable_object::DurableObjectNamespace;
 use super::fast_path::{self, Probe};
-use super::platform::fetch::{self, Body, UpstreamResponse};
+use super::platform::fetch::{self, Body, IncomingBody, UpstreamResponse};
 use super::platform::interop::{self, RequestBody};
-use super::platform::time::{now, within};
+use super::platform::time::{now, timer, within};
 use super::rate_limit::RateLimiter;
 use super::store::{self, Store, memory, write_order};
 use super::{METRICS, log_sink, revalidation, transform};
@@ -155,6 +155,10 @@ impl Platform for Runtime {
         AbortController::new().map_or_else(|_| self.client(), |controller| controller.signal())
     }
 
+    async fn sleep(&self, duration: Duration) {
+        timer(duration).await;
+    }
+
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         match &self.0.tasks {
             Tasks::Event(context) => context.wait_until(task),
@@ -176,14 +180,14 @@ impl Platform for Runtime {
 
     fn replayable(&self, body: Body) -> Body {
         match body {
-            Body::Stream(stream) => Body::Replayable(stream),
+            Body::Stream(body) => Body::Replayable(body),
             body => body,
         }
     }
 
     async fn is_empty(&self, body: Body) -> bool {
         match body {
-            Body::Stream(stream) | Body::Replayable(stream) => interop::is_empty(stream).await,
+            Body::Stream(body) | Body::Replayable(body) => interop::is_empty(body.stream).await,
             Body::Bytes(bytes) => bytes.length() == 0,
             Body::None => true,
         }
@@ -200,13 +204,19 @@ impl Platform for Runtime {
         let Some(request) = &self.0.request else { return BodyRead::Incomplete };
         match interop::read_request_body(request, limit).await {
             Ok(RequestBody::Complete(bytes, buffer)) => BodyRead::Complete(bytes, Body::Bytes(buffer)),
-            Ok(RequestBody::TooLarge(stream)) => BodyRead::TooLarge(Body::Stream(stream)),
+            Ok(RequestBody::TooLarge(stream)) => {
+                BodyRead::TooLarge(Body::Stream(IncomingBody { stream, length: None }))
+            }
             Err(_) => BodyRead::Incomplete,
         }
     }
 
     fn body(&self, bytes: &[u8]) -> Body {
         Body::Bytes(Uint8Array::from(bytes))
+    }
+
+    fn buffered_body(&self, buffer: &Uint8Array) -> Body {
+        Body::Bytes(buffer.clone())
     }
 
     async fn allows(&self, rate_limit_key: &str) -> bool {
@@ -293,7 +303,7 @@ impl Platform for Runtime {
     async fn join(&self, request: &dyn Fn() -> CoalesceRequest, body: &Body, client: &AbortSignal) -> Joined<Runtime> {
         match (&self.0.coalescer, body) {
             (Some(coalescer), Body::Bytes(body)) => coalescer.join(&request(), body, client).await,
-            _ => Joined::Independent { late: false },
+            _ => Joined::Independent,
         }
     }
 

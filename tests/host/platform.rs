@@ -14,6 +14,7 @@ use std::cell::{Cell, Ref, RefCell};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// A client's request.
 pub struct Request {
@@ -174,7 +175,7 @@ impl SharedResponse<Plain> for UpstreamResponse {
         Some(self.clone())
     }
 
-    fn for_follower(&self, _: bool) -> Option<UpstreamResponse> {
+    fn for_follower(&self, _: bool, _: u32) -> Option<UpstreamResponse> {
         Some(self.clone())
     }
 
@@ -273,6 +274,10 @@ impl Platform for Plain {
         Client
     }
 
+    fn sleep(&self, _: Duration) -> impl Future<Output = ()> {
+        std::future::pending()
+    }
+
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         self.context.spawner.spawn_local(task).unwrap();
     }
@@ -304,6 +309,10 @@ impl Platform for Plain {
 
     fn body(&self, bytes: &[u8]) -> Option<Vec<u8>> {
         Some(bytes.to_vec())
+    }
+
+    fn buffered_body(&self, buffer: &Bytes) -> Option<Vec<u8>> {
+        Some(buffer.to_vec())
     }
 
     async fn allows(&self, _: &str) -> bool {
@@ -364,7 +373,7 @@ impl Platform for Plain {
     }
 
     async fn join(&self, _: &dyn Fn() -> CoalesceRequest, _: &Option<Vec<u8>>, _: &Client) -> Joined<Plain> {
-        Joined::Independent { late: false }
+        Joined::Independent
     }
 
     fn share(&self, response: UpstreamResponse, _: &ShareOptions<'_, Plain>) -> UpstreamResponse {
@@ -398,7 +407,9 @@ impl Platform for Plain {
                 out
             }
         };
-        headers.insert(edits.set.0, edits.set.1.parse().unwrap());
+        for (name, value) in &edits.set {
+            headers.insert(*name, value.parse().unwrap());
+        }
         headers.append(edits.append.0, edits.append.1.parse().unwrap());
         Reply { status: status.as_u16(), headers, body }
     }

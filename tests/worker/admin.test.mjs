@@ -175,6 +175,6 @@ test("the metrics count what this isolate has done", async () => {
     assert.ok(text.split("\n").includes(line), `${line} is not in\n${text}`);
   }
   for (const line of text.trim().split("\n")) {
-    assert.match(line, /^(# (HELP|TYPE) [a-z_]+ .+|[a-z_]+(\{[a-z_]+="[^"]*"(,[a-z_]+="[^"]*")*\})? \d+)$/);
+    assert.match(line, /^(# (HELP|TYPE) [a-z_]+ .+|[a-z_]+(\{[a-z_]+="[^"]*"(,[a-z_]+="[^"]*")*\})? [\d.]+)$/);
   }
 });

@@ -149,13 +149,13 @@ impl SharedResponse<Runtime> for SharedBody {
     }
 
     /// The response says what it is in the header between Durable Object and Worker.
-    fn for_follower(&self, across_tenants: bool) -> Option<Response> {
+    fn for_follower(&self, across_tenants: bool, retries: u32) -> Option<Response> {
         let headers = &self.response.headers;
         let body = self.broadcast.as_ref().map(|broadcast| broadcast.open_stream(decoded_length(headers)));
         let body = body.transpose().ok()?;
         let shared = headers.iter().filter(|(name, _)| stored_headers::is_shared(name.as_str(), across_tenants));
         let mut shared: HeaderMap = shared.map(|(name, value)| (name.clone(), value.clone())).collect();
-        let disposition = HeaderValue::from_str(&Disposition::Follower.to_header_value()).ok()?;
+        let disposition = HeaderValue::from_str(&Disposition::Follower { retries }.to_header_value()).ok()?;
         shared.insert(HeaderName::from_static(DISPOSITION_HEADER), disposition);
         Some(interop::with_head(self.response.status.as_u16(), &shared, body.as_ref()))
     }

@@ -10,7 +10,7 @@ use crate::proxy::{coalescer, platform::ClientSignal};
 use crate::telemetry::exchange_log::CoalesceRole;
 use crate::worker::config;
 use crate::worker::platform::binding::binding;
-use crate::worker::platform::fetch::{Body, UpstreamResponse};
+use crate::worker::platform::fetch::UpstreamResponse;
 use crate::worker::platform::interop;
 use crate::worker::runtime::Runtime;
 use crate::worker::store::{memory, write_order};
@@ -55,7 +55,7 @@ impl DurableObjectNamespace {
         match self.try_join(request, body, client).await {
             Some(joined) => joined,
             None if client.is_disconnected() => Joined::Handled,
-            None => Joined::Independent { late: false },
+            None => Joined::Independent,
         }
     }
 
@@ -92,8 +92,8 @@ impl DurableObjectNamespace {
             Disposition::Leader { retries, storable } => {
                 Joined::Response { response: upstream(), role: CoalesceRole::Leader, retries, storable }
             }
-            Disposition::Follower => {
-                Joined::Response { response: upstream(), role: CoalesceRole::Follower, retries: 0, storable: Ok(()) }
+            Disposition::Follower { retries } => {
+                Joined::Response { response: upstream(), role: CoalesceRole::Follower, retries, storable: Ok(()) }
             }
             Disposition::Entry | Disposition::Retained => {
                 let buffer = JsFuture::from(response.array_buffer().ok()?).await.ok()?;
@@ -103,7 +103,7 @@ impl DurableObjectNamespace {
             Disposition::TimedOut { retries } => Joined::Failed { error: FetchError::TimedOut, retries },
             Disposition::Handled => Joined::Handled,
             Disposition::Busy => Joined::Busy,
-            Disposition::Independent { late } => Joined::Independent { late },
+            Disposition::Independent => Joined::Independent,
         })
     }
 }
@@ -153,7 +153,7 @@ impl DurableObject for Coalescer {
         }
         let buffer = JsFuture::from(request.array_buffer()?).await?;
         let response = self.join(&Uint8Array::new(&buffer), request.signal()).await;
-        Ok(response.unwrap_or_else(|| respond(Disposition::Independent { late: false }, None)).into())
+        Ok(response.unwrap_or_else(|| respond(Disposition::Independent, None)).into())
     }
 }
 
@@ -161,19 +161,19 @@ impl Coalescer {
     async fn join(&self, frame: &Uint8Array, client: AbortSignal) -> Option<Response> {
         let (request, body) = decode_frame(frame)?;
         let runtime = Runtime::in_object(config(&self.env).ok()?, &self.env, self.state.clone(), client.clone());
-        let reply = self.coalescer.join(&runtime, request, Body::Bytes(body), client).await;
+        let reply = self.coalescer.join(&runtime, request, &body, client).await;
         let disposition = reply.disposition();
         Some(match reply {
             CoalescerReply::Leader { response, .. } => {
                 let value = disposition.to_header_value();
                 interop::with_header(&response.response, response.body.as_ref(), DISPOSITION_HEADER, &value)
             }
-            CoalescerReply::Follower(response) => response,
+            CoalescerReply::Follower { response, .. } => response,
             CoalescerReply::Entry { value, .. } => respond(disposition, Some(&value)),
             CoalescerReply::Failed { .. }
             | CoalescerReply::Handled
             | CoalescerReply::Busy
-            | CoalescerReply::Independent { .. } => respond(disposition, None),
+            | CoalescerReply::Independent => respond(disposition, None),
         })
     }
 }

@@ -6,8 +6,11 @@ use crate::http::message::UpstreamRequest;
 use crate::http::retry::{self, Attempt, AttemptResult};
 use crate::proxy::platform::{FetchError, FetchOptions, FetchOutcome, UpstreamHead};
 use crate::worker::runtime::Runtime;
+use futures_util::future::{Either, select};
 use http::{HeaderMap, Method, StatusCode};
 use js_sys::{Array, Math, Promise, Reflect, Uint8Array};
+use std::cell::Cell;
+use std::pin::pin;
 use std::time::Duration;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
@@ -33,11 +36,19 @@ pub enum Body {
     /// There is none.
     None,
     /// Forwarded as it comes in.
-    Stream(ReadableStream),
+    Stream(IncomingBody),
     /// The same, and small enough to be held for a retry.
-    Replayable(ReadableStream),
+    Replayable(IncomingBody),
     /// It has been read.
     Bytes(Uint8Array),
+}
+
+/// A request body that the client is still sending.
+pub struct IncomingBody {
+    /// The bytes.
+    pub stream: ReadableStream,
+    /// How many, if that is known.
+    pub length: Option<usize>,
 }
 
 impl Body {
@@ -46,9 +57,9 @@ impl Body {
         match self {
             Body::None => (Body::None, Some(Body::None)),
             Body::Bytes(bytes) => (Body::Bytes(bytes.clone()), Some(Body::Bytes(bytes))),
-            Body::Stream(stream) => (Body::Stream(stream), None),
-            Body::Replayable(stream) => {
-                let [this, next] = interop::tee(&stream);
+            Body::Stream(body) => (Body::Stream(body), None),
+            Body::Replayable(IncomingBody { stream, length }) => {
+                let [this, next] = interop::tee(&stream).map(|stream| IncomingBody { stream, length });
                 (Body::Stream(this), Some(Body::Replayable(next)))
             }
         }
@@ -121,7 +132,7 @@ pub async fn fetch(
 ) -> FetchOutcome<Runtime> {
     let started = now();
     let mut retries = 0;
-    let response = fetch_with_retries(request, body, retry, options, started, &mut retries).await;
+    let response = fetch_with_retries(request, body, retry, options, &mut retries).await;
     FetchOutcome { response, retries, ms: now().saturating_sub(started) }
 }
 
@@ -130,14 +141,15 @@ async fn fetch_with_retries(
     mut body: Body,
     retry: &retry::Policy,
     options: &FetchOptions<'_, Runtime>,
-    started: u64,
     retries: &mut u32,
 ) -> Result<UpstreamResponse, FetchError> {
-    let left = || options.budget.saturating_sub(Duration::from_millis(now().saturating_sub(started)));
+    // The budget begins when the client has sent its whole body.
+    let upload = Upload::default();
+    let left = || options.budget.saturating_sub(Duration::from_millis(now().saturating_sub(upload.ended())));
     let mut last: Option<UpstreamResponse> = None;
     loop {
         let (this, next) = body.try_clone();
-        let result = send(request, this, left(), options.client).await;
+        let result = send_tracked(request, this, left(), options.client, &upload).await;
         let seen = match &result {
             Ok(response) => AttemptResult::Response { status: response.status.as_u16(), headers: &response.headers },
             Err(FetchError::Unreachable) => AttemptResult::NoResponse,
@@ -190,6 +202,32 @@ async fn buffer_error(response: UpstreamResponse, left: Duration) -> BufferedErr
     if exhausted { BufferedError::Final(response) } else { BufferedError::Retried(Some(response)) }
 }
 
+/// When a request body was complete.
+struct Upload {
+    /// Milliseconds since 1970. Until the end is known, when the fetch began.
+    ended: Cell<u64>,
+    known: Cell<bool>,
+}
+
+impl Default for Upload {
+    fn default() -> Upload {
+        Upload { ended: Cell::new(now()), known: Cell::new(false) }
+    }
+}
+
+impl Upload {
+    fn ended(&self) -> u64 {
+        self.ended.get()
+    }
+
+    /// Retries read what has been received before.
+    fn end(&self) {
+        if !self.known.replace(true) {
+            self.ended.set(now());
+        }
+    }
+}
+
 /// Sends a request once and waits for the response head. `client`: its disconnect aborts the request.
 ///
 /// # Errors
@@ -200,14 +238,29 @@ pub async fn send(
     timeout: Duration,
     client: Option<&AbortSignal>,
 ) -> Result<UpstreamResponse, FetchError> {
+    send_tracked(request, body, timeout, client, &Upload::default()).await
+}
+
+async fn send_tracked(
+    request: &UpstreamRequest,
+    body: Body,
+    timeout: Duration,
+    client: Option<&AbortSignal>,
+    upload: &Upload,
+) -> Result<UpstreamResponse, FetchError> {
     let init = RequestInit::new();
     init.set_method(request.method.as_str());
     init.set_headers(&interop::js_headers(&request.headers));
     // Redirects are the client's to follow.
     init.set_redirect(RequestRedirect::Manual);
+    let mut sent = None;
     match &body {
         Body::None => {}
-        Body::Stream(stream) | Body::Replayable(stream) => init.set_body(stream),
+        Body::Stream(body) | Body::Replayable(body) => {
+            let (stream, end) = interop::track_end(&body.stream, body.length);
+            init.set_body(&stream);
+            sent = Some(end);
+        }
         Body::Bytes(bytes) => init.set_body(bytes),
     }
     let controller = AbortController::new().map_err(|_| FetchError::Unreachable)?;
@@ -215,10 +268,19 @@ pub async fn send(
     let signals: Array = std::iter::once(&ours).chain(client).collect();
     init.set_signal(Some(&any_signal(&signals)));
     let response = js_fetch(&request.url, &init).map_err(|_| FetchError::Unreachable)?;
-    match within(timeout, JsFuture::from(response)).await {
-        Some(Ok(response)) => Ok(UpstreamResponse::new(validate(response.unchecked_into())?, Some(controller))),
-        Some(Err(_)) => Err(FetchError::Unreachable),
-        None => {
+    let timed_out = async {
+        if let Some(sent) = sent {
+            let _ = JsFuture::from(sent).await;
+        }
+        upload.end();
+        timer(timeout).await;
+    };
+    match select(pin!(JsFuture::from(response)), pin!(timed_out)).await {
+        Either::Left((Ok(response), _)) => {
+            Ok(UpstreamResponse::new(validate(response.unchecked_into())?, Some(controller)))
+        }
+        Either::Left((Err(_), _)) => Err(FetchError::Unreachable),
+        Either::Right(_) => {
             controller.abort();
             Err(FetchError::TimedOut)
         }

@@ -97,3 +97,16 @@ export function rebuildResponse(response, body, removed, set, added) {
   if (response.webSocket) init.webSocket = response.webSocket;
   return responseOr(body, init, 502);
 }
+
+/**
+ * The same body, and a promise of its end: it resolves when all bytes have been read, or the body has been aborted. The
+ * runtime moves the bytes.
+ *
+ * @param {ReadableStream} body
+ * @param {number | undefined} length In bytes, if it is known.
+ */
+export function trackEnd(body, length) {
+  const { readable, writable } = length === undefined ? new IdentityTransformStream() : new FixedLengthStream(length);
+  const ended = body.pipeTo(writable).catch(() => {});
+  return { stream: readable, ended };
+}

@@ -4,7 +4,7 @@ use super::fetch;
 use crate::http::message::RequestHead;
 use crate::proxy::reply::HeaderEdits;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use js_sys::{Reflect, Uint8Array};
+use js_sys::{Promise, Reflect, Uint8Array};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{Headers, ReadableStream, ReadableStreamDefaultReader, Request, Response};
@@ -16,6 +16,17 @@ extern "C" {
 
     #[wasm_bindgen(js_name = encodeResponseHead)]
     fn encode_response_head(response: &Response) -> String;
+
+    #[wasm_bindgen(js_name = trackEnd)]
+    fn js_track_end(body: &ReadableStream, length: Option<f64>) -> TrackedBody;
+
+    type TrackedBody;
+
+    #[wasm_bindgen(method, getter)]
+    fn stream(this: &TrackedBody) -> ReadableStream;
+
+    #[wasm_bindgen(method, getter)]
+    fn ended(this: &TrackedBody) -> Promise;
 
     #[wasm_bindgen(js_name = decodeHeaders)]
     fn decode_headers(text: &str) -> Headers;
@@ -153,6 +164,14 @@ pub async fn read_request_body(request: &Request, limit: usize) -> Result<Reques
     Ok(RequestBody::Complete(bytes, buffer))
 }
 
+/// The same body, and a promise that resolves when all of it has been read, or it has been aborted.
+pub fn track_end(body: &ReadableStream, length: Option<usize>) -> (ReadableStream, Promise) {
+    // A length above 2^53 is none.
+    let length = length.map(|length| length as f64).filter(|length| *length < 9_007_199_254_740_992.0);
+    let tracked = js_track_end(body, length);
+    (tracked.stream(), tracked.ended())
+}
+
 /// Two streams of one. Each has every byte.
 pub fn tee(stream: &ReadableStream) -> [ReadableStream; 2] {
     let branches = stream.tee();
@@ -178,8 +197,9 @@ pub fn with_edits(
     edits: &HeaderEdits,
     removed: &[&str],
 ) -> Response {
-    let one = |(name, value): &(&str, String)| encode(std::iter::once((*name, value.as_str())));
-    rebuild_response(response, as_js(body), &removed.join("\n"), &one(&edits.set), &one(&edits.append))
+    let pairs = |pairs: &[(&str, String)]| encode(pairs.iter().map(|(name, value)| (*name, value.as_str())));
+    let (set, added) = (pairs(&edits.set), pairs(std::slice::from_ref(&edits.append)));
+    rebuild_response(response, as_js(body), &removed.join("\n"), &set, &added)
 }
 
 /// The response with this body and one field set.
