@@ -254,10 +254,39 @@ describe("the leader's call fails", () => {
   const succeeded = ({ status, complete, body }) =>
     complete && status === 200 && body.toString() === JSON.stringify(chatCompletion("Hello"));
 
-  test("a call that fails before its head: each follower retries by itself", async () => {
+  test("a call that fails before its head: one follower leads again, and the others join it", async () => {
     const { leader, followers } = await failWith((response) => response.destroy());
     assert.equal(leader.status, 502);
     for (const reply of followers) assert.ok(succeeded(reply), `${reply.status} ${reply.body}`);
+    assert.equal(upstream.count, 2);
+  });
+
+  test("after a second failure the followers fetch for themselves, four at a time", async () => {
+    const prompt = freshPrompt();
+    let failures = 0;
+    let concurrent = 0;
+    let most = 0;
+    const { promise: hold, resolve: failNow } = deferred();
+    upstream.otherwise((_call, response) => {
+      if (failures < 2) {
+        failures += 1;
+        void hold.then(() => response.destroy());
+        return;
+      }
+      concurrent += 1;
+      most = Math.max(most, concurrent);
+      setImmediate(() => {
+        concurrent -= 1;
+        response.writeHead(404, { "content-type": "application/json" }).end('{"error":{}}');
+      });
+    });
+    const replies = Array.from({ length: TWENTY }, () => ask(prompt));
+    await upstream.received(1);
+    failNow();
+    const statuses = (await Promise.all(replies)).map(({ status }) => status).sort();
+    assert.deepEqual(statuses.filter((status) => status === 502).length, 2, `${statuses}`);
+    assert.deepEqual(statuses.filter((status) => status === 404).length, TWENTY - 2, `${statuses}`);
+    assert.ok(most <= 4, `${most} at a time`);
   });
 
   test("a call that fails in its body: the leader's response is truncated, and no follower gets a part of it", async () => {
@@ -451,6 +480,55 @@ describe("responses that concern the leader alone", () => {
     const prompt = freshPrompt();
     const headers = { "x-proxy-match": "chat" };
     await assertNotShared(proxy, request(prompt, { headers, model: "nope" }), request(prompt, { headers }));
+  });
+
+  test("an error about the leader's own header fields is not shared", async () => {
+    const own = [
+      ["user-agent", "blocked"],
+      ["idempotency-key", "used"],
+      ["x-http-method-override", "PATCH"],
+      ["x-request-id", "r"],
+      ["traceparent", "00-0"],
+      ["priority", "u=7"],
+    ];
+    for (const [name, value] of own) {
+      const prompt = freshPrompt();
+      await assertNotShared(proxy, request(prompt, { headers: { [name]: value } }), request(prompt));
+      upstream.reset();
+    }
+  });
+
+  test("conditional and range fields reach the upstream only with requests that bypass the cache", async () => {
+    const conditional = {
+      "if-none-match": '"a"',
+      "if-match": '"a"',
+      "if-modified-since": "Tue, 24 Nov 2026 00:00:00 GMT",
+      "if-unmodified-since": "Tue, 24 Nov 2026 00:00:00 GMT",
+      "if-range": '"a"',
+      range: "bytes=0-1",
+    };
+    upstream.otherwise(success);
+    await ask(freshPrompt(), { headers: conditional });
+    for (const name of Object.keys(conditional)) assert.equal(upstream.last.headers[name], undefined, name);
+    await send(proxy.origin, { method: "GET", path: "/proxy/files/1/content", headers: conditional });
+    assert.equal(upstream.last.headers.range, "bytes=0-1");
+  });
+
+  test("a response that will not be stored is not shared with a streaming follower", async () => {
+    for (const status of [202, 206]) {
+      const prompt = freshPrompt();
+      const release = upstream.holdNext({ status, headers: EVENT_STREAM, body: "data: {}\n\n" });
+      upstream.otherwise({ headers: EVENT_STREAM, body: chatStream(["Hello"]) });
+      const leader = ask(prompt, { stream: true });
+      await upstream.received(1);
+      const follower = ask(prompt, { stream: true });
+      release();
+      assert.equal((await leader).status, status);
+      const reply = await follower;
+      assert.equal(reply.status, 200);
+      assert.equal(textOfStream(reply.body.toString()), "Hello");
+      upstream.reset();
+    }
   });
 
   test("an error about an ignored field is not shared with another value of the field", async () => {

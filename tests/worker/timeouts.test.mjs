@@ -10,7 +10,7 @@ import { send } from "../../testkit/client.mjs";
 import { chatRequest } from "../../testkit/fixtures.mjs";
 import { worker } from "../../testkit/test-worker.mjs";
 import { startUpstream } from "../../testkit/upstream.mjs";
-import { withTimeout } from "../../testkit/wait.mjs";
+import { deferred, withTimeout } from "../../testkit/wait.mjs";
 
 const upstream = await startUpstream();
 after(() => upstream.close());
@@ -154,4 +154,31 @@ test("the last response reaches the client, whatever its size", async () => {
   const reply = await limited.settled(() => send(limited.origin, chat()));
   assert.equal(reply.status, 502);
   assertSameBytes(reply.body, body, "the last response");
+});
+
+test("TIMEOUT begins when the request body is complete", async () => {
+  const limited = await worker({ vars: { ...VARS, TIMEOUT: "1" } });
+  const json = { id: "x", choices: [{ index: 0, message: { content: "a" }, finish_reason: "stop" }] };
+  upstream.otherwise((call) => (call.url.endsWith("/models") ? { hold: new Promise(() => {}) } : { json }));
+  for (const headers of [{ "content-type": "text/plain" }, { "content-type": "application/json" }]) {
+    const { promise: response, resolve } = deferred();
+    const request = http.request(`${limited.origin}/proxy/chat/completions`, {
+      method: "POST",
+      headers: { ...headers, authorization: "Bearer sk-a", "accept-encoding": "identity" },
+    });
+    request.on("response", resolve);
+    request.write('{"model":"m",');
+    // Requests that time out are the clock.
+    for (let clock = 0; clock < 2; clock += 1) {
+      const timed = await send(limited.origin, {
+        path: "/proxy/models",
+        method: "GET",
+        headers: { authorization: "Bearer sk-a" },
+      });
+      assert.equal(timed.status, 504);
+    }
+    request.end('"messages":[]}');
+    const { statusCode } = await withTimeout(response, "the response");
+    assert.equal(statusCode, 200, headers["content-type"]);
+  }
 });
