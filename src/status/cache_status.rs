@@ -1,27 +1,27 @@
-//! The words for what the cache did and why: one enum each, with total maps to the header and log tokens.
+//! What the cache did: the values of `X-Cache-Status` and `Cache-Status` (RFC 9211).
 
 use super::reason::Reason;
 use crate::key::CacheKey;
 use serde::{Deserialize, Serialize};
 
-/// What the cache did, as `X-Cache-Status` says it.
+/// What the cache did: `X-Cache-Status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CacheOutcome {
-    /// Answered from the cache.
+    /// A stored response was served.
     Hit,
-    /// Not in the cache; the upstream was asked.
+    /// There was no usable entry; the request was forwarded.
     Miss,
-    /// The cache took no part in the answer.
+    /// The request bypassed the cache.
     Bypass,
-    /// An entry was there but too old; the upstream was asked.
+    /// The entry was stale; the request was forwarded.
     Expired,
-    /// The caller wanted a new answer; the upstream was asked and the entry replaced.
+    /// The client requested a new response; the request was forwarded and the entry replaced.
     Refresh,
-    /// Answered from the cache with an entry past its lifetime, because the upstream could not or may not be asked.
+    /// A stale response was served, because the upstream failed or the request must not be forwarded.
     Stale,
-    /// Answered from the cache with an entry past its lifetime, while the upstream is asked for the next callers.
+    /// A stale response was served, and is revalidated in the background.
     Updating,
-    /// The upstream was being asked the same already; its answer is shared.
+    /// The response is that to an equal request which was in flight.
     Coalesced,
 }
 
@@ -41,10 +41,10 @@ impl CacheOutcome {
     }
 }
 
-/// Why a request went on to the upstream: RFC 9211, section 2.2.
+/// Why a request was forwarded (RFC 9211, section 2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fwd {
-    /// The cache is set up not to handle this request.
+    /// The cache does not handle this request.
     Bypass,
     /// The method's semantics require it.
     Method,
@@ -52,7 +52,7 @@ pub enum Fwd {
     UriMiss,
     /// An entry was fresh, but the request's directives did not allow its use.
     Request,
-    /// An entry was there but stale.
+    /// The entry was stale.
     Stale,
 }
 
@@ -69,32 +69,32 @@ impl Fwd {
     }
 }
 
-/// All that is said about one exchange.
+/// This cache's part of `Cache-Status` for one exchange, and its `X-Cache-Status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheStatus {
     /// What the cache did.
     pub outcome: CacheOutcome,
-    /// Why the request went on; `None` on a hit and where the proxy answered by itself.
+    /// Why the request was forwarded. `None`: it was a hit, or the proxy responded by itself.
     pub fwd: Option<Fwd>,
-    /// The upstream's status, once it is known.
+    /// The status of the upstream's response, once it is known.
     pub fwd_status: Option<u16>,
-    /// Whether the answer is that of another caller's request.
+    /// Whether the response is that to another client's request.
     pub collapsed: bool,
-    /// Seconds of freshness left, below 0 once it is over; `None` where the entry never expires or there is none.
+    /// Remaining freshness in seconds, negative if the entry is stale. `None`: there is no entry, or it never expires.
     pub ttl: Option<i64>,
-    /// What the question is called, where it has a name.
+    /// The cache key, if the request has one.
     pub key: Option<CacheKey>,
     /// Why.
     pub reason: Option<Reason>,
 }
 
 impl CacheStatus {
-    /// A report with nothing but the outcome.
+    /// A status with nothing but the outcome.
     pub const fn new(outcome: CacheOutcome) -> Self {
         CacheStatus { outcome, fwd: None, fwd_status: None, collapsed: false, ttl: None, key: None, reason: None }
     }
 
-    /// A report on a request that the cache lets by.
+    /// The status of a request that bypasses the cache.
     pub const fn bypass(fwd: Fwd, reason: Reason) -> Self {
         let mut cache_status = CacheStatus::new(CacheOutcome::Bypass);
         cache_status.fwd = Some(fwd);
@@ -105,7 +105,7 @@ impl CacheStatus {
     /// This cache's member of `Cache-Status` (RFC 9211).
     pub fn to_header_value(self) -> String {
         let mut value = String::from("reprise");
-        // A stored answer that stands in for a failed one was forwarded, and so is no hit (RFC 9211, section 2.1).
+        // Where the upstream failed, the request was forwarded, so the stale response is not a hit (RFC 9211, section 2.1).
         if matches!(self.outcome, CacheOutcome::Hit | CacheOutcome::Stale | CacheOutcome::Updating)
             && self.fwd.is_none()
         {
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_as_rfc_9211() {
+    fn is_a_member_of_rfc_9211() {
         let mut cache_status = CacheStatus::new(CacheOutcome::Hit);
         cache_status.ttl = Some(30);
         assert_eq!(cache_status.to_header_value(), "reprise; hit; ttl=30");

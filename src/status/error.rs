@@ -1,45 +1,45 @@
-//! The proxy's own errors: what went wrong, as OpenAI's clients read it.
+//! The proxy's own errors, in OpenAI's error shape.
 
 use super::reason::Reason;
 use http::StatusCode;
 use serde::Serialize;
 
-/// An error that the proxy answers with by itself. `message` says what to do, and never holds a value that came from
-/// the request's body, a credential or a variable.
+/// An error response of the proxy's own. `message` says what to do. It never contains a value from a request body, a
+/// credential or a variable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProxyError {
     /// What kind of error.
     pub kind: ErrorKind,
-    /// For the reader: what is wrong and what to do.
+    /// What is wrong and what to do.
     pub message: String,
 }
 
 /// The kinds of [`ProxyError`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// 400: the body claims to be JSON but is not.
+    /// 400: the content type is JSON, and the body is not.
     InvalidJson,
-    /// 400: a control header cannot be read.
+    /// 400: a request header is invalid.
     InvalidHeader,
     /// 400: a GET or HEAD with a body.
     BodyNotAllowed,
-    /// 400: a parameter of an operator's call cannot be read.
+    /// 400: a query parameter of an admin request is invalid.
     InvalidParameter,
-    /// 401: the caller, or who calls for the operator, shows no token that is known.
+    /// 401: the proxy token or the admin token is missing or wrong.
     InvalidToken,
-    /// 429: the caller has asked too often.
+    /// 429: the client has exceeded the rate limit.
     RateLimited,
     /// 404: no such route.
     NotFound,
-    /// 500: a variable cannot be read.
+    /// 500: a variable is invalid.
     Misconfigured,
-    /// 502: the store does not do as the operator orders.
+    /// 502: the store failed during an admin request.
     StoreFailed,
-    /// 502: no answer from the upstream.
+    /// 502: the upstream did not respond.
     UpstreamUnreachable,
-    /// 504: no answer from the upstream in time.
+    /// 504: the upstream did not respond in time.
     UpstreamTimeout,
-    /// 504: the caller takes cached answers only, and there is none.
+    /// 504: the client accepts only a stored response, and there is none.
     OnlyIfCached,
 }
 

@@ -1,4 +1,4 @@
-//! Why the cache did what it did.
+//! Why the cache did what it did: the values of `detail` in `Cache-Status`.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -9,7 +9,7 @@ macro_rules! reasons {
         pub enum Reason { $($(#[$doc])* $name,)* }
 
         impl Reason {
-            /// Every reason there is.
+            /// All reasons.
             pub const ALL: &'static [Reason] = &[$(Reason::$name),*];
 
             /// The reason with this token.
@@ -17,7 +17,7 @@ macro_rules! reasons {
                 Reason::ALL.iter().copied().find(|reason| reason.as_str() == token)
             }
 
-            /// Its stable token.
+            /// The stable token.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Reason::$name => $token,)* }
             }
@@ -39,95 +39,95 @@ impl<'de> Deserialize<'de> for Reason {
 }
 
 reasons! {
-    /// Only POST is cached.
+    /// The method is not POST.
     Method = "method",
-    /// The endpoint changes state, or is not known to compute an answer.
+    /// The endpoint changes state, or is not known to be cacheable.
     Endpoint = "endpoint",
-    /// The request body is not JSON by its content type.
+    /// The request's content type is not JSON.
     ContentType = "content-type",
-    /// The request body is compressed.
+    /// The request body is compressed, or the response has a content coding other than gzip and br.
     ContentEncoding = "content-encoding",
-    /// There is no request body.
+    /// The request has no body.
     BodyEmpty = "body-empty",
-    /// The request body is JSON but not an object.
+    /// The request body is JSON, but not an object.
     NotAnObject = "not-an-object",
-    /// The request names state that the provider keeps.
+    /// The request references state that the provider keeps, or creates a job.
     ServerState = "server-state",
-    /// Not stored: the answer streams in a grammar that is not known.
+    /// Not stored: the response is a stream, and its protocol is not known.
     Stream = "stream",
-    /// The entry is in the other mode, or lacks the usage that the caller wants, and cannot be converted faithfully.
+    /// The stored response cannot be converted to the mode that the client requested, or lacks the usage that it requested.
     NotConvertible = "not-convertible",
-    /// A body is larger than `CACHE_MAX_BYTES`.
+    /// The body of the request or of the response is larger than `CACHE_MAX_BYTES`.
     TooLarge = "too-large",
-    /// The request body is nested too deeply, or has too many members, to be keyed.
+    /// The request body is nested too deeply, or has too many members.
     TooComplex = "too-complex",
-    /// `Cache-Control: no-store`.
+    /// The client sent `Cache-Control: no-store`.
     NoStore = "no-store",
-    /// A lifetime of 0: `X-Proxy-TTL`, `CACHE_TTL` or `CACHE_MAX_TTL`.
+    /// The lifetime is 0, by `X-Proxy-TTL`, `CACHE_TTL` or `CACHE_MAX_TTL`.
     TtlZero = "ttl-zero",
-    /// `X-Proxy-Refresh: true`.
+    /// The client sent `X-Proxy-Refresh: true`.
     Refresh = "refresh",
-    /// `Cache-Control: no-cache`.
+    /// The client sent `Cache-Control: no-cache`.
     NoCache = "no-cache",
-    /// The entry is older than `Cache-Control: max-age` allows.
+    /// The entry is older than the client's `Cache-Control: max-age`.
     MaxAge = "max-age",
-    /// The entry's lifetime is over.
+    /// The entry has expired.
     Expired = "expired",
-    /// The answer was in the memory of the isolate.
+    /// The response came from the isolate's memory.
     Memory = "memory",
-    /// The coalescer still had the response, where the store did not show it yet.
+    /// The response came from the Durable Object, before the store showed it.
     Coalesced = "coalesced",
-    /// The entry's lifetime is over, and it answers while the upstream is asked: `STALE_WHILE_REVALIDATE`.
+    /// The entry has expired, and is served while it is revalidated (`STALE_WHILE_REVALIDATE`).
     StaleWhileRevalidate = "stale-while-revalidate",
     /// `RESPOND_WITH_CACHE` is off.
     ReadDisabled = "read-disabled",
     /// `STORE_CACHE` is off.
     StoreDisabled = "store-disabled",
-    /// `Cache-Control: only-if-cached`, and there is no usable entry.
+    /// The client sent `Cache-Control: only-if-cached`, and there is no usable entry.
     OnlyIfCached = "only-if-cached",
-    /// The store did not answer within `STORE_TIMEOUT_MS`.
+    /// The store did not respond within `STORE_TIMEOUT_MS`.
     StoreTimeout = "store-timeout",
     /// The store failed.
     StoreError = "store-error",
     /// No store is bound.
     StoreMissing = "store-missing",
-    /// The stored entry is damaged, of another version, or not sealed with a secret that is known.
+    /// The stored entry is damaged, has another version, or cannot be decrypted with any known secret.
     EntryCorrupt = "entry-corrupt",
-    /// The upstream could not be reached, or broke off before its answer began.
+    /// The upstream could not be reached, or the connection failed before the response began.
     UpstreamUnreachable = "upstream-unreachable",
-    /// The upstream did not begin its answer within `TIMEOUT`.
+    /// The upstream did not begin to respond within `TIMEOUT`.
     UpstreamTimeout = "upstream-timeout",
-    /// The upstream answered with 429 or 5xx, and an entry past its lifetime stands in.
+    /// The upstream responded with 429 or 5xx, and a stale response is served instead.
     UpstreamError = "upstream-error",
-    /// The body claims to be JSON but is not.
+    /// The content type is JSON, and the body is not.
     InvalidJson = "invalid-json",
-    /// A control header, or one that belongs in the key, could not be read.
+    /// A control header is invalid, or a header of the cache key is not UTF-8.
     InvalidHeader = "invalid-header",
-    /// The caller shows no token that the proxy knows.
+    /// The client's proxy token is missing or wrong.
     InvalidToken = "invalid-token",
-    /// The caller has asked too often.
+    /// The client has exceeded the rate limit.
     RateLimited = "rate-limited",
-    /// A variable could not be read.
+    /// A variable is invalid.
     Misconfigured = "misconfigured",
-    /// Not stored: the status says that this is no final answer.
+    /// Not stored: the status is not that of a complete, final response.
     Status = "status",
-    /// Not stored: meanwhile a newer answer to the same question has been, or its entry was deleted.
+    /// Not stored: a newer response for the same cache key has been stored, or the entry has been deleted.
     Superseded = "superseded",
-    /// Not stored: the answer is empty.
+    /// Not stored: the response body is empty.
     ResponseEmpty = "answer-empty",
-    /// Not stored: the answer broke off.
+    /// Not stored: the response was truncated.
     Truncated = "truncated",
-    /// Not stored: the answer paused for longer than `IDLE_TIMEOUT`.
+    /// Not stored: the response paused for longer than `IDLE_TIMEOUT`.
     Stalled = "stalled",
-    /// Not stored: the answer is not JSON where it should be.
+    /// Not stored: the response should be JSON, and is not.
     ResponseNotJson = "answer-not-json",
-    /// Not stored: the answer is of a kind that the endpoint does not give.
+    /// Not stored: the response has a content type that the endpoint does not produce.
     ResponseType = "answer-type",
-    /// Not stored: the answer carries an error.
+    /// Not stored: the response contains an error.
     ErrorBody = "error-body",
-    /// Not stored: the answer says itself that it is not complete.
+    /// Not stored: the response says that it is not complete.
     NotCompleted = "not-completed",
-    /// Not stored: a filter ended the answer.
+    /// Not stored: a content filter ended the response.
     ContentFilter = "content-filter",
 }
 

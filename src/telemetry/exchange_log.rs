@@ -1,4 +1,4 @@
-//! What is written about an exchange: one line of JSON, without credentials, prompts or answers.
+//! The log line of an exchange: JSON, without credentials, prompts or response bodies.
 
 use crate::http::message::RequestHead;
 use crate::key::CacheKey;
@@ -7,17 +7,17 @@ use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::rc::Rc;
 
-/// Longest path or model name that is written, in characters.
+/// The longest path or model name that is logged, in characters.
 const MAX_CHARS: usize = 200;
 
-/// What the deciding floor knows about an exchange.
+/// What the core knows about an exchange.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct LogFields {
     /// The request's method.
     pub method: String,
-    /// Its path, without the query (which may hold a key).
+    /// The request's path, without the query, which may hold a key.
     pub route: String,
-    /// The provider's name; empty where none is asked.
+    /// The provider's name. Empty: the request has no upstream.
     pub provider: Cow<'static, str>,
     /// The model that the request names.
     pub model: Option<String>,
@@ -27,16 +27,16 @@ pub struct LogFields {
     pub outcome: Option<CacheOutcome>,
     /// Why.
     pub reason: Option<Reason>,
-    /// The question's name.
+    /// The cache key.
     pub key: Option<CacheKey>,
-    /// More, where `DEBUG` is on.
+    /// More fields, if `DEBUG` is on.
     pub debug: Option<DebugFields>,
 }
 
 /// What `DEBUG` adds.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct DebugFields {
-    /// The URL that is asked, without its query (which may hold a key).
+    /// The upstream URL, without the query, which may hold a key.
     pub upstream: String,
     /// The names of the request's headers.
     pub request_headers: Vec<String>,
@@ -45,12 +45,12 @@ pub struct DebugFields {
 }
 
 impl LogFields {
-    /// The facts of a request's head.
+    /// The fields that a request's head determines.
     pub fn of(request: &RequestHead) -> LogFields {
         LogFields { method: request.method.to_string(), route: truncate(&request.path), ..LogFields::default() }
     }
 
-    /// Adds what came of it.
+    /// Adds the outcome.
     pub fn record(&mut self, status: u16, cache_status: &CacheStatus) {
         self.status = Some(status);
         self.outcome = Some(cache_status.outcome);
@@ -61,42 +61,43 @@ impl LogFields {
     }
 }
 
-/// What the edge measured.
+/// What the platform measured.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Measurements {
-    /// Milliseconds from the request to its reply's head.
+    /// Milliseconds from the request to the head of the response.
     pub ms: u64,
-    /// Milliseconds of those that the upstream took; `None`: it was not asked.
+    /// Milliseconds of these that the upstream took. `None`: the request was not forwarded.
     pub upstream_ms: Option<u64>,
-    /// How often the upstream was asked again.
+    /// How often the upstream request was retried.
     pub retries: u32,
-    /// Size of the answer's body, if it is known.
+    /// The size of the response body, if it is known.
     pub bytes: Option<u64>,
-    /// The part that the request had in a flight.
+    /// The request's role, if it was coalesced.
     pub coalesce_role: Option<CoalesceRole>,
-    /// Milliseconds that it waited for another's answer.
+    /// Milliseconds that a follower waited for the leader's response.
     pub waited_ms: Option<u64>,
 }
 
-/// A request's part in a flight.
+/// A request's role in a coalesced fetch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CoalesceRole {
-    /// Its question was asked.
+    /// It was forwarded.
     Leader,
-    /// It got the answer of another's.
+    /// It got the response to the leader's request.
     Follower,
 }
 
 /// Where log lines go.
 pub trait LogSink {
-    /// Writes the line of an exchange and counts it. `stored`: whether the response was stored, where that was tried.
+    /// Writes the line of an exchange and counts it. `stored`: whether the response was stored, if that was tried.
     fn write(&self, fields: &LogFields, measurements: &Measurements, stored: Result<(), Reason>);
     /// An exchange has ended without a line: a defect.
     fn unfinished(&self, fields: &LogFields);
 }
 
-/// The log line of one exchange, to be written exactly once: by [`ExchangeLog::finish`], or by whoever it is delegated to.
+/// The log line of one exchange. It must be written exactly once: by [`ExchangeLog::finish`], or by the task that it is
+/// delegated to.
 #[must_use]
 pub struct ExchangeLog {
     fields: LogFields,
@@ -174,20 +175,20 @@ fn is_zero(n: &u32) -> bool {
     *n == 0
 }
 
-/// As much of a path or a name as is written.
+/// Shortens a path or a name to what is logged.
 pub fn truncate(text: &str) -> String {
     text.chars().take(MAX_CHARS).collect()
 }
 
-/// The log line around the milliseconds that the request took: what comes before their number, and what after it.
+/// The log line in two parts, before and after the number of milliseconds that the request took.
 pub fn line_around_ms(log_fields: &LogFields, measurements: Measurements) -> (String, String) {
     let line = line(log_fields, Measurements { ms: 0, ..measurements }, Ok(()));
-    // No text inside the line has a quotation mark that is not escaped.
+    // Quotation marks inside strings are escaped, so no string can contain this.
     let (before, after) = line.split_once(r#""ms":0,"upstream_ms""#).unwrap_or((&line, ""));
     (format!(r#"{before}"ms":"#), format!(r#","upstream_ms"{after}"#))
 }
 
-/// The log line. `stored`: what came of storing the answer, where that was tried.
+/// The log line. `stored`: whether the response was stored, if that was tried.
 pub fn line(log_fields: &LogFields, measurements: Measurements, stored: Result<(), Reason>) -> String {
     let line = LogLine {
         method: &log_fields.method,
@@ -204,7 +205,7 @@ pub fn line(log_fields: &LogFields, measurements: Measurements, stored: Result<(
         bytes: measurements.bytes,
         coalesce_role: measurements.coalesce_role,
         waited_ms: measurements.waited_ms,
-        // What the first reason would hide.
+        // Named separately if another reason was given first.
         not_stored: stored.err().filter(|why| log_fields.reason.is_some_and(|first| first != *why)).map(Reason::as_str),
         debug: log_fields.debug.as_ref(),
     };

@@ -4,13 +4,14 @@ use crate::status::{CacheOutcome, Reason};
 use crate::telemetry::exchange_log::{LogFields, Measurements};
 use std::fmt::Write;
 
-/// The counts since this isolate began.
+/// The counters of this isolate.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    /// By what the cache did and the status. There are few enough to search.
+    /// By outcome and status. There are few enough for a linear search.
     requests: Vec<(&'static str, u16, u64)>,
-    /// The proxy's own errors and what was not stored, by reason.
+    /// By the reason in `Cache-Status`.
     reasons: Vec<(&'static str, u16, u64)>,
+    /// Responses that were not stored, by reason.
     not_stored: Vec<(&'static str, u16, u64)>,
     bytes: u64,
     upstream_requests: u64,
@@ -20,7 +21,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Nothing yet.
+    /// Counters at zero.
     pub const fn new() -> Metrics {
         Metrics {
             requests: Vec::new(),
@@ -43,12 +44,12 @@ impl Metrics {
     /// Counts a request whose log line is written.
     pub fn count(&mut self, log_fields: &LogFields, measurements: &Measurements, stored: Result<(), Reason>) {
         let cache = log_fields.outcome.map_or("NONE", CacheOutcome::as_str);
-        one_more(&mut self.requests, cache, log_fields.status.unwrap_or(0));
+        increment(&mut self.requests, cache, log_fields.status.unwrap_or(0));
         if let Some(reason) = log_fields.reason {
-            one_more(&mut self.reasons, reason.as_str(), 0);
+            increment(&mut self.reasons, reason.as_str(), 0);
         }
         if let Err(reason) = stored {
-            one_more(&mut self.not_stored, reason.as_str(), 0);
+            increment(&mut self.not_stored, reason.as_str(), 0);
         }
         add(&mut self.bytes, measurements.bytes.unwrap_or(0));
         add(&mut self.retries, u64::from(measurements.retries));
@@ -94,7 +95,7 @@ fn family(out: &mut String, name: &str, help: &str) {
     let _ = writeln!(out, "# TYPE reprise_{name}_total counter");
 }
 
-fn one_more(counters: &mut Vec<(&'static str, u16, u64)>, word: &'static str, status: u16) {
+fn increment(counters: &mut Vec<(&'static str, u16, u64)>, word: &'static str, status: u16) {
     match counters.iter_mut().find(|counter| counter.0 == word && counter.1 == status) {
         Some(counter) => add(&mut counter.2, 1),
         None => counters.push((word, status, 1)),

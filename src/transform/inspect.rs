@@ -1,9 +1,9 @@
-//! What does a request's body say besides its question?
+//! The facts of a request body that decide whether it is cacheable and what the log names.
 
 use crate::json::canonical::Document;
 use serde_json::Value;
 
-/// Whether the answer depends on what the provider remembers (contract, section 2).
+/// Whether the request names state that the provider keeps, or creates a job (specification, section 2).
 pub fn references_server_state(document: &Document) -> bool {
     let set = |name: &str| document.fields(name).any(|value| value != "null");
     let background = document.fields("background").any(|value| !matches!(value, "false" | "null"));
@@ -14,14 +14,14 @@ pub fn references_server_state(document: &Document) -> bool {
         || document.fields("tools").any(references_container)
 }
 
-/// A prompt that the provider keeps, in whatever version it has by now.
+/// Whether a prompt is a template at the provider, without a version: the provider may change it at any time.
 fn references_template(prompt: &str) -> bool {
     let prompt = serde_json::from_str::<Value>(prompt).unwrap_or_default();
     prompt.get("id").is_some() && prompt.get("version").is_none_or(Value::is_null)
 }
 
-/// A tool that runs in a container which exists already (a string; an object describes a new one), at any depth. The
-/// text is compact and its strings have one spelling, so no string inside it can look like these.
+/// Whether a tool, at any depth, runs in an existing container: a string names one, an object describes a new one. The text is
+/// canonical, so no string inside it can look like these.
 fn references_container(tools: &str) -> bool {
     tools.contains("\"container\":\"") || tools.contains("\"container_id\":\"")
 }
@@ -32,7 +32,7 @@ pub fn includes_usage(options: &str) -> bool {
     options.is_ok_and(|options| options.get("include_usage") == Some(&true.into()))
 }
 
-/// The model's name, from the body or (Google) the URL.
+/// The model's name, from the body or, for Google, from the URL.
 pub fn model(document: &Document, url: &str) -> Option<String> {
     let in_body = document.fields("model").find_map(|value| serde_json::from_str::<String>(value).ok());
     in_body.or_else(|| {
@@ -50,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn knows_what_the_provider_keeps() {
+    fn finds_references_to_server_state() {
         for state in [
             r#"{"conversation":"c"}"#,
             r#"{"conversation":{"id":"c"}}"#,

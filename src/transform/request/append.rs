@@ -1,13 +1,13 @@
-//! `append_to_last_user_message`: the same words at the end of whatever the user said last.
+//! `append_to_last_user_message`: adds a text to the last message.
 //!
-//! To a text they are added; of parts, to the last that is a text, or as a part of their own where there is none; where
-//! the last message is not the user's, or there is none, they become one.
+//! A string content is extended. In a list of parts, the last text part is extended; without a text part, one is added. If the
+//! last message is not the user's, or there is none, a new message is added.
 
 use super::fields::Fields;
 use crate::json::{JsonCursor, TextEdits, push_escaped, to_json_string};
 use crate::routing::endpoint::Endpoint;
 
-/// How a protocol keeps its messages.
+/// How an endpoint's requests hold their messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MessageSchema {
     /// `messages` with `role` and `content`: OpenAI, Anthropic, Mistral, Ollama, Cohere (whose first version has one
@@ -20,7 +20,7 @@ pub enum MessageSchema {
 }
 
 impl MessageSchema {
-    /// How this endpoint keeps its messages; `None`: it has none.
+    /// The schema of this endpoint. `None`: its requests have no messages.
     pub fn of(endpoint: Endpoint) -> Option<MessageSchema> {
         match endpoint {
             Endpoint::ChatCompletions | Endpoint::Messages | Endpoint::CohereChat | Endpoint::Ollama => {
@@ -32,7 +32,7 @@ impl MessageSchema {
         }
     }
 
-    /// The field with the list.
+    /// The field that holds the messages.
     const fn list(self) -> &'static str {
         match self {
             MessageSchema::Messages => "messages",
@@ -41,7 +41,7 @@ impl MessageSchema {
         }
     }
 
-    /// A message's field with what it says.
+    /// The field of a message that holds its content.
     const fn content(self) -> &'static str {
         match self {
             MessageSchema::Contents => "parts",
@@ -49,7 +49,7 @@ impl MessageSchema {
         }
     }
 
-    /// A part that is this text.
+    /// A text part.
     fn part(self, text: &[u8]) -> Vec<u8> {
         let kind: &[u8] = match self {
             MessageSchema::Messages => br#""type":"text","#,
@@ -59,8 +59,8 @@ impl MessageSchema {
         [b"{", kind, br#""text":"#, &to_json_string(text), b"}"].concat()
     }
 
-    /// What a message says that is this text.
-    fn whole(self, text: &[u8]) -> Vec<u8> {
+    /// A message content with nothing but this text.
+    fn text_content(self, text: &[u8]) -> Vec<u8> {
         match self {
             MessageSchema::Contents => [b"[", self.part(text).as_slice(), b"]"].concat(),
             _ => to_json_string(text),
@@ -69,10 +69,10 @@ impl MessageSchema {
 
     fn message(self, text: &[u8]) -> Vec<u8> {
         let name = to_json_string(self.content().as_bytes());
-        [br#"{"role":"user","#, name.as_slice(), b":", &self.whole(text), b"}"].concat()
+        [br#"{"role":"user","#, name.as_slice(), b":", &self.text_content(text), b"}"].concat()
     }
 
-    /// Whether a part is a text that can be added to.
+    /// Whether a part is a text that can be extended.
     fn is_text(self, part: JsonCursor<'_>) -> bool {
         let kind = part.get("type");
         let typed = match self {
@@ -82,8 +82,8 @@ impl MessageSchema {
         typed && part.get("text").is_some_and(JsonCursor::is_string)
     }
 
-    /// Whether the user says this message.
-    fn is_users(self, message: JsonCursor<'_>) -> bool {
+    /// Whether a message has the role `user`.
+    fn is_from_user(self, message: JsonCursor<'_>) -> bool {
         let role = message.get("role");
         match self {
             // Google's role may be left out.
@@ -103,9 +103,9 @@ pub fn append(fields: &mut Fields<'_>, schema: MessageSchema, text: &str) {
         // Cohere's first version.
         None if fields.get("message").is_some_and(|message| JsonCursor::root(message).is_string()) => {
             let message = fields.get("message").map(str::to_owned).unwrap_or_default();
-            return set(fields, "message", Some(with_more(&message, JsonCursor::root(&message), added)));
+            return set(fields, "message", Some(extended(&message, JsonCursor::root(&message), added)));
         }
-        // What is asked in another way has no messages.
+        // A request with a prompt has no messages.
         None if fields.has("prompt") => None,
         None if schema == MessageSchema::Input => Some(to_json_string(added)),
         None => Some([b"[", schema.message(added).as_slice(), b"]"].concat()),
@@ -119,28 +119,29 @@ fn set(fields: &mut Fields<'_>, name: &str, value: Option<Vec<u8>>) {
     }
 }
 
-/// The list's value with `added` in it. `None`: it is no list.
+/// The messages with `added` appended. `None`: the value is neither a string nor an array.
 fn appended(schema: MessageSchema, value: &str, added: &[u8]) -> Option<Vec<u8>> {
     let root = JsonCursor::root(value);
     if root.is_string() {
-        return Some(with_more(value, root, added));
+        return Some(extended(value, root, added));
     }
     if !root.is_array() {
         return None;
     }
     let mut edits = TextEdits::default();
     let last = root.items().last();
-    match last.filter(|message| schema.is_users(*message)) {
+    match last.filter(|message| schema.is_from_user(*message)) {
         Some(message) => match message.get(schema.content()) {
-            Some(content) if content.is_string() => more(&mut edits, content, added),
+            Some(content) if content.is_string() => extend(&mut edits, content, added),
             Some(content) if content.is_array() => match content.items().filter(|part| schema.is_text(*part)).last() {
-                Some(part) => more(&mut edits, part.get("text")?, added),
+                Some(part) => extend(&mut edits, part.get("text")?, added),
                 None => push(&mut edits, content, content.items().next().is_some(), schema.part(added)),
             },
-            Some(content) => edits.replace(content.range(), schema.whole(added)),
+            Some(content) => edits.replace(content.range(), schema.text_content(added)),
             None => {
                 let member =
-                    [&to_json_string(schema.content().as_bytes()), b":".as_slice(), &schema.whole(added)].concat();
+                    [&to_json_string(schema.content().as_bytes()), b":".as_slice(), &schema.text_content(added)]
+                        .concat();
                 push(&mut edits, message, message.members().next().is_some(), member);
             }
         },
@@ -149,22 +150,22 @@ fn appended(schema: MessageSchema, value: &str, added: &[u8]) -> Option<Vec<u8>>
     Some(edits.apply(value))
 }
 
-/// Puts an item at the end of a container.
-fn push(edits: &mut TextEdits, container: JsonCursor<'_>, follows: bool, item: Vec<u8>) {
-    let comma: &[u8] = if follows { b"," } else { b"" };
+/// Appends an item to an array or object. `needs_comma`: there are items already.
+fn push(edits: &mut TextEdits, container: JsonCursor<'_>, needs_comma: bool, item: Vec<u8>) {
+    let comma: &[u8] = if needs_comma { b"," } else { b"" };
     edits.insert(container.end_bracket(), [comma, &item].concat());
 }
 
-/// Adds to a string, whose spelling stays.
-fn more(edits: &mut TextEdits, string: JsonCursor<'_>, added: &[u8]) {
+/// Extends a string. What is there keeps its escapes.
+fn extend(edits: &mut TextEdits, string: JsonCursor<'_>, added: &[u8]) {
     let mut escaped = Vec::new();
     push_escaped(added, &mut escaped);
     edits.insert(string.end_bracket(), escaped);
 }
 
-fn with_more(text: &str, string: JsonCursor<'_>, added: &[u8]) -> Vec<u8> {
+fn extended(text: &str, string: JsonCursor<'_>, added: &[u8]) -> Vec<u8> {
     let mut edits = TextEdits::default();
-    more(&mut edits, string, added);
+    extend(&mut edits, string, added);
     edits.apply(text)
 }
 
@@ -179,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn every_shape_of_messages() {
+    fn appends_to_every_form_of_messages() {
         for (before, after) in [
             (
                 r#"{"messages":[{"role":"user","content":"a\ud800"}]}"#,
@@ -215,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn responses_and_google() {
+    fn appends_to_input_and_contents() {
         for (schema, before, after) in [
             (MessageSchema::Input, r#"{"input":"a"}"#, r#"{"input":"a\n/x"}"#),
             (MessageSchema::Input, "{}", r#"{"input":"\n/x"}"#),

@@ -1,15 +1,15 @@
-//! A JSON object's members, to be set and left out while everything else keeps its bytes.
+//! Sets and removes members of a JSON object. All other bytes stay the same.
 
 use crate::json::{JsonCursor, to_json_string};
 use std::borrow::Cow;
 
-/// An object's text, taken apart at the commas of its members.
+/// The text of an object, split into its members.
 #[derive(Debug)]
 pub struct Fields<'a> {
-    /// Up to and with `{`.
+    /// Everything before the first member.
     head: &'a str,
     fields: Vec<Field<'a>>,
-    /// From `}` on.
+    /// From `}` to the end.
     tail: &'a str,
     changed: bool,
 }
@@ -17,15 +17,15 @@ pub struct Fields<'a> {
 #[derive(Debug)]
 struct Field<'a> {
     name: Vec<u8>,
-    /// Everything between the comma (or bracket) before it and its value.
+    /// Everything between the previous comma or bracket and the value.
     before: Cow<'a, str>,
     value: Cow<'a, str>,
-    /// The blanks between its value and what follows.
+    /// The white space behind the value.
     after: &'a str,
 }
 
 impl<'a> Fields<'a> {
-    /// Takes apart the text of an object.
+    /// Splits the text of an object.
     #[inline(never)]
     pub fn read(text: &'a str) -> Fields<'a> {
         let root = JsonCursor::root(text);
@@ -36,7 +36,7 @@ impl<'a> Fields<'a> {
         let mut fields = Vec::with_capacity(members.len());
         for (number, member) in members.iter().enumerate() {
             let end = member.value.range().end;
-            // Blanks before a comma belong to the member before it.
+            // White space before a comma belongs to the member before it.
             let next = members.get(number.saturating_add(1)).map_or(root.end_bracket(), |next| {
                 let between = slice(end, next.key.range().start);
                 end.saturating_add(between.find(',').unwrap_or_default())
@@ -53,12 +53,12 @@ impl<'a> Fields<'a> {
         Fields { head, fields, tail, changed: false }
     }
 
-    /// Whether there is such a member.
+    /// Whether there is a member with this name.
     pub fn has(&self, name: &str) -> bool {
         self.get(name).is_some()
     }
 
-    /// A member's value. Of several the last.
+    /// A member's value. If the key is repeated, the last one.
     #[inline(never)]
     pub fn get(&self, name: &str) -> Option<&str> {
         self.fields.iter().rfind(|field| field.name == name.as_bytes()).map(|field| field.value.as_ref())
@@ -69,15 +69,15 @@ impl<'a> Fields<'a> {
         self.get(name).is_some_and(|value| JsonCursor::root(value).eq_str(text))
     }
 
-    /// Gives a member this string.
+    /// Sets a member to a string.
     #[inline(never)]
     pub fn set_text(&mut self, name: &str, text: &str) {
         if !self.is(name, text) {
-            self.set(name, &spelled(text.as_bytes()));
+            self.set(name, &quoted(text.as_bytes()));
         }
     }
 
-    /// Gives a member this JSON text: wherever it stands, or at the end.
+    /// Sets a member to a JSON text: in place, or at the end if there is none.
     #[inline(never)]
     pub fn set(&mut self, name: &str, value: &str) {
         let mut found = false;
@@ -89,7 +89,7 @@ impl<'a> Fields<'a> {
             }
         }
         if !found {
-            let before = Cow::Owned(format!("{}:", spelled(name.as_bytes())));
+            let before = Cow::Owned(format!("{}:", quoted(name.as_bytes())));
             self.fields.push(Field {
                 name: name.as_bytes().to_vec(),
                 before,
@@ -100,7 +100,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Leaves a member out.
+    /// Removes a member.
     #[inline(never)]
     pub fn remove(&mut self, name: &str) {
         let before = self.fields.len();
@@ -108,7 +108,7 @@ impl<'a> Fields<'a> {
         self.changed |= self.fields.len() != before;
     }
 
-    /// The object's text if anything in it has changed.
+    /// The object's text, if anything has changed.
     pub fn into_changed(self) -> Option<Vec<u8>> {
         if !self.changed {
             return None;
@@ -127,8 +127,8 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// A string as JSON. (The names and texts that come here are Unicode.)
-fn spelled(text: &[u8]) -> String {
+/// A JSON string.
+fn quoted(text: &[u8]) -> String {
     String::from_utf8(to_json_string(text)).unwrap_or_default()
 }
 
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn untouched_stays_untouched() {
+    fn an_unchanged_object_keeps_its_bytes() {
         for text in ["{}", " { } ", r#"{"a" : 1.0 ,"b":{"c":[1,{"d":2}]} } "#] {
             assert_eq!(changed(text, |fields| fields.remove("x")), None);
             let mut fields = Fields::read(text);
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_meant_changes() {
+    fn only_the_named_members_change() {
         let text =
             "{ \"a\" : 1.50 , \"b\":{\"a\":2},\n\"\\u0061\":3 ,\"z\": 12345678901234567890123, \"s\":\"\\ud800\" }";
         assert_eq!(

@@ -1,8 +1,7 @@
-//! What body do we send? The operator's changes to a request, made before the question gets its name.
+//! The operator's changes to a request, applied before the cache key is computed.
 //!
-//! In this order: `OVERRIDE_MODEL`; what `LLM_PARAMS` says for the model; the parameters that the provider rejects;
-//! embeddings as numbers for a provider that knows no base64. A body that none of them touches stays as it came, byte
-//! for byte; in one that is touched everything else does.
+//! In this order: `OVERRIDE_MODEL`; `LLM_PARAMS` for the model; parameters that the provider rejects are removed; base64
+//! embeddings are requested as floats from a provider without base64. All bytes that no change concerns stay the same.
 
 mod append;
 mod fields;
@@ -20,27 +19,27 @@ use append::MessageSchema;
 use fields::Fields;
 use http::Method;
 
-/// What is asked, and of whom.
+/// Where a request goes.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestTarget<'a> {
     /// The upstream.
     pub upstream: &'a Upstream,
-    /// The URL.
+    /// The upstream URL.
     pub url: &'a str,
-    /// What it computes, if it is known.
+    /// The endpoint, if it is known.
     pub endpoint: Option<Endpoint>,
 }
 
-/// What became of a request's body.
+/// A request after the transforms.
 #[derive(Debug)]
 pub struct TransformedRequest {
-    /// The body to send; `None`: the caller's own.
+    /// The changed body. `None`: the client's own.
     pub body: Option<Vec<u8>>,
-    /// What its answer needs on its way to this caller.
+    /// The transform of its response.
     pub response_transform: ResponseTransform,
 }
 
-/// What the answer to a request needs whose body is not seen, by what the operator says for all.
+/// The transform of the response to a request whose body is not read: only what applies to every model.
 pub fn response_transform_for(config: &Config, method: &Method, target: &Target) -> ResponseTransform {
     if *method == Method::GET && path(&target.url).trim_end_matches('/').ends_with("/models") {
         return ResponseTransform::models(config.transforms.llm_params.pseudo_models().map(str::to_owned).collect());
@@ -49,7 +48,7 @@ pub fn response_transform_for(config: &Config, method: &Method, target: &Target)
     endpoint.map_or_else(ResponseTransform::default, |endpoint| ResponseTransform::think(endpoint, tags(config, None)))
 }
 
-/// Shapes a body that is a JSON object: `document`, and `text` as it came.
+/// Transforms a JSON object: `text`, parsed as `document`.
 pub fn transform(config: &Config, target: RequestTarget<'_>, text: &str, document: &Document) -> TransformedRequest {
     if !needs_rewrite(config, target, document) {
         let response_transform = target
@@ -60,18 +59,19 @@ pub fn transform(config: &Config, target: RequestTarget<'_>, text: &str, documen
     let mut fields = Fields::read(text);
     let mut response_transform = ResponseTransform::default();
     if let Some(endpoint) = target.endpoint {
-        // A model in the URL is not the body's to change.
-        let in_url = matches!(endpoint, Endpoint::GenerateContent | Endpoint::StreamGenerateContent);
-        let speaks = endpoint.is_chat() && !in_url;
+        // Google's model is in the URL, which stays as it is.
+        let model_in_url = matches!(endpoint, Endpoint::GenerateContent | Endpoint::StreamGenerateContent);
+        let needs_model = endpoint.is_chat() && !model_in_url;
         if let Some(model) = &config.transforms.override_model
-            && (speaks || fields.has("model"))
+            && (needs_model || fields.has("model"))
         {
             fields.set_text("model", model);
         }
         let set = fields.get("model").and_then(|model| JsonCursor::root(model).as_string());
         let model = set.or_else(|| inspect::model(document, target.url));
-        // A request that needs no model is not one that leaves it open.
-        let params = if model.is_some() || speaks { config.transforms.llm_params.of(model.as_deref()) } else { None };
+        // `model=default` is for requests that could name a model, and do not.
+        let params =
+            if model.is_some() || needs_model { config.transforms.llm_params.of(model.as_deref()) } else { None };
         if let Some(params) = params {
             set_params(&mut fields, params, target, endpoint);
         }
@@ -87,7 +87,7 @@ pub fn transform(config: &Config, target: RequestTarget<'_>, text: &str, documen
     TransformedRequest { body: fields.into_changed(), response_transform }
 }
 
-/// Whether anything may have to be changed, so that the body is taken apart at all.
+/// Whether a transform may apply. If not, the body is not split into members.
 fn needs_rewrite(config: &Config, target: RequestTarget<'_>, document: &Document) -> bool {
     let rejected = |name: &String| document.fields(name).next().is_some();
     config.transforms.override_model.is_some()
@@ -100,22 +100,22 @@ fn set_params(fields: &mut Fields<'_>, params: &ModelParams, target: RequestTarg
     if let Some(model) = &params.upstream_model {
         fields.set_text("model", model);
     }
-    // A count is of the messages: parameters of the answer would be refused.
-    let counts = path(target.url).ends_with("count_tokens") || path(target.url).ends_with(":countTokens");
-    if !counts {
+    // Token counts are of the messages: other parameters would be rejected.
+    let is_token_count = path(target.url).ends_with("count_tokens") || path(target.url).ends_with(":countTokens");
+    if !is_token_count {
         for (name, value) in &params.fields {
             fields.set(name, value);
         }
     }
     if let Some(text) = &params.append {
-        let transform = if counts { Some(MessageSchema::Messages) } else { MessageSchema::of(endpoint) };
-        if let Some(transform) = transform {
-            append::append(fields, transform, text);
+        let schema = if is_token_count { Some(MessageSchema::Messages) } else { MessageSchema::of(endpoint) };
+        if let Some(schema) = schema {
+            append::append(fields, schema, text);
         }
     }
 }
 
-/// The tags of this request's thoughts; `None`: they stay.
+/// The tags between which reasoning is removed. `None`: nothing is removed.
 fn tags(config: &Config, params: Option<&ModelParams>) -> Option<ThinkTags> {
     let wanted = params.and_then(|params| params.filter_think).unwrap_or(config.transforms.strip_think);
     let (start, end) = params.map_or((None, None), |p| (p.think_start.as_deref(), p.think_end.as_deref()));

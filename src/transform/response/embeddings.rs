@@ -1,9 +1,9 @@
-//! Embeddings as numbers in, as base64 out: OpenAI's `encoding_format`, the bytes of 32-bit floats, lowest first.
+//! Encodes float embeddings as base64, as OpenAI's `encoding_format` has it: little-endian 32-bit floats.
 
 use crate::json::{JsonCursor, TextEdits};
 use base64::prelude::{BASE64_STANDARD, Engine};
 
-/// The change that encodes every embedding of a list. `None`: not all of them are lists of numbers that fit.
+/// The edits that encode every embedding of a list. `None`: one is not a list of 32-bit floats.
 pub(super) fn encoded(root: JsonCursor<'_>) -> Option<TextEdits> {
     let mut edits = TextEdits::default();
     for item in root.get("data")?.items() {
@@ -18,7 +18,7 @@ pub(super) fn encoded(root: JsonCursor<'_>) -> Option<TextEdits> {
 fn encode(embedding: JsonCursor<'_>) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     for number in embedding.items() {
-        // Read as a 32-bit float at once: by way of 64 bits it would be rounded twice.
+        // Parsed as 32 bits directly: by way of 64 bits it would be rounded twice.
         let float: f32 = number.text().parse().ok().filter(|float: &f32| float.is_finite())?;
         bytes.extend_from_slice(&float.to_le_bytes());
     }
@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bits_are_kept() {
+    fn floats_are_encoded_exactly() {
         let text = r#"{"data":[{"index":0,"embedding":[0.5, -0.25,1.00000005960464477539062500000000001]},{"embedding":"AAAA"}],"n":1.0}"#;
         let out = String::from_utf8(encoded(JsonCursor::root(text)).unwrap().apply(text)).unwrap();
         let floats: Vec<u8> =

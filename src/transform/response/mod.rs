@@ -1,11 +1,9 @@
-//! What is changed in an answer between the cache and this caller? Entries hold what the upstream said.
+//! The operator's changes to a response, applied after the cache. Entries hold what the upstream sent.
 //!
-//! Thoughts between tags are left out, embeddings are given in the encoding that was asked for, and a list of models is
-//! given those that exist here only. Where none of these is wanted there is nothing to do, and the answer's bytes never
-//! come here.
+//! Reasoning between think tags is removed, float embeddings are encoded as base64 where the client requested that, and
+//! pseudo-models are added to lists of models. Without such a transform, a response's bytes do not pass through here.
 //!
-//! Whatever is not meant keeps its bytes: an event or object without a change passes as it is, and in one with a change
-//! only the strings that change are spelled anew.
+//! An event or object without a change keeps its bytes. In a changed one, only the changed strings are written anew.
 
 mod embeddings;
 mod model_list;
@@ -29,22 +27,22 @@ use serde::de::IgnoredAny;
 use splitter::SplitAt;
 use stream::StreamFilter;
 
-/// What the answers to one request need.
+/// The transform of the responses to one request.
 #[derive(Debug, Clone, Default)]
 pub struct ResponseTransform(Option<Rule>);
 
 #[derive(Debug, Clone)]
 enum Rule {
-    /// Thoughts are left out.
+    /// Reasoning between tags is removed.
     Think { protocol: Protocol, array: bool, tags: ThinkTags },
-    /// Embeddings that come as numbers go out as base64.
+    /// Float embeddings are encoded as base64.
     Base64,
-    /// These models are added to a list of models.
+    /// Pseudo-models are added to a list of models.
     Models(Vec<String>),
 }
 
 impl ResponseTransform {
-    /// Thoughts between these tags are left out, where it is known which part of an answer is its text.
+    /// Removes reasoning between these tags, if the endpoint's protocol is known.
     pub fn think(endpoint: Endpoint, tags: Option<ThinkTags>) -> ResponseTransform {
         let array = endpoint == Endpoint::StreamGenerateContent;
         ResponseTransform(Protocol::of(endpoint).zip(tags).map(|(protocol, tags)| Rule::Think {
@@ -54,34 +52,34 @@ impl ResponseTransform {
         }))
     }
 
-    /// Embeddings that come as numbers go out as base64.
+    /// Float embeddings are encoded as base64.
     pub fn base64() -> ResponseTransform {
         ResponseTransform(Some(Rule::Base64))
     }
 
-    /// These models are added to a list of models.
+    /// Adds these models to a list of models.
     pub fn models(names: Vec<String>) -> ResponseTransform {
         ResponseTransform((!names.is_empty()).then_some(Rule::Models(names)))
     }
 
-    /// Whether there is nothing to do.
+    /// Whether responses stay as they are.
     pub fn is_none(&self) -> bool {
         self.0.is_none()
     }
 
-    /// Begins with an upstream's answer. `max_bytes`: the longest object or event that is looked at. `None`: its bytes
-    /// go on as they are.
+    /// Begins the transform of an upstream response. `max_bytes`: longer objects and events stay as they are. `None`: the whole
+    /// body stays as it is.
     pub fn open(&self, status: StatusCode, response: &HeaderMap, max_bytes: usize) -> Option<BodyTransform> {
-        // The platform decodes these two alone.
+        // The Workers runtime decodes only these two.
         let coding = fields::joined_lowercase(response, http::header::CONTENT_ENCODING);
-        let legible = matches!(coding.as_str(), "" | "identity" | "gzip" | "br");
-        if legible { self.begin(status.as_u16(), &media_type::essence(response), max_bytes) } else { None }
+        let is_decoded = matches!(coding.as_str(), "" | "identity" | "gzip" | "br");
+        if is_decoded { self.begin(status.as_u16(), &media_type::essence(response), max_bytes) } else { None }
     }
 
-    /// A stored answer's body, in this form, for the caller. `kind`: its content type where it is not the stored one.
-    pub fn stored(&self, head: &EntryHead, kind: Option<&str>, body: Vec<u8>) -> Vec<u8> {
+    /// The body of a stored response, transformed. `content_type`: of the converted body, if the stored one was converted.
+    pub fn stored(&self, head: &EntryHead, content_type: Option<&str>, body: Vec<u8>) -> Vec<u8> {
         let stored = head.headers.iter().find(|(name, _)| name == "content-type").map(|(_, value)| value.as_str());
-        match self.begin(head.status, kind.or(stored).unwrap_or_default(), usize::MAX) {
+        match self.begin(head.status, content_type.or(stored).unwrap_or_default(), usize::MAX) {
             Some(body_transform) => body_transform.all(&body),
             None => body,
         }
@@ -90,7 +88,7 @@ impl ResponseTransform {
     fn begin(&self, status: u16, content_type: &str, max_bytes: usize) -> Option<BodyTransform> {
         let rule = self.0.as_ref().filter(|_| (200..300).contains(&status))?;
         let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        let work = match (rule, essence.as_str()) {
+        let mode = match (rule, essence.as_str()) {
             (Rule::Think { protocol: Protocol::Ollama, tags, .. }, "application/x-ndjson") => {
                 Mode::Stream(Box::new(StreamFilter::new(Protocol::Ollama, SplitAt::Lines, tags.clone(), max_bytes)))
             }
@@ -105,34 +103,34 @@ impl ResponseTransform {
             }
             _ => return None,
         };
-        Some(BodyTransform(work))
+        Some(BodyTransform(mode))
     }
 }
 
-/// An answer on its way through. Bytes go in as they come and come out as soon as it is clear what they are.
+/// The transform of one body. Bytes go in as they arrive, and come out as soon as it is known that they stay.
 #[derive(Debug)]
 pub struct BodyTransform(Mode);
 
 #[derive(Debug)]
 enum Mode {
     Stream(Box<StreamFilter>),
-    /// An object is looked at once it is whole.
+    /// An object is transformed once it is complete.
     Whole {
         rule: Rule,
         body: Vec<u8>,
         max_bytes: usize,
     },
-    /// It is too long to be looked at.
+    /// The object is too long.
     PassThrough,
 }
 
 impl BodyTransform {
-    /// Takes the next bytes; gives what can go out.
-    pub fn push(&mut self, piece: &[u8]) -> Vec<u8> {
+    /// Takes the next chunk; returns the bytes that can be sent.
+    pub fn push(&mut self, chunk: &[u8]) -> Vec<u8> {
         match &mut self.0 {
-            Mode::Stream(filter) => filter.push(piece),
+            Mode::Stream(filter) => filter.push(chunk),
             Mode::Whole { body, max_bytes, .. } => {
-                body.extend_from_slice(piece);
+                body.extend_from_slice(chunk);
                 if body.len() <= *max_bytes {
                     return Vec::new();
                 }
@@ -140,11 +138,11 @@ impl BodyTransform {
                 self.0 = Mode::PassThrough;
                 body
             }
-            Mode::PassThrough => piece.to_vec(),
+            Mode::PassThrough => chunk.to_vec(),
         }
     }
 
-    /// The answer has ended; gives the rest of it.
+    /// The body has ended; returns the rest of it.
     pub fn finish(self) -> Vec<u8> {
         match self.0 {
             Mode::Stream(filter) => filter.finish(),
@@ -153,7 +151,7 @@ impl BodyTransform {
         }
     }
 
-    /// A whole answer.
+    /// Transforms a complete body.
     fn all(mut self, body: &[u8]) -> Vec<u8> {
         let mut out = self.push(body);
         out.extend(self.finish());
@@ -161,7 +159,7 @@ impl BodyTransform {
     }
 }
 
-/// A JSON answer with its change. `None`: there is none, or it is no JSON.
+/// A changed JSON body. `None`: nothing changes, or it is not JSON.
 fn transformed(rule: &Rule, body: &[u8]) -> Option<Vec<u8>> {
     let text = std::str::from_utf8(body).ok()?;
     serde_json::from_str::<IgnoredAny>(text).ok()?;
@@ -182,7 +180,7 @@ fn without_reasoning(protocol: Protocol, tags: &ThinkTags, root: JsonCursor<'_>)
     edits
 }
 
-/// Leaves the thoughts out of a text that is whole.
+/// Removes reasoning from a complete text.
 fn strip(value: JsonCursor<'_>, tags: &ThinkTags, edits: &mut TextEdits) {
     let Some(text) = value.string() else {
         return;

@@ -1,21 +1,21 @@
-//! A list of models with those that exist here only: OpenAI's and Anthropic's lists, and bare ones (Together).
+//! Adds the operator's pseudo-models to a list of models: OpenAI's, Anthropic's, or a bare array (Together).
 
 use crate::json::{JsonCursor, TextEdits, to_json_string};
 
-/// The change that adds these models to a list. `None`: it is no list of models that is known, or not its last page.
+/// The edits that add these models to a list. `None`: the list has an unknown form, or this is not its last page.
 pub(super) fn added(root: JsonCursor<'_>, names: &[String]) -> Option<TextEdits> {
     let list = if root.is_array() { root } else { root.get("data").filter(|data| data.is_array())? };
-    let more = root.get("has_more").is_some_and(|more| more.text() == "true");
-    if more {
+    let has_more = root.get("has_more").is_some_and(|more| more.text() == "true");
+    if has_more {
         return None;
     }
     let first = list.items().next();
     let like_anthropic = first.is_some_and(|model| model.get("type").is_some_and(|kind| kind.eq_str("model")));
     let is_new = |name: &&String| !list.items().any(|model| model.get("id").is_some_and(|id| id.eq_str(name)));
     let mut added = Vec::new();
-    let mut follows = first.is_some();
+    let mut needs_comma = first.is_some();
     for name in names.iter().filter(is_new) {
-        if std::mem::replace(&mut follows, true) {
+        if std::mem::replace(&mut needs_comma, true) {
             added.push(b',');
         }
         let name = to_json_string(name.as_bytes());
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn adds_what_is_not_there() {
+    fn adds_models_that_are_not_listed() {
         let names = ["a".to_owned(), "b".to_owned()];
         let with = |text: &str| {
             added(JsonCursor::root(text), &names).map(|edits| String::from_utf8(edits.apply(text)).unwrap())

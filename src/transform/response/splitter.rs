@@ -1,35 +1,34 @@
-//! Where does one event of a stream end and the next begin? Unlike [`crate::http::sse`], which reads events, this keeps every
-//! byte around them.
+//! Splits a stream into events. Unlike [`crate::http::sse`], which reads events, this keeps every byte around them.
 
 use std::ops::Range;
 
-/// How a stream is cut.
+/// How a stream is framed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SplitAt {
     /// `text/event-stream`.
     Events,
-    /// One JSON text a line.
+    /// One JSON text per line.
     Lines,
     /// The items of one JSON array.
     Items,
 }
 
-/// A part of a stream.
+/// A segment of a stream.
 #[derive(Debug)]
 pub(super) enum Segment {
-    /// Bytes between events, or that are none.
+    /// Bytes that are not an event.
     Raw(Vec<u8>),
-    /// An event with everything that belongs to it.
+    /// An event.
     Event(Block),
-    /// The array ends here.
+    /// The end of the array.
     Close,
 }
 
-/// An event as it came.
+/// An event as it was sent.
 #[derive(Debug)]
 pub(super) struct Block {
     raw: String,
-    /// Where its data stands, a range a line.
+    /// Where its data is: one range for each line.
     data: Vec<Range<usize>>,
 }
 
@@ -45,7 +44,7 @@ impl Block {
         lines.join("\n")
     }
 
-    /// Its bytes with other data. (The JSON of several lines has its breaks between values, where one line has none.)
+    /// Its bytes with other data, on one line. (In JSON, line breaks occur only between values.)
     pub(super) fn with_data(&self, data: &[u8]) -> Vec<u8> {
         let [first, rest @ ..] = self.data.as_slice() else {
             return self.raw().to_vec();
@@ -54,7 +53,7 @@ impl Block {
         let mut out = raw(0..first.start).to_vec();
         out.extend(data.iter().map(|byte| if *byte == b'\n' { b' ' } else { *byte }));
         let mut done = first.end;
-        // Further data lines go, each with its end; what stands between them stays.
+        // Further data lines are removed, with their line ends; what is between them stays.
         for line in rest {
             let before = self.raw.get(..line.start).and_then(|before| before.rfind(['\n', '\r']));
             out.extend_from_slice(raw(done..before.map_or(done, |at| at.saturating_add(1))));
@@ -67,22 +66,22 @@ impl Block {
     }
 }
 
-/// Cuts a stream that comes in any pieces.
+/// Splits a stream, whatever its chunks.
 #[derive(Debug)]
 pub(super) struct Splitter {
     split_at: SplitAt,
     max_bytes: usize,
     buffer: Vec<u8>,
-    /// Where the line that has not ended begins in the buffer.
+    /// Where the current line begins in the buffer.
     line: usize,
-    /// The last byte was a carriage return: a line feed after it belongs to it.
+    /// The last byte was a carriage return, so a line feed belongs to the same line end.
     after_cr: bool,
     array: Array,
-    /// Nothing is cut any more: an event is too long, or what should be an array is none.
+    /// The rest is not split: an event is too long, or the array has ended or is none.
     passing_through: bool,
 }
 
-/// Where in an array we are.
+/// The position in an array.
 #[derive(Debug, Default)]
 struct Array {
     open: bool,
@@ -144,7 +143,7 @@ impl Splitter {
         }
         self.after_cr = byte == b'\r';
         let line = self.buffer.get(self.line..end).unwrap_or_default();
-        // A comment before an event keeps the connection alive: it does not wait for the event.
+        // A comment before an event keeps the connection alive, so it is not held until the event ends.
         let comment = self.line == 0 && line.first() == Some(&b':');
         if self.split_at == SplitAt::Lines || line.is_empty() {
             self.end(emit);
@@ -156,17 +155,17 @@ impl Splitter {
         }
     }
 
-    /// What is in the buffer is an event, or nothing that anyone reads.
+    /// The buffer ends: it holds an event, or bytes without data.
     fn end(&mut self, emit: &mut impl FnMut(Segment)) {
         self.line = 0;
-        let piece = match String::from_utf8(std::mem::take(&mut self.buffer)) {
+        let segment = match String::from_utf8(std::mem::take(&mut self.buffer)) {
             Ok(raw) => {
                 let data = if self.split_at == SplitAt::Events { data_lines(&raw) } else { whole_line(&raw) };
                 if data.is_empty() { Segment::Raw(raw.into_bytes()) } else { Segment::Event(Block { raw, data }) }
             }
             Err(error) => Segment::Raw(error.into_bytes()),
         };
-        emit(piece);
+        emit(segment);
     }
 
     fn item_byte(&mut self, byte: u8, emit: &mut impl FnMut(Segment)) {
@@ -183,11 +182,11 @@ impl Splitter {
                 _ => {}
             }
             if array.depth == 0 {
-                let piece = match String::from_utf8(std::mem::take(&mut self.buffer)) {
+                let segment = match String::from_utf8(std::mem::take(&mut self.buffer)) {
                     Ok(raw) => Segment::Event(Block { data: std::iter::once(0..raw.len()).collect(), raw }),
                     Err(error) => Segment::Raw(error.into_bytes()),
                 };
-                emit(piece);
+                emit(segment);
             }
             return;
         }
@@ -209,7 +208,7 @@ impl Splitter {
     }
 }
 
-/// Where the values of an event's `data` fields stand.
+/// Where the values of an event's `data` fields are.
 fn data_lines(raw: &str) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     let mut at = 0usize;
@@ -238,7 +237,7 @@ mod tests {
     fn split_at(split_at: SplitAt, text: &str, size: usize) -> (Vec<String>, String) {
         let mut splitter = Splitter::new(split_at, 1000);
         let (mut data, mut raw) = (Vec::new(), Vec::new());
-        let mut emit = |piece: Segment| match piece {
+        let mut emit = |segment: Segment| match segment {
             Segment::Raw(bytes) => raw.extend(bytes),
             Segment::Event(block) => {
                 data.push(block.data());
@@ -246,15 +245,15 @@ mod tests {
             }
             Segment::Close => {}
         };
-        for piece in text.as_bytes().chunks(size) {
-            splitter.push(piece, &mut emit);
+        for chunk in text.as_bytes().chunks(size) {
+            splitter.push(chunk, &mut emit);
         }
         splitter.finish(&mut emit);
         (data, String::from_utf8(raw).unwrap())
     }
 
     #[test]
-    fn every_byte_is_kept_and_every_event_found() {
+    fn finds_every_event_and_keeps_every_byte() {
         let events = "\u{feff}: hi\r\n\r\nevent: e\r\ndata: {\"a\":1}\r\n\r\n:\n\ndata:x\rid: 1\rdata: y\r\rretry: 1\n\ndata: [DONE]";
         let lines = "{\"a\":1}\n\n{\"b\":2}\r\n{\"c\":3}";
         let items = " [{\"a\":\"]}\\\"\"}\n, {\"b\":[[]]},3,{}]\n ";
@@ -268,11 +267,7 @@ mod tests {
             let (data, raw) = split_at(SplitAt::Lines, lines, size);
             assert_eq!((data.len(), raw.as_str()), (3, lines));
             let (data, raw) = split_at(SplitAt::Items, items, size);
-            assert_eq!(
-                (data.len(), raw.as_str()),
-                (2, items),
-                "3 is no event, and what is no array from there on passes"
-            );
+            assert_eq!((data.len(), raw.as_str()), (2, items), "3 is not an object, so the rest passes unsplit");
             assert_eq!(split_at(SplitAt::Items, "{\"a\":[{}]}", size).0.len(), 0);
         }
         let long = format!("data: {}\n\ndata: b\n\n", "a".repeat(2000));
@@ -280,12 +275,12 @@ mod tests {
     }
 
     #[test]
-    fn other_data_goes_into_the_same_place() {
+    fn replaces_the_data_of_an_event() {
         let mut blocks = Vec::new();
         let mut splitter = Splitter::new(SplitAt::Events, 1000);
         let text = b"event: e\r\ndata:{\"a\":\r\nid: 7\r\ndata: 1}\r\n\r\n";
-        splitter.push(text, &mut |piece| {
-            if let Segment::Event(block) = piece {
+        splitter.push(text, &mut |segment| {
+            if let Segment::Event(block) = segment {
                 blocks.push(block)
             }
         });
@@ -293,7 +288,7 @@ mod tests {
         assert_eq!(
             blocks[0].with_data(b"{\"b\":\n2}"),
             b"event: e\r\ndata:{\"b\": 2}\r\nid: 7\r\n\r",
-            "the last line feed comes after the event"
+            "the last line feed is not part of the event"
         );
     }
 }

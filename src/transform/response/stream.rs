@@ -1,4 +1,4 @@
-//! Thoughts left out of a stream, event by event.
+//! Removes reasoning from a stream, event by event.
 
 use super::splitter::{Block, Segment, SplitAt, Splitter};
 use super::strip;
@@ -13,44 +13,44 @@ use serde::de::IgnoredAny;
 #[derive(Debug)]
 pub(super) struct StreamFilter {
     splitter: Splitter,
-    texts: Texts,
+    texts: OpenTexts,
 }
 
-/// The texts that have begun.
+/// The texts that have begun and not ended.
 #[derive(Debug)]
-struct Texts {
+struct OpenTexts {
     protocol: Protocol,
     split_at: SplitAt,
     tags: ThinkTags,
-    open: Vec<Text>,
+    open: Vec<OpenText>,
 }
 
 #[derive(Debug)]
-struct Text {
+struct OpenText {
     position: TextPosition,
     filter: TagFilter,
-    /// The last event with a piece of it: what an event of our own is made like.
-    last: String,
+    /// The last event with a delta of this text, as the template of an extra event.
+    template: String,
 }
 
 impl StreamFilter {
     pub(super) fn new(protocol: Protocol, split_at: SplitAt, tags: ThinkTags, max_bytes: usize) -> StreamFilter {
-        let texts = Texts { protocol, split_at, tags, open: Vec::new() };
+        let texts = OpenTexts { protocol, split_at, tags, open: Vec::new() };
         StreamFilter { splitter: Splitter::new(split_at, max_bytes), texts }
     }
 
     pub(super) fn push(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
         let texts = &mut self.texts;
-        self.splitter.push(bytes, &mut |piece| texts.take(piece, &mut out));
+        self.splitter.push(bytes, &mut |segment| texts.segment(segment, &mut out));
         out
     }
 
     pub(super) fn finish(mut self) -> Vec<u8> {
         let mut out = Vec::new();
         let texts = &mut self.texts;
-        self.splitter.finish(&mut |piece| texts.take(piece, &mut out));
-        // A stream that ends without saying so loses nothing either. (After an array's end nothing can follow.)
+        self.splitter.finish(&mut |segment| texts.segment(segment, &mut out));
+        // A stream without a terminal event loses nothing either. (After the end of an array, nothing may follow.)
         if texts.split_at != SplitAt::Items {
             texts.flush(End::All, &mut out);
         }
@@ -58,15 +58,15 @@ impl StreamFilter {
     }
 }
 
-impl Texts {
-    fn take(&mut self, piece: Segment, out: &mut Vec<u8>) {
-        match piece {
+impl OpenTexts {
+    fn segment(&mut self, segment: Segment, out: &mut Vec<u8>) {
+        match segment {
             Segment::Raw(bytes) => out.extend(bytes),
             Segment::Event(block) => self.event(&block, out),
             Segment::Close => {
                 let mut rest = Vec::new();
                 self.flush(End::All, &mut rest);
-                // What is given back has its comma behind it, and here belongs behind what came before.
+                // Extra items end in a comma. Behind the last item, the comma belongs before them.
                 if rest.pop().is_some() {
                     out.push(b',');
                     out.extend(rest);
@@ -84,30 +84,30 @@ impl Texts {
             out.extend(block.raw());
             return;
         }
-        let seen = text_fields::of_event(self.protocol, JsonCursor::root(&data));
-        let mut pieces: Vec<(TextPosition, JsonCursor<'_>, Vec<u8>)> = Vec::new();
-        for (position, piece) in seen.pieces {
-            let kept = self.filtered(position, &data, &piece.string().unwrap_or_default());
-            pieces.push((position, piece, kept));
+        let event = text_fields::of_event(self.protocol, JsonCursor::root(&data));
+        let mut deltas: Vec<(TextPosition, JsonCursor<'_>, Vec<u8>)> = Vec::new();
+        for (position, delta) in event.deltas {
+            let filtered = self.filtered(position, &data, &delta.string().unwrap_or_default());
+            deltas.push((position, delta, filtered));
         }
-        for end in seen.ends {
+        for end in event.ends {
             for text in self.ended(end) {
                 let (position, rest) = (text.position, text.filter.finish());
-                // An event that says something and ends can say the rest too.
-                match pieces.iter_mut().rfind(|(of, ..)| *of == position) {
-                    Some((.., kept)) => kept.extend(rest),
+                // If the event that ends a text has a delta of it, the rest goes into that.
+                match deltas.iter_mut().rfind(|(of, ..)| *of == position) {
+                    Some((.., filtered)) => filtered.extend(rest),
                     None if rest.is_empty() => {}
-                    None => self.say(position, &text.last, &rest, out),
+                    None => self.emit_text(position, &text.template, &rest, out),
                 }
             }
         }
         let mut edits = TextEdits::default();
-        for (_, piece, kept) in pieces {
-            if piece.string().as_deref() != Some(&kept) {
-                edits.replace(piece.range(), to_json_string(&kept));
+        for (_, delta, filtered) in deltas {
+            if delta.string().as_deref() != Some(&filtered) {
+                edits.replace(delta.range(), to_json_string(&filtered));
             }
         }
-        for whole in seen.wholes {
+        for whole in event.wholes {
             strip(whole, &self.tags, &mut edits);
         }
         if edits.is_empty() {
@@ -117,39 +117,41 @@ impl Texts {
         }
     }
 
-    /// What is known to stay of a piece of the text at this place, which may begin with it. `event`: what says it.
-    fn filtered(&mut self, position: TextPosition, event: &str, piece: &[u8]) -> Vec<u8> {
+    /// What can be sent of a text, now that its next delta is there. The text may begin with it. `event`: the event's data.
+    fn filtered(&mut self, position: TextPosition, event: &str, delta: &[u8]) -> Vec<u8> {
         if !self.open.iter().any(|text| text.position == position) {
-            self.open.push(Text { position, filter: TagFilter::new(self.tags.clone()), last: String::new() });
+            self.open.push(OpenText { position, filter: TagFilter::new(self.tags.clone()), template: String::new() });
         }
         match self.open.iter_mut().find(|text| text.position == position) {
             Some(text) => {
-                event.clone_into(&mut text.last);
-                text.filter.push(piece)
+                event.clone_into(&mut text.template);
+                text.filter.push(delta)
             }
-            None => piece.to_vec(),
+            None => delta.to_vec(),
         }
     }
 
-    fn ended(&mut self, end: End) -> Vec<Text> {
+    /// Removes the texts that have ended.
+    fn ended(&mut self, end: End) -> Vec<OpenText> {
         let (ended, open) = std::mem::take(&mut self.open).into_iter().partition(|text| end.is_of(text.position));
         self.open = open;
         ended
     }
 
-    /// Writes what is held of these texts in events of our own.
+    /// Sends what is held of these texts, in extra events.
     fn flush(&mut self, end: End, out: &mut Vec<u8>) {
         for text in self.ended(end) {
             let rest = text.filter.finish();
             if !rest.is_empty() {
-                self.say(text.position, &text.last, &rest, out);
+                self.emit_text(text.position, &text.template, &rest, out);
             }
         }
     }
 
-    /// Writes an event that says `text` at this place.
-    fn say(&self, position: TextPosition, like: &str, text: &[u8], out: &mut Vec<u8>) {
-        let (name, data) = event_like(self.protocol, position, JsonCursor::root(like), like, &to_json_string(text));
+    /// Sends an extra event with a delta of the text at this position, made after `template`.
+    fn emit_text(&self, position: TextPosition, template: &str, text: &[u8], out: &mut Vec<u8>) {
+        let (name, data) =
+            event_with(self.protocol, position, JsonCursor::root(template), template, &to_json_string(text));
         match self.split_at {
             SplitAt::Events => {
                 if let Some(name) = name {
@@ -171,27 +173,27 @@ impl Texts {
     }
 }
 
-/// An event of a stream (its name, its data) that says `text`, a JSON string, and nothing else, made like `like`.
-fn event_like(
+/// The name and the data of an event that has nothing but a delta, the JSON string `text`. It is made after `template`.
+fn event_with(
     protocol: Protocol,
     position: TextPosition,
     root: JsonCursor<'_>,
-    like: &str,
+    template: &str,
     text: &[u8],
 ) -> (Option<&'static str>, Vec<u8>) {
     let index = position.0.to_string();
     let index = index.as_bytes();
     match protocol {
         Protocol::Chat | Protocol::Completions => {
-            let around = members_but(root, &["choices", "usage", "obfuscation", "p"]);
-            let said: [&[u8]; 3] =
+            let around = members_except(root, &["choices", "usage", "obfuscation", "p"]);
+            let delta: [&[u8]; 3] =
                 if position.1 == 0 { [br#""delta":{"content":"#, text, b"}"] } else { [br#""text":"#, text, b""] };
             let choice =
-                [br#""choices":[{"index":"#, index, b",", &said.concat(), br#","finish_reason":null}]}"#].concat();
+                [br#""choices":[{"index":"#, index, b",", &delta.concat(), br#","finish_reason":null}]}"#].concat();
             (None, [&around, choice.as_slice()].concat())
         }
         Protocol::Google => {
-            let around = members_but(root, &["candidates", "usageMetadata"]);
+            let around = members_except(root, &["candidates", "usageMetadata"]);
             let begin = br#""candidates":[{"content":{"parts":[{"text":"#;
             (None, [&around, begin.as_slice(), text, br#"}],"role":"model"},"index":"#, index, b"}]}"].concat())
         }
@@ -208,25 +210,25 @@ fn event_like(
             let data = [begin, index, br#","delta":{"message":{"content":{"text":"#, text, b"}}}}"].concat();
             (Some("content-delta"), data)
         }
-        // These say one thing an event: the last piece's is the frame.
+        // These have one delta per event, so it can be replaced in the template.
         Protocol::Responses | Protocol::Ollama => {
             let mut edits = TextEdits::default();
-            for (_, piece) in text_fields::of_event(protocol, root).pieces {
-                edits.replace(piece.range(), text.to_vec());
+            for (_, delta) in text_fields::of_event(protocol, root).deltas {
+                edits.replace(delta.range(), text.to_vec());
             }
             if let Some(probabilities) = root.get("logprobs") {
                 edits.replace(probabilities.range(), b"[]".to_vec());
             }
             let name = (protocol == Protocol::Responses).then_some("response.output_text.delta");
-            (name, edits.apply(like))
+            (name, edits.apply(template))
         }
     }
 }
 
-/// An object's opening and its members but these, each with a comma behind it.
-fn members_but(root: JsonCursor<'_>, left_out: &[&str]) -> Vec<u8> {
+/// `{` and the members except these, each followed by a comma.
+fn members_except(root: JsonCursor<'_>, excluded: &[&str]) -> Vec<u8> {
     let mut out = b"{".to_vec();
-    for member in root.members().filter(|member| !left_out.iter().any(|name| member.key.eq_str(name))) {
+    for member in root.members().filter(|member| !excluded.iter().any(|name| member.key.eq_str(name))) {
         out.extend_from_slice(member.key.text().as_bytes());
         out.push(b':');
         out.extend_from_slice(member.value.text().as_bytes());

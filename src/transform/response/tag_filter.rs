@@ -1,16 +1,16 @@
-//! Which bytes of a text stand between tags? In any pieces, holding back no more than may still be a tag.
+//! Removes blocks between tags from a text that arrives in chunks.
 
 use crate::config::think_tags::ThinkTags;
 
-/// Leaves blocks out of one text. A block begins with the first start tag and ends with the first end tag after it; one
-/// that does not end is none.
+/// Removes blocks from one text. A block begins with a start tag and ends with the next end tag. An unclosed block is not
+/// removed. No more is held back than might still be a tag or a block.
 #[derive(Debug)]
 pub struct TagFilter {
     tags: ThinkTags,
-    /// What is held back: what may be the beginning of a start tag, or a block from its start tag on.
+    /// Bytes that are held back: a possible beginning of a start tag, or a block from its start tag on.
     held: Vec<u8>,
     inside: bool,
-    /// How much of a held block has been searched for its end.
+    /// How many bytes of the block have been searched for the end tag.
     searched: usize,
 }
 
@@ -20,15 +20,15 @@ impl TagFilter {
         TagFilter { tags, held: Vec::new(), inside: false, searched: 0 }
     }
 
-    /// Takes the next piece of the text; gives what is known to stay.
-    pub fn push(&mut self, piece: &[u8]) -> Vec<u8> {
-        self.held.extend_from_slice(piece);
+    /// Takes the next chunk of the text; returns the bytes that stay.
+    pub fn push(&mut self, chunk: &[u8]) -> Vec<u8> {
+        self.held.extend_from_slice(chunk);
         let mut out = Vec::new();
         loop {
             if self.inside {
                 let Some(end) = find(&self.held, &self.tags.end, self.searched) else {
-                    let begun = self.tags.end.len().saturating_sub(1);
-                    self.searched = self.searched.max(self.held.len().saturating_sub(begun));
+                    let partial_tag = self.tags.end.len().saturating_sub(1);
+                    self.searched = self.searched.max(self.held.len().saturating_sub(partial_tag));
                     return out;
                 };
                 self.held.drain(..end.saturating_add(self.tags.end.len()));
@@ -38,20 +38,20 @@ impl TagFilter {
                 self.inside = true;
                 self.searched = self.tags.start.len();
             } else {
-                let stays = self.held.len().saturating_sub(self.begun());
-                out.extend(self.held.drain(..stays));
+                let end = self.held.len().saturating_sub(self.partial_start_tag());
+                out.extend(self.held.drain(..end));
                 return out;
             }
         }
     }
 
-    /// The text has ended; gives back what was held.
+    /// The text has ended; returns the bytes that were held back.
     pub fn finish(self) -> Vec<u8> {
         self.held
     }
 
-    /// How many bytes at the end may be the beginning of a start tag.
-    fn begun(&self) -> usize {
+    /// How many bytes at the end might be the beginning of a start tag.
+    fn partial_start_tag(&self) -> usize {
         let longest = self.held.len().min(self.tags.start.len().saturating_sub(1));
         let begins = |length: &usize| {
             let beginning = self.tags.start.get(..*length);
@@ -70,15 +70,15 @@ fn find(text: &[u8], tag: &[u8], from: usize) -> Option<usize> {
 mod tests {
     use super::*;
 
-    fn filtered(pieces: &[&str]) -> String {
+    fn filtered(chunks: &[&str]) -> String {
         let mut filter = TagFilter::new(ThinkTags::new(Some("<t>"), Some("</t>\n")));
-        let mut out: Vec<u8> = pieces.iter().flat_map(|piece| filter.push(piece.as_bytes())).collect();
+        let mut out: Vec<u8> = chunks.iter().flat_map(|chunk| filter.push(chunk.as_bytes())).collect();
         out.extend(filter.finish());
         String::from_utf8(out).unwrap()
     }
 
     #[test]
-    fn blocks_go_and_everything_else_stays() {
+    fn removes_blocks_and_nothing_else() {
         assert_eq!(filtered(&["a<t>b</t>\nc"]), "ac");
         assert_eq!(filtered(&["a<", "t", ">b<", "/t>", "\nc<t>d</t>\n"]), "ac");
         assert_eq!(filtered(&["<t><t>a</t>\n</t>\n"]), "</t>\n");
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_held_that_cannot_be_a_tag() {
+    fn holds_back_only_possible_tags() {
         let mut filter = TagFilter::new(ThinkTags::default());
         assert_eq!(filter.push(b"a < b <<th"), b"a < b <");
         assert_eq!(filter.push(b"x"), b"<thx");
