@@ -110,6 +110,12 @@ impl CacheKey {
         Some(CacheKey(bytes))
     }
 
+    /// What the stored names of all entries of its namespace begin with.
+    pub fn storage_prefix(&self) -> String {
+        let (_, tag) = self.0.split_at(HASH_LEN);
+        format!("{}:", hex::encode(tag))
+    }
+
     /// Its entry's name in a store: the namespace's tag, a colon, and the rest of the key.
     pub fn storage_key(&self) -> String {
         let (hash, tag) = self.0.split_at(HASH_LEN);

@@ -173,51 +173,59 @@ impl<P: Platform> Coalescer<P> {
         client: &P::Client,
         came: u64,
     ) -> Option<CoalescerReply<P>> {
-        let current = self.current.borrow().clone();
-        let state = current.as_ref().map(|fetch| fetch.state());
-        let in_flight = match (&current, &state) {
-            (_, Some(FetchState::Complete(complete))) => InFlightState::Complete(&complete.head),
-            (Some(fetch), Some(FetchState::AwaitingHead)) => {
-                InFlightState::Fetching { response_mode: fetch.response_mode, clients: fetch.clients(), closed: false }
-            }
-            (Some(fetch), Some(FetchState::Streaming { response, .. })) => InFlightState::Fetching {
-                response_mode: fetch.response_mode,
-                clients: fetch.clients(),
-                closed: response.has_overflowed() || !response.status().is_success(),
-            },
-            _ => InFlightState::Idle,
-        };
-        let retain_ms = platform.config().coalesce.retain_ms;
-        let role = coalesce::role(in_flight, &request.join_request(), platform.now(), retain_ms);
-        Some(match (role, current, state) {
-            (Role::Leader, ..) => {
-                let current = Some(self.current.clone());
-                self.lead(platform, request.clone(), body, client, current).await
-            }
-            (Role::ReuseComplete, _, Some(FetchState::Complete(complete))) => {
-                CoalescerReply::Entry { value: complete.value.clone(), retained: true }
-            }
-            (Role::ReuseComplete, ..) => CoalescerReply::Busy,
-            (Role::StreamFollower | Role::Waiter, Some(fetch), _) => {
-                let _guard = fetch.wait(client);
-                let followed = follow(&fetch, role, request, platform.config().cache.shared_scope);
-                match select(pin!(followed), pin!(client.disconnected())).await {
-                    Either::Left((reply, _)) => reply?,
-                    Either::Right(_) => {
-                        let waited = platform.now().saturating_sub(came);
-                        let measurements = Measurements {
-                            ms: request.elapsed_ms.saturating_add(waited),
-                            coalesce_role: Some(CoalesceRole::Follower),
-                            waited_ms: Some(waited),
-                            ..Measurements::default()
-                        };
-                        ExchangeLog::new(request.log.clone(), platform.log_sink()).finish(&measurements, Ok(()));
-                        CoalescerReply::Handled
+        loop {
+            let current = self.current.borrow().clone();
+            let state = current.as_ref().map(|fetch| fetch.state());
+            let in_flight = match (&current, &state) {
+                (_, Some(FetchState::Complete(complete))) => InFlightState::Complete(&complete.head),
+                (Some(fetch), Some(FetchState::AwaitingHead)) => InFlightState::Fetching {
+                    response_mode: fetch.response_mode,
+                    clients: fetch.clients(),
+                    closed: false,
+                },
+                (Some(fetch), Some(FetchState::Streaming { response, .. })) => InFlightState::Fetching {
+                    response_mode: fetch.response_mode,
+                    clients: fetch.clients(),
+                    closed: response.has_overflowed() || !response.status().is_success(),
+                },
+                _ => InFlightState::Idle,
+            };
+            let retain_ms = platform.config().coalesce.retain_ms;
+            let role = coalesce::role(in_flight, &request.join_request(), platform.now(), retain_ms);
+            return Some(match (role, current, state) {
+                (Role::Leader, ..) => {
+                    let current = Some(self.current.clone());
+                    self.lead(platform, request.clone(), body, client, current).await
+                }
+                (Role::ReuseComplete, Some(fetch), Some(FetchState::Complete(complete))) => {
+                    if platform.namespace_deleted_at(&request.key).await >= complete.head.stored_at {
+                        self.current.borrow_mut().take_if(|current| Rc::ptr_eq(current, &fetch));
+                        continue;
+                    }
+                    CoalescerReply::Entry { value: complete.value.clone(), retained: true }
+                }
+                (Role::ReuseComplete, ..) => CoalescerReply::Busy,
+                (Role::StreamFollower | Role::Waiter, Some(fetch), _) => {
+                    let _guard = fetch.wait(client);
+                    let followed = follow(&fetch, role, request, platform.config().cache.shared_scope);
+                    match select(pin!(followed), pin!(client.disconnected())).await {
+                        Either::Left((reply, _)) => reply?,
+                        Either::Right(_) => {
+                            let waited = platform.now().saturating_sub(came);
+                            let measurements = Measurements {
+                                ms: request.elapsed_ms.saturating_add(waited),
+                                coalesce_role: Some(CoalesceRole::Follower),
+                                waited_ms: Some(waited),
+                                ..Measurements::default()
+                            };
+                            ExchangeLog::new(request.log.clone(), platform.log_sink()).finish(&measurements, Ok(()));
+                            CoalescerReply::Handled
+                        }
                     }
                 }
-            }
-            _ => CoalescerReply::Independent,
-        })
+                _ => CoalescerReply::Independent,
+            });
+        }
     }
 
     /// Begins a fetch. Its leader gets the response as it comes. `current`: where other clients find it, if they may.

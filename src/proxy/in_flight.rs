@@ -192,6 +192,7 @@ impl<P: Platform> FetchTask<P> {
         let (platform, request) = (&self.platform, &self.request);
         let background = request.freshness.background;
         let sequence = platform.next_sequence();
+        let began = platform.now();
         let is_abandoned = || !background && self.fetch.is_abandoned();
         // A response that is not stored is of no use to anyone once its client has disconnected.
         let client = Some(&self.client).filter(|_| self.current.is_none() && request.lifetime_ms.is_err());
@@ -254,7 +255,7 @@ impl<P: Platform> FetchTask<P> {
                 }
             };
         let stored = match captured {
-            Ok(entry) => self.store(&entry, sequence).await,
+            Ok(entry) => self.store(&entry, sequence, began).await,
             Err(reason) => {
                 let ended_cleanly = response.ended_cleanly().await;
                 self.fetch.transition(FetchState::Discarded { response: response.clone(), ended_cleanly });
@@ -272,12 +273,20 @@ impl<P: Platform> FetchTask<P> {
         !self.request.freshness.background && !self.client.is_disconnected()
     }
 
-    /// Releases the clients that wait for the complete response, and stores it.
-    async fn store(&self, entry: &Entry, sequence: u64) -> Result<(), Reason> {
+    /// Releases the clients that wait for the complete response, and stores it. `began`: when the fetch began. If the namespace
+    /// has been deleted since, the entry goes, too.
+    async fn store(&self, entry: &Entry, sequence: u64, began: u64) -> Result<(), Reason> {
         let value = P::Buffer::from_slice(&entry.encode().ok_or(Reason::TooLarge)?);
         let complete = CompleteEntry { head: entry.head.clone(), value: value.clone() };
         self.fetch.transition(FetchState::Complete(Rc::new(complete)));
-        self.platform.store(&self.request, &entry.head, &value, sequence).await
+        let key = &self.request.key;
+        self.platform.store(&self.request, &entry.head, &value, sequence).await?;
+        if self.platform.namespace_deleted_at(key).await >= began {
+            self.forget();
+            self.platform.delete(key).await;
+            return Err(Reason::Superseded);
+        }
+        Ok(())
     }
 
     /// Forgets the fetch at its end, unless its response is retained for later clients.
@@ -288,7 +297,14 @@ impl<P: Platform> FetchTask<P> {
             }
             _ => false,
         };
-        let Some(current) = self.current.as_ref().filter(|_| !retained) else { return };
+        if !retained {
+            self.forget();
+        }
+    }
+
+    /// No later client joins the fetch.
+    fn forget(&self) {
+        let Some(current) = self.current.as_ref() else { return };
         let is_current = current.borrow().as_ref().is_some_and(|current| Rc::ptr_eq(current, &self.fetch));
         if is_current {
             current.replace(None);

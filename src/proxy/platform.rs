@@ -95,6 +95,10 @@ pub trait Platform: Clone + 'static {
         value: &Self::Buffer,
         sequence: u64,
     ) -> impl Future<Output = Result<(), Reason>>;
+    /// Deletes an entry.
+    fn delete(&self, key: &CacheKey) -> impl Future<Output = ()>;
+    /// When the namespace of a key was last deleted, in milliseconds since 1970. 0: never, as far as is known.
+    fn namespace_deleted_at(&self, key: &CacheKey) -> impl Future<Output = u64>;
     /// Drops what the memory tier holds for a request that is about to replace it.
     fn invalidate(&self, key: &CacheKey);
     /// Whether a stale entry is to be revalidated now: one revalidation of it at a time.

@@ -54,7 +54,17 @@ export class Coalescer {
 
   /** @param {Request} request */
   fetch(request) {
-    return this.#current().fetch(request);
+    return new URL(request.url).pathname === "/namespace" ? this.#deletedAt(request) : this.#current().fetch(request);
+  }
+
+  /**
+   * The object of a namespace instead of a key: when the namespace was last deleted, in milliseconds since 1970.
+   *
+   * @param {Request} request
+   */
+  async #deletedAt({ method }) {
+    if (method === "PUT") await this.#ctx.storage.put("deletedAt", Date.now());
+    return new Response(String((await this.#ctx.storage.get("deletedAt")) ?? 0));
   }
 
   #current() {

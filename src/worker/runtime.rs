@@ -12,7 +12,7 @@ use super::{METRICS, log_sink, revalidation, transform};
 use crate::cache::entry::EntryHead;
 use crate::config::Config;
 use crate::http::message::UpstreamRequest;
-use crate::key::CacheKey;
+use crate::key::{self, CacheKey};
 use crate::proxy::coalesce_request::CoalesceRequest;
 use crate::proxy::coalescer::Joined;
 use crate::proxy::lookup::{CacheableRequest, Lookup};
@@ -99,7 +99,7 @@ impl Runtime {
         Runtime(Rc::new(Means {
             config,
             store,
-            coalescer: None,
+            coalescer: DurableObjectNamespace::bound(env),
             rate_limiter: None,
             tasks: Tasks::Object(state),
             client,
@@ -116,7 +116,14 @@ impl Runtime {
         }
         match (command, &self.0.store) {
             (AdminCommand::Delete(key), Some(store)) => store.delete(key).await.ok().map(|n| (n, None)),
-            (AdminCommand::Purge(purge), Some(store)) => store.purge(purge).await.ok(),
+            (AdminCommand::Purge(purge), Some(store)) => {
+                let purged = store.purge(purge).await.ok();
+                // What has begun until now is not stored any more.
+                if let Some(objects) = &self.0.coalescer {
+                    objects.namespace_deleted(&key::storage_prefix(&purge.namespace)).await?;
+                }
+                purged
+            }
             _ => Some((0, None)),
         }
     }
@@ -277,6 +284,19 @@ impl Platform for Runtime {
     ) -> Result<(), Reason> {
         let Some(store) = &self.0.store else { return Err(Reason::StoreMissing) };
         store.put((&request.key, request.salt.as_ref()), head, value, sequence, &self.0.config).await
+    }
+
+    async fn delete(&self, key: &CacheKey) {
+        if let Some(store) = &self.0.store {
+            let _ = store.delete(key).await;
+        }
+    }
+
+    async fn namespace_deleted_at(&self, key: &CacheKey) -> u64 {
+        let Some(objects) = &self.0.coalescer else { return 0 };
+        let prefix = key.storage_prefix();
+        let deleted_at = within(self.0.config.store.timeout, objects.namespace_deleted_at(&prefix)).await;
+        deleted_at.flatten().unwrap_or(0)
     }
 
     fn invalidate(&self, key: &CacheKey) {

@@ -355,6 +355,14 @@ impl Platform for Plain {
         Ok(())
     }
 
+    async fn delete(&self, key: &CacheKey) {
+        self.state.store.borrow_mut().remove(&key.to_string());
+    }
+
+    async fn namespace_deleted_at(&self, _: &CacheKey) -> u64 {
+        0
+    }
+
     fn invalidate(&self, _: &CacheKey) {}
 
     fn begin_revalidation(&self, _: &CacheKey) -> bool {

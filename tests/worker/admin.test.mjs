@@ -5,10 +5,11 @@ import { after, beforeEach, describe, test } from "node:test";
 import { assertProxyError } from "../../testkit/assertions.mjs";
 import { detailOf, keyOf, xCacheStatusOf } from "../../testkit/cache-status.mjs";
 import { send } from "../../testkit/client.mjs";
-import { chatRequest } from "../../testkit/fixtures.mjs";
+import { chatCompletion, chatRequest } from "../../testkit/fixtures.mjs";
 import { DETAIL } from "../../testkit/names.mjs";
 import { worker } from "../../testkit/test-worker.mjs";
 import { startUpstream } from "../../testkit/upstream.mjs";
+import { waitFor } from "../../testkit/wait.mjs";
 
 const upstream = await startUpstream();
 after(() => upstream.close());
@@ -178,3 +179,42 @@ test("the metrics count what this isolate has done", async () => {
     assert.match(line, /^(# (HELP|TYPE) [a-z_]+ .+|[a-z_]+(\{[a-z_]+="[^"]*"(,[a-z_]+="[^"]*")*\})? [\d.]+)$/);
   }
 });
+
+for (const store of ["kv", "upstash"]) {
+  describe(`after the deletion of a namespace (${store})`, () => {
+    const vars = { ...VARS, COALESCE: "true", COALESCE_TTL: "60" };
+    const headers = { "x-proxy-namespace": "gone" };
+
+    test("no retained response is served", async () => {
+      const proxy = await worker({ vars, store });
+      upstream.otherwise({ json: chatCompletion("Hello") });
+      assert.equal(xCacheStatusOf(await ask(proxy, { content: "retained", ...headers })), "MISS");
+      await purge(proxy, "gone");
+      assert.equal(xCacheStatusOf(await ask(proxy, { content: "retained", ...headers })), "MISS");
+      assert.equal(upstream.count, 2);
+    });
+
+    test("a response that was in flight is not stored", async () => {
+      const proxy = await worker({ vars, store });
+      const release = upstream.holdNext({ json: chatCompletion("old") });
+      const lines = proxy.lines.length;
+      const old = send(proxy.origin, chatRequest("in flight", { headers }));
+      await upstream.received(1);
+      await purge(proxy, "gone");
+      release();
+      assert.equal((await old).status, 200);
+      await waitFor(() => proxy.lines.slice(lines).some(({ reason }) => reason === "superseded"), "the response to be discarded");
+      assert.deepEqual(await proxy.entries(), []);
+      upstream.otherwise({ json: chatCompletion("new") });
+      assert.equal(xCacheStatusOf(await ask(proxy, { content: "in flight", ...headers })), "MISS");
+    });
+
+    test("other namespaces are unaffected", async () => {
+      const proxy = await worker({ vars, store });
+      upstream.otherwise({ json: chatCompletion("Hello") });
+      await ask(proxy, { content: "stays", "x-proxy-namespace": "stays" });
+      await purge(proxy, "gone");
+      assert.equal(xCacheStatusOf(await ask(proxy, { content: "stays", "x-proxy-namespace": "stays" })), "HIT");
+    });
+  });
+}

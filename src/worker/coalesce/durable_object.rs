@@ -68,6 +68,26 @@ impl DurableObjectNamespace {
         }
     }
 
+    /// Records that a namespace is deleted now. `None`: that failed.
+    pub async fn namespace_deleted(&self, prefix: &str) -> Option<()> {
+        self.namespace(prefix, "PUT").await.map(drop)
+    }
+
+    /// When a namespace was last deleted, in milliseconds since 1970; 0: never. `None`: that is not known.
+    pub async fn namespace_deleted_at(&self, prefix: &str) -> Option<u64> {
+        self.namespace(prefix, "GET").await?.parse().ok()
+    }
+
+    /// Each namespace has an object of its own: see `main.js`.
+    async fn namespace(&self, prefix: &str, method: &str) -> Option<String> {
+        let init = RequestInit::new();
+        init.set_method(method);
+        let stub = self.get(&self.id_from_name(&format!("namespace {prefix}")).ok()?).ok()?;
+        let response = JsFuture::from(stub.fetch("https://coalescer/namespace", &init).ok()?).await.ok()?;
+        let response: Response = response.unchecked_into();
+        JsFuture::from(response.text().ok()?).await.ok()?.as_string().filter(|_| response.ok())
+    }
+
     fn send(&self, key: &CacheKey, url: &str, init: &RequestInit) -> Option<Promise> {
         self.get(&self.id_from_name(&key.to_string()).ok()?).ok()?.fetch(url, init).ok()
     }
