@@ -10,7 +10,7 @@ pub use crate::http::fields::{REPRESENTATION_HEADERS, collect};
 pub use crate::http::message::{RequestHead, UpstreamRequest};
 pub use crate::http::sse::{DecodeError, Decoder, Event, Framing, decode};
 pub use crate::json::canonical::{Document, Select};
-pub use crate::key::headers::{FAST_PATH_IGNORED_HEADERS, is_credential, key_headers};
+pub use crate::key::headers::{fast_path_ignored_headers, is_credential, key_headers};
 pub use crate::key::{CacheKey, EncryptionSalt, KeyInput, MatchMode, Tenant};
 pub use crate::protocol::{Protocol, ResponseMode};
 pub use crate::proxy::coalesce_request::CoalesceRequest;

@@ -1,7 +1,7 @@
-//! Who is this caller, may it come in, and whose credential goes upstream?
+//! Authenticates a client and finds its tenant.
 //!
-//! With `PROXY_TOKENS` a caller shows one of the operator's tokens where its client puts an API key. The token is taken
-//! out of the request before anything else looks at it, so that nothing behind this can forward, key or write it.
+//! With `PROXY_TOKENS` a client sends one of the operator's tokens in place of an API key. The token is removed from the
+//! request first, so that no later step can forward, key or log it.
 
 use crate::config::Config;
 use crate::config::secret::SecretDigests;
@@ -9,30 +9,27 @@ use crate::http::fields;
 use crate::http::fields::{credential, is_empty};
 use crate::http::message::RequestHead;
 use crate::key::Tenant;
-use crate::key::headers as key_headers;
+use crate::key::headers::{CREDENTIAL_HEADERS, is_credential, may_hold_secret};
 use crate::status::error::{ErrorKind, ProxyError};
 use http::{HeaderMap, HeaderValue, Method};
 use percent_encoding::percent_decode_str;
 use sha2::{Digest, Sha256};
 
-/// Where clients put an API key, besides `?key=`.
-const CREDENTIAL_HEADERS: [&str; 4] = ["authorization", "x-api-key", "api-key", "x-goog-api-key"];
-
-/// A caller who may come in.
+/// An authenticated client.
 #[derive(Debug, Clone)]
 pub struct Client {
-    /// Whose answers it shares.
+    /// The tenant, whose stored responses it shares.
     pub tenant: Tenant,
-    /// It brings no credential for the upstream, so that an operator's may be sent.
+    /// It sends no credential for the upstream, so that the operator's may be sent.
     pub lacks_credential: bool,
-    /// A browser's question whether it may ask: without credentials by its nature, and it must get none.
+    /// The request is a CORS preflight without a token. It has no credentials, and gets none.
     pub is_preflight: bool,
-    /// Under which name its requests are counted: a digest.
+    /// The name under which its requests are counted: a digest.
     pub rate_limit_key: String,
 }
 
 impl Client {
-    /// The caller of a request, out of which its token is taken. `None`: it may not come in.
+    /// The client of a request, from which its token is removed. `None`: it is not authorised.
     pub fn authenticate(config: &Config, request: &mut RequestHead) -> Option<Client> {
         let token = config.auth.proxy_tokens.as_ref().and_then(|tokens| strip_tokens(tokens, request));
         let is_preflight = config.auth.proxy_tokens.is_some() && token.is_none();
@@ -40,48 +37,45 @@ impl Client {
             return None;
         }
         if is_preflight {
-            // Whatever it brings is not a browser's.
-            for (name, _) in fields::collect(&request.headers, &key_headers::is_credential) {
+            // Browsers send no credentials with a preflight.
+            for (name, _) in fields::collect(&request.headers, &may_hold_secret) {
                 request.headers.remove(name);
             }
             request.headers.remove(http::header::SEC_WEBSOCKET_PROTOCOL);
             strip_query_keys(request, |_| true);
         }
         let in_query = query_keys(request).any(|key| !key.is_empty());
-        let presented = CREDENTIAL_HEADERS
-            .iter()
-            .flat_map(|name| request.headers.get_all(*name).iter().map(move |value| (*name, value)));
-        let own = in_query || presented.into_iter().any(|(name, value)| !is_empty(name, value.as_bytes()));
-        let credentials = fields::collect(&request.headers, &key_headers::is_credential);
-        let rate_limit_key = rate_limit_key(token, &credentials, request);
-        // What stands in the place of a credential and is none tells nobody apart.
+        let rate_limit_key = rate_limit_key(token, &fields::collect(&request.headers, &may_hold_secret), request);
+        let credentials = fields::collect(&request.headers, &is_credential);
+        let own = in_query || credentials.iter().any(|(name, value)| !is_empty(name, value));
+        // Empty credentials do not identify a tenant.
         let credentials: Vec<_> =
             credentials.into_iter().filter(|(name, value)| own || !is_empty(name, value)).collect();
         let tenant = match token {
             _ if config.cache.shared_scope => Tenant::Shared,
             Some(token) if !own => Tenant::Token(token, credentials),
-            // One in the query is part of the URL.
+            // A credential in the query is part of the URL, which is keyed.
             _ => Tenant::Credentials(credentials),
         };
         Some(Client { tenant, lacks_credential: !own && !is_preflight, is_preflight, rate_limit_key })
     }
 }
 
-/// The error for a caller without a token.
+/// The error for a client without a token.
 pub fn unauthorized() -> ProxyError {
-    let message = "This proxy asks for a token, and the request has none that it knows. Send one of PROXY_TOKENS as the \
-                   API key: as Authorization: Bearer, x-api-key, api-key, x-goog-api-key or ?key=.";
+    let message = "Missing or invalid proxy token. Send one of PROXY_TOKENS as the API key: as Authorization: Bearer, \
+                   x-api-key, api-key, x-goog-api-key or ?key=.";
     ProxyError::new(ErrorKind::InvalidToken, message)
 }
 
-/// Takes all tokens out of a request. Gives the first.
+/// Removes all tokens from a request. Returns the first.
 fn strip_tokens(tokens: &SecretDigests, request: &mut RequestHead) -> Option<[u8; 32]> {
     let mut first = None;
-    // A token is accepted in few places, but leaves from none.
+    // A token is accepted in few fields, and removed from every field that may hold a secret.
     let mut kept = HeaderMap::with_capacity(request.headers.len());
     for (name, value) in &request.headers {
         let is_holder = CREDENTIAL_HEADERS.contains(&name.as_str());
-        if !key_headers::is_credential(name.as_str()) && name != http::header::SEC_WEBSOCKET_PROTOCOL {
+        if !may_hold_secret(name.as_str()) && name != http::header::SEC_WEBSOCKET_PROTOCOL {
             kept.append(name, value.clone());
             continue;
         }
@@ -93,7 +87,7 @@ fn strip_tokens(tokens: &SecretDigests, request: &mut RequestHead) -> Option<[u8
         }
     }
     request.headers = kept;
-    // What has no token in it stays as it was written.
+    // A query without a token stays as it came.
     let in_query = query_keys(request).find_map(|key| tokens.find(&key));
     if let Some(token) = in_query {
         first = first.or(Some(token));
@@ -102,8 +96,8 @@ fn strip_tokens(tokens: &SecretDigests, request: &mut RequestHead) -> Option<[u8
     first
 }
 
-/// A header's value without the tokens in it; `None`: nothing is left. Where a header came more than once the platform gives
-/// its values as one, with commas; a WebSocket's protocols carry a key behind a dot.
+/// A field's value without the tokens in it; `None`: nothing is left. The Workers runtime joins the values of a repeated field
+/// with commas; a WebSocket protocol has its key after a dot.
 fn without_tokens(tokens: &SecretDigests, value: &HeaderValue) -> Option<HeaderValue> {
     let is_token = |part: &[u8]| {
         let part = part.trim_ascii();
@@ -113,7 +107,7 @@ fn without_tokens(tokens: &SecretDigests, value: &HeaderValue) -> Option<HeaderV
     };
     let parts: Vec<&[u8]> = value.as_bytes().split(|b| *b == b',').collect();
     let kept: Vec<&[u8]> = parts.iter().copied().filter(|part| !is_token(part)).collect();
-    // What has no token in it stays as it was written.
+    // A value without a token stays as it came.
     if kept.len() == parts.len() && !is_token(value.as_bytes()) {
         return Some(value.clone());
     }
@@ -121,7 +115,7 @@ fn without_tokens(tokens: &SecretDigests, value: &HeaderValue) -> Option<HeaderV
     HeaderValue::from_bytes(kept.trim_ascii()).ok().filter(|value| !value.is_empty())
 }
 
-/// Takes keys out of a request's query.
+/// Removes keys from a request's query.
 fn strip_query_keys(request: &mut RequestHead, is_dropped: impl Fn(&[u8]) -> bool) {
     let Some(query) = request.query.take() else { return };
     let kept: Vec<&str> = query.split('&').filter(|pair| !key_of(pair).is_some_and(|key| is_dropped(&key))).collect();
@@ -145,7 +139,7 @@ fn is_cors_preflight(request: &RequestHead) -> bool {
         && request.headers.contains_key(http::header::ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-/// A token is counted whatever else its holder sends; without one the credentials are, and without those the address.
+/// Requests are counted by proxy token, else by credentials, else by address.
 fn rate_limit_key(token: Option<[u8; 32]>, credentials: &[(String, Vec<u8>)], request: &RequestHead) -> String {
     let mut hasher = Sha256::new();
     let mut push = |item: &[u8]| {
@@ -198,7 +192,7 @@ mod tests {
     const TOKENS: (&str, &str) = ("PROXY_TOKENS", "one, two");
 
     #[test]
-    fn a_token_may_stand_wherever_a_client_puts_its_key() {
+    fn a_token_is_accepted_wherever_clients_send_an_api_key() {
         let config = config(&[TOKENS]);
         for (headers, query) in [
             (vec![("authorization", "Bearer two")], None),
@@ -219,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn everyone_else_stays_outside() {
+    fn requests_without_a_known_token_are_refused() {
         let config = config(&[TOKENS]);
         for (headers, query) in [
             (vec![], None),
@@ -242,13 +236,13 @@ mod tests {
     }
 
     #[test]
-    fn a_credential_of_its_own_is_the_party_and_goes_on() {
+    fn a_credential_beside_the_token_is_the_tenant_and_is_forwarded() {
         let config = config(&[TOKENS]);
         let mut one = request(&[("x-api-key", "one"), ("authorization", "Bearer sk")], None);
         let mut two = request(&[("api-key", "two"), ("authorization", "Bearer sk")], None);
-        let callers = [&mut one, &mut two].map(|request| Client::authenticate(&config, request).unwrap());
-        assert!(callers.iter().all(|client| !client.lacks_credential));
-        assert!(callers[0].tenant == callers[1].tenant && callers[0].rate_limit_key != callers[1].rate_limit_key);
+        let clients = [&mut one, &mut two].map(|request| Client::authenticate(&config, request).unwrap());
+        assert!(clients.iter().all(|client| !client.lacks_credential));
+        assert!(clients[0].tenant == clients[1].tenant && clients[0].rate_limit_key != clients[1].rate_limit_key);
         assert_eq!(one.headers.len(), 1);
         let mut in_query = request(&[("x-goog-api-key", "one")], Some("key=AI&a=b"));
         assert!(!Client::authenticate(&config, &mut in_query).unwrap().lacks_credential);
@@ -271,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn each_token_is_a_party_unless_the_scope_is_shared() {
+    fn each_token_is_a_tenant_unless_the_scope_is_shared() {
         let tenant = |config: &Config, token: &str, more: &[(&'static str, &str)]| {
             let headers = [&[("x-api-key", token)], more].concat();
             Client::authenticate(config, &mut request(&headers, None)).unwrap().tenant
@@ -279,22 +273,23 @@ mod tests {
         let own = config(&[TOKENS]);
         assert!(tenant(&own, "one", &[]) == tenant(&own, "one", &[]));
         assert!(tenant(&own, "one", &[]) != tenant(&own, "two", &[]));
-        assert!(tenant(&own, "one", &[]) != tenant(&own, "one", &[("cookie", "c")]));
+        assert!(tenant(&own, "one", &[]) == tenant(&own, "one", &[("cookie", "c")]));
+        assert!(tenant(&own, "one", &[("api-key", "a")]) != tenant(&own, "one", &[("api-key", "b")]));
         let shared = config(&[TOKENS, ("CACHE_SCOPE", "shared")]);
         assert!(tenant(&shared, "one", &[]) == tenant(&shared, "two", &[]));
     }
 
     #[test]
-    fn a_preflight_comes_in_with_nothing() {
+    fn a_preflight_needs_no_token_and_carries_no_credentials() {
         let config = config(&[TOKENS]);
         let headers =
             [("origin", "https://a"), ("access-control-request-method", "POST"), ("authorization", "Bearer x")];
         let preflight = || RequestHead { method: Method::OPTIONS, ..request(&headers, Some("a=b&key=c")) };
-        let mut asked = preflight();
-        let client = Client::authenticate(&config, &mut asked).unwrap();
+        let mut sent = preflight();
+        let client = Client::authenticate(&config, &mut sent).unwrap();
         assert!(client.is_preflight && !client.lacks_credential);
-        assert!(!asked.headers.contains_key("authorization"));
-        assert_eq!(asked.query.as_deref(), Some("a=b"));
+        assert!(!sent.headers.contains_key("authorization"));
+        assert_eq!(sent.query.as_deref(), Some("a=b"));
         for name in ["origin", "access-control-request-method"] {
             let mut other = preflight();
             other.headers.remove(name);
@@ -304,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn callers_are_counted_by_token_then_credential_then_address() {
+    fn requests_are_counted_by_token_then_credential_then_address() {
         let open = config(&[]);
         let closed = config(&[TOKENS]);
         let counted = |config: &Config, headers: &[(&'static str, &str)], query| {

@@ -1,6 +1,6 @@
-//! On whose credential does a request go upstream? On the caller's own; the operator's serves only who brings none.
+//! The credential that goes upstream: the client's own, or else the operator's key.
 //!
-//! A token that lets a caller in has been taken off the request before ([`crate::auth::client`]): what is left is its own.
+//! Proxy tokens have been removed from the request before ([`crate::auth::client`]).
 
 use crate::http::fields::is_empty;
 use crate::http::message::RequestHead;
@@ -8,12 +8,13 @@ use crate::key::headers as key_headers;
 use crate::routing::route::Target;
 use http::{HeaderName, HeaderValue};
 
-/// The header with the operator's key, if this request is to carry it. What stood in the place of a credential and is
-/// none is then taken off the request, so that all who bring nothing are one party.
+/// The field with the operator's key, if the request carries no credential of its own. Empty credentials are then removed, so
+/// that all clients without one are the same tenant.
 pub fn inject_operator_key(target: &Target, request: &mut RequestHead) -> Option<(HeaderName, HeaderValue)> {
     let key = target.upstream.key.as_ref()?;
     let in_query = |pair: &str| pair.strip_prefix("key=").is_some_and(|key| !key.is_empty());
     let in_url = request.query.as_deref().is_some_and(|query| query.split('&').any(in_query));
+    let is_credential = |name: &HeaderName| key_headers::is_credential(name.as_str());
     let in_header =
         |(name, value): (&HeaderName, &HeaderValue)| is_credential(name) && !is_empty(name.as_str(), value.as_bytes());
     if in_url || is_in_protocol(request) || request.headers.iter().any(in_header) {
@@ -26,13 +27,7 @@ pub fn inject_operator_key(target: &Target, request: &mut RequestHead) -> Option
     target.upstream.auth_style.header(key, &target.url)
 }
 
-/// Whether a provider might take it. (A cookie tells callers apart, but it is the browser's, not the provider's key; and a
-/// WebSocket's key opens nothing.)
-fn is_credential(name: &HeaderName) -> bool {
-    key_headers::is_credential(name.as_str()) && name != http::header::COOKIE && name != http::header::SEC_WEBSOCKET_KEY
-}
-
-/// Whether a browser's WebSocket brings a key in the one place that it can choose (OpenAI's realtime API).
+/// Whether a browser's WebSocket carries a key where a script can put one (OpenAI's realtime API).
 fn is_in_protocol(request: &RequestHead) -> bool {
     let named = request.headers.get(http::header::SEC_WEBSOCKET_PROTOCOL);
     let named = named.filter(|_| request.headers.contains_key(http::header::UPGRADE));
@@ -65,13 +60,31 @@ mod tests {
     }
 
     #[test]
-    fn the_operators_key_serves_who_brings_none() {
+    fn the_operators_key_is_sent_for_clients_without_a_credential() {
         let ours = Some("x-api-key: k".to_owned());
         assert_eq!(sent(Some("k"), &[], None), (ours.clone(), 0));
         assert_eq!(sent(Some("k"), &[("authorization", "Bearer "), ("x-api-key", "")], None), (ours.clone(), 0));
         assert_eq!(sent(Some("k"), &[("cookie", "a=b"), ("user-agent", "u")], Some("key=&a=b")), (ours, 2));
-        for own in ["authorization", "x-api-key", "api-key", "x-goog-api-key", "x-auth-token"] {
+        for own in ["authorization", "x-api-key", "api-key", "x-goog-api-key"] {
             assert_eq!(sent(Some("k"), &[(own, "c")], None), (None, 1), "{own}");
+        }
+        for other in [
+            "x-csrf-token",
+            "x-author",
+            "x-sort-key",
+            "x-goog-iap-jwt-assertion",
+            "x-auth-token",
+            "x-authenticated-user",
+            "x-cache-key",
+            "x-partition-key",
+            "x-xsrf-token",
+            "x-authority",
+            "x-page-token",
+            "x-monkey",
+            "x-turkey",
+            "x-co-author",
+        ] {
+            assert_eq!(sent(Some("k"), &[(other, "c")], None).0.as_deref(), Some("x-api-key: k"), "{other}");
         }
         let socket = ("sec-websocket-key", "x");
         assert_eq!(sent(Some("k"), &[socket], None).0.as_deref(), Some("x-api-key: k"));

@@ -44,6 +44,14 @@ pub const REPRESENTATION_HEADERS: [&str; 8] = [
     "digest",
 ];
 
+/// Whether a field name is one of these names, or begins with one of them that ends in `*`.
+pub fn matches_any(name: &str, patterns: &[&str]) -> bool {
+    patterns.iter().any(|pattern| match pattern.strip_suffix('*') {
+        Some(prefix) => name.starts_with(prefix),
+        None => name == *pattern,
+    })
+}
+
 /// Whether a field name begins with one of these prefixes.
 pub fn starts_with_any(name: &str, prefixes: &[&str]) -> bool {
     prefixes.iter().any(|family| name.starts_with(family))

@@ -1,9 +1,9 @@
 //! Which request headers reach the upstream.
 
-use super::fields::starts_with_any;
+use super::fields::matches_any;
 use http::{HeaderMap, HeaderName};
 
-/// Hop-by-hop headers (RFC 9110, section 7.6.1), which concern one connection only.
+/// Hop-by-hop fields (RFC 9110, section 7.6.1), which concern one connection only.
 pub const HOP_BY_HOP: [&str; 10] = [
     "connection",
     "keep-alive",
@@ -21,37 +21,112 @@ pub const HOP_BY_HOP: [&str; 10] = [
 pub const CONDITIONAL_HEADERS: [&str; 6] =
     ["if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "if-range", "range"];
 
-/// Headers that describe the way to us, speak to us, or are made anew for the way on.
-const NOT_FORWARDED: [&str; 17] = [
-    "host",
-    "content-length",
-    "expect",
-    "cache-control",
+/// Fields that instruct this cache, or that are written anew for the next hop.
+const FOR_THIS_PROXY: [&str; 5] = ["host", "content-length", "expect", "cache-control", "x-proxy-*"];
+
+/// Fields that describe the client, its session and its way to this proxy. No step before the upstream reads them. `*` at
+/// the end stands for any ending.
+pub const CLIENT_AND_ROUTE: [&str; 58] = [
+    // Cookies are between a browser and one site; no API client needs them.
+    "cookie",
+    "cookie2",
+    // RFC 7239, RFC 9110 section 7.6.3, RFC 8586, and what came before them.
     "forwarded",
+    "forwarded-*",
     "via",
-    "x-real-ip",
+    "cdn-loop",
+    "x-forwarded",
+    "x-forwarded-*",
+    "x-original-forwarded-*",
+    "x-original-host",
+    "x-original-url",
+    "x-original-uri",
+    "x-original-proto",
+    "x-original-remote-*",
+    "x-rewrite-url",
+    "x-real-*",
+    "x-remote-*",
     "x-client-ip",
+    "x-client-geo-*",
     "x-cluster-client-ip",
+    "x-originating-ip",
     "true-client-ip",
-    "fastly-client-ip",
-    "fly-client-ip",
+    "client-ip",
+    "proxy-client-ip",
+    "wl-proxy-*",
+    "x-proxyuser-ip",
+    "x-geo-*",
+    "x-geoip-*",
+    "geoip-*",
+    // Content delivery networks and hosting platforms in front of this proxy.
+    "cf-*",
+    "cloudfront-*",
+    "x-amz-cf-*",
+    "akamai-*",
+    "x-akamai-*",
+    "x-edgescape",
+    "x-edgescape-*",
+    "fastly-*",
+    "x-fastly-*",
+    "fly-*",
+    "x-vercel-*",
+    "x-nf-*",
+    "x-appengine-*",
     "x-azure-clientip",
     "x-azure-socketip",
-    "x-originating-ip",
-    "x-forwarded",
-    "cdn-loop",
+    "x-azure-ref",
+    "x-azure-fdid",
+    "x-arr-*",
+    "x-envoy-*",
+    "x-railway-*",
+    "x-sucuri-*",
+    "incap-*",
+    "do-connecting-ip",
+    "ali-cdn-*",
+    "x-cdn-*",
+    // Sessions that a gateway in front of this proxy has checked.
+    "x-goog-iap-*",
+    "x-goog-authenticated-user-*",
+    "x-amzn-oidc-*",
+    "x-ms-client-principal*",
 ];
 
-/// Families of the same.
-const NOT_FORWARDED_PREFIXES: [&str; 7] =
-    ["x-proxy-", "x-forwarded-", "x-original-forwarded-", "x-vercel-", "x-appengine-", "x-envoy-", "cf-"];
+/// Exceptions from [`CLIENT_AND_ROUTE`]: Cloudflare's AI Gateway is an upstream, and these are for it.
+pub const CLIENT_AND_ROUTE_EXCEPTIONS: [&str; 1] = ["cf-aig-*"];
 
-/// Whether a request header reaches the upstream.
+/// Whether a request field reaches the upstream.
 pub fn is_forwarded(name: &str) -> bool {
-    !HOP_BY_HOP.contains(&name) && !NOT_FORWARDED.contains(&name) && !starts_with_any(name, &NOT_FORWARDED_PREFIXES)
+    let about_client = matches_any(name, &CLIENT_AND_ROUTE) || is_client_address(name);
+    !HOP_BY_HOP.contains(&name)
+        && !matches_any(name, &FOR_THIS_PROXY)
+        && (!about_client || matches_any(name, &CLIENT_AND_ROUTE_EXCEPTIONS))
 }
 
-/// The headers of a request as the upstream gets them. `upgrade`: the protocol switch itself is passed on (WebSocket).
+/// Whether a field holds a client's address or is a forwarding field, by the words of its name. Each proxy has a name of its
+/// own for these, so a list of names cannot be complete.
+fn is_client_address(name: &str) -> bool {
+    const ADDRESSES: [&str; 6] = ["ip", "ipv4", "ipv6", "ipaddr", "addr", "address"];
+    const OWNERS: [&str; 16] = [
+        "", "client", "remote", "real", "user", "proxyuser", "socket", "source", "src", "peer", "origin", "originating",
+        "connecting", "visitor", "host", "x",
+    ];
+    let words = || name.split(['-', '_']);
+    if words().any(|word| word == "forwarded") {
+        return true;
+    }
+    let Some(last) = words().next_back() else { return false };
+    let before = words().rev().nth(1).unwrap_or_default();
+    // An e-mail or postal address is no address of a client, unless the word before says so.
+    let is_address = match last {
+        "address" => OWNERS.contains(&before),
+        _ => ADDRESSES.contains(&last),
+    };
+    let is_compound = |address: &str| last.strip_suffix(address).is_some_and(|owner| OWNERS.contains(&owner));
+    let is_port = last == "port" && matches!(before, "client" | "remote" | "real" | "peer" | "source" | "src");
+    is_address || is_port || ADDRESSES.into_iter().any(|address| address != last && is_compound(address))
+}
+
+/// The header fields of a request as the upstream gets them. `upgrade`: the protocol switch is passed on (WebSocket).
 pub fn forwarded(request: &HeaderMap, upgrade: bool) -> HeaderMap {
     let named = named_by_connection(request);
     let mut out = HeaderMap::with_capacity(request.len());
@@ -64,7 +139,7 @@ pub fn forwarded(request: &HeaderMap, upgrade: bool) -> HeaderMap {
     out
 }
 
-/// What `Connection` names is hop-by-hop too.
+/// The fields that `Connection` names are hop-by-hop too (RFC 9110, section 7.6.1).
 fn named_by_connection(request: &HeaderMap) -> Vec<HeaderName> {
     request
         .get_all(http::header::CONNECTION)
@@ -85,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn forwards_what_is_end_to_end_and_not_ours() {
+    fn only_end_to_end_fields_are_forwarded() {
         let request = map(&[
             ("connection", "close, X-Hop"),
             ("x-hop", "1"),
@@ -105,5 +180,88 @@ mod tests {
         };
         assert_eq!(names(false), ["authorization", "user-agent"]);
         assert_eq!(names(true), ["authorization", "upgrade", "user-agent"]);
+    }
+
+    #[test]
+    fn client_addresses_are_not_forwarded() {
+        for name in [
+            "cloudfront-viewer-address",
+            "cloudfront-viewer-country",
+            "x-akamai-edgescape",
+            "x-nf-client-connection-ip",
+            "x-proxyuser-ip",
+            "wl-proxy-client-ip",
+            "client-ip",
+            "forwarded-for",
+            "x-remote-addr",
+            "remote-addr",
+            "x-remote-ip",
+            "x-real-ip",
+            "x-real-port",
+            "x-client-ip",
+            "x-clientip",
+            "clientip",
+            "http-client-ip",
+            "http_x_forwarded_for",
+            "x-originating-ip",
+            "x-user-ip",
+            "x-source-ip",
+            "x-peer-address",
+            "client-address",
+            "ali-cdn-real-ip",
+            "cdn-src-ip",
+            "eo-client-ip",
+            "eo-connecting-ip",
+            "do-connecting-ip",
+            "incap-client-ip",
+            "x-sucuri-clientip",
+            "fastly-client-ip",
+            "fly-forwarded-port",
+            "x-envoy-external-address",
+            "x-azure-clientip",
+            "x-azure-socketip",
+            "x-appengine-user-ip",
+            "x-vercel-ip-city",
+            "x-client-geo-location",
+            "x-geoip-country",
+            "x-arr-clientcert",
+            "x-railway-edge",
+            "x-ip",
+            "cf-connecting-ipv6",
+            "cf-pseudo-ipv4",
+            "cf-access-jwt-assertion",
+            "x-goog-iap-jwt-assertion",
+            "x-amzn-oidc-data",
+            "cookie",
+        ] {
+            assert!(!is_forwarded(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn fields_that_only_look_like_addresses_are_forwarded() {
+        for name in [
+            "x-trip",
+            "x-zip",
+            "x-skip",
+            "x-membership",
+            "x-email-address",
+            "x-provider-port",
+            "x-descrip",
+            "x-relationship",
+            "x-real",
+            "cf-aig-cache-ttl",
+            "cf-aig-authorization",
+            "x-goog-user-project",
+            "x-ms-region",
+            "azureml-model-deployment",
+            "x-client-name",
+            "x-amzn-bedrock-guardrailidentifier",
+            "openai-organization",
+            "origin",
+            "x-request-id",
+        ] {
+            assert!(is_forwarded(name), "{name}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The cache key and the policy of a request follow from its method, URL, header fields and body, and from the configuration,
 //! which stays the same as long as the isolate does. So two requests that are equal in all of these need to be parsed only
-//! once. Only the header fields of [`FAST_PATH_IGNORED_HEADERS`](crate::key::headers::FAST_PATH_IGNORED_HEADERS) are left out
+//! once. Only the header fields of [`fast_path_ignored_headers`](crate::key::headers::fast_path_ignored_headers) are left out
 //! of the comparison, because no step before the upstream looks at them. Whatever is not a fresh entry, served as it is,
 //! takes the slow path from its beginning.
 

@@ -281,7 +281,7 @@ impl PendingRequest {
         let Some(endpoint) = self.endpoint.filter(|_| self.request.method == Method::POST) else {
             return self.bypass(Reason::Endpoint, log);
         };
-        if key_headers::has_lossy_utf8(&self.request.headers) {
+        if key_headers::has_lossy_utf8(&self.upstream_request.headers) {
             return self.bypass(Reason::InvalidHeader, log);
         }
         if inspect::references_server_state(&document) {
@@ -294,7 +294,7 @@ impl PendingRequest {
         }
         let response_mode = ResponseMode { stream: endpoint.streams(document.fields("stream")), include_usage };
         let sent = self.upstream_request.body.as_deref().unwrap_or(body);
-        let (key, salt) = self.key(config, endpoint, sent, &document);
+        let (key, salt) = self.key(config, endpoint, response_mode, sent, &document);
         log.key = Some(key);
         request_identity_encoding(&mut self.upstream_request);
         OnBody::LookUp(Box::new(CacheableRequest {
@@ -333,7 +333,14 @@ impl PendingRequest {
         sent
     }
 
-    fn key(&self, config: &Config, endpoint: Endpoint, body: &[u8], document: &Document) -> (CacheKey, EncryptionSalt) {
+    fn key(
+        &self,
+        config: &Config,
+        endpoint: Endpoint,
+        mode: ResponseMode,
+        body: &[u8],
+        document: &Document,
+    ) -> (CacheKey, EncryptionSalt) {
         let mut ignored: Vec<String> = self.ignored(config).cloned().collect();
         ignored.sort_unstable();
         ignored.dedup();
@@ -342,7 +349,7 @@ impl PendingRequest {
             tenant: &self.client.tenant,
             method: self.request.method.as_str(),
             url: &key_url(endpoint, &self.upstream_request.url),
-            key_headers: &key_headers::key_headers(&self.request.headers),
+            key_headers: &key_headers::key_headers(&self.upstream_request.headers, mode.stream, &[]),
             mode: self.match_mode(config, endpoint),
             ignored: &ignored,
             body,

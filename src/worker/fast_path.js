@@ -145,7 +145,8 @@ export class FastPath {
   /**
    * Opens the fast path for a new wasm instance, and drops the plans of the last one.
    *
-   * @param {string[]} ignoredHeaders Names of headers that no decision depends on; `*` at the end stands for any ending.
+   * @param {string[]} ignoredHeaders Names of headers that no decision depends on; `*` at the end stands for any ending, `!` at
+   *   the beginning for an exception.
    * @param {number} maxBodyBytes
    * @param {number} prefixBytes How much of an entry comes before what its digest covers.
    * @param {MemoryCache | undefined} memory
@@ -228,9 +229,13 @@ export class FastPath {
   #matters(name, settings) {
     let matters = this.#names.get(name);
     if (matters === undefined) {
-      matters = !settings.ignoredHeaders.some((ignored) =>
-        ignored.endsWith("*") ? name.startsWith(ignored.slice(0, -1)) : name === ignored,
-      );
+      /** @param {string} pattern */
+      const matches = (pattern) =>
+        pattern.endsWith("*") ? name.startsWith(pattern.slice(0, -1)) : name === pattern;
+      const { ignoredHeaders } = settings;
+      matters =
+        !ignoredHeaders.some(matches) ||
+        ignoredHeaders.some((pattern) => pattern.startsWith("!") && matches(pattern.slice(1)));
       if (name.length <= MAX_HEADER_NAME_CHARS) this.#names.set(name, matters);
     }
     return matters;

@@ -7,7 +7,7 @@ use super::store::{Store, kv, memory};
 use super::{METRICS, config};
 use crate::cache::entry::{self, Prefix};
 use crate::config::Config;
-use crate::key::headers::FAST_PATH_IGNORED_HEADERS;
+use crate::key::headers::fast_path_ignored_headers;
 use crate::proxy::fast_path::{FastPathHit, FastPathPlan};
 use crate::proxy::lookup::CacheableRequest;
 use crate::status::Reason;
@@ -100,7 +100,7 @@ pub fn set_up(config: &Config, memory: Option<&memory::MemoryCache>, store: Opti
     FAST_PATH.with(|cell| {
         cell.get_or_init(|| {
             let fast_path = isolate_fast_path();
-            let ignored: Array = FAST_PATH_IGNORED_HEADERS.iter().map(|name| JsString::from(*name)).collect();
+            let ignored: Array = fast_path_ignored_headers().map(JsString::from).collect();
             // JavaScript can read unencrypted entries out of KV by itself.
             let plain_kv = matches!(store, Some(Store::Kv(_))) && config.store.encryption_keys.is_empty();
             let timeout_ms = config.store.timeout.as_millis() as f64;

@@ -196,7 +196,7 @@ impl Asker {
             tenant: &Tenant::Credentials(collect(&self.headers, &is_credential)),
             method: &self.method,
             url: &self.url,
-            key_headers: &key_headers(&self.headers),
+            key_headers: &key_headers(&self.headers, false, &[]),
             mode: self.mode,
             ignored: &self.ignored,
             body: body.as_bytes(),
