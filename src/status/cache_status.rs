@@ -41,6 +41,9 @@ impl CacheOutcome {
     }
 }
 
+/// The largest integer of a structured field (RFC 9651, section 3.3.1).
+const MAX_INTEGER: i64 = 999_999_999_999_999;
+
 /// Why a request was forwarded (RFC 9211, section 2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fwd {
@@ -122,6 +125,7 @@ impl CacheStatus {
             value.push_str("; collapsed");
         }
         if let Some(ttl) = self.ttl {
+            let ttl = ttl.clamp(-MAX_INTEGER, MAX_INTEGER);
             value.push_str(&format!("; ttl={ttl}"));
         }
         if let Some(key) = &self.key {
@@ -144,6 +148,10 @@ mod tests {
         let mut cache_status = CacheStatus::new(CacheOutcome::Hit);
         cache_status.ttl = Some(30);
         assert_eq!(cache_status.to_header_value(), "reprise; hit; ttl=30");
+        for (ttl, text) in [(i64::MAX, "999999999999999"), (i64::MIN, "-999999999999999")] {
+            cache_status.ttl = Some(ttl);
+            assert_eq!(cache_status.to_header_value(), format!("reprise; hit; ttl={text}"));
+        }
         let mut cache_status = CacheStatus::bypass(Fwd::Method, Reason::Method);
         cache_status.fwd_status = Some(200);
         assert_eq!(cache_status.to_header_value(), "reprise; fwd=method; fwd-status=200; detail=method");

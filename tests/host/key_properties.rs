@@ -151,14 +151,18 @@ fn object(pairs: Vec<(&str, JsonCursor)>) -> JsonCursor {
 /// A request body: anything at the top, and schemas where the providers have them.
 fn body() -> impl Strategy<Value = JsonCursor> {
     let members = prop::collection::vec((name(), json()), 1..5).prop_map(unique);
-    (members, json(), json(), json(), json()).prop_map(|(mut members, messages, a, b, c)| {
+    (members, json(), json(), json(), json(), json()).prop_map(|(members, content, metadata, a, b, c)| {
         let schema = |value| JsonCursor::Schema(Box::new(value));
         let text = |text: &str| JsonCursor::Text(text.to_owned());
+        let message = object(vec![("role", text("user")), ("content", schema(content))]);
         let function = object(vec![("name", text("f")), ("parameters", schema(a)), ("strict", JsonCursor::Bool(true))]);
         let tools = JsonCursor::Array(vec![object(vec![("type", text("function")), ("function", function)])]);
         let format = object(vec![("name", text("n")), ("schema", schema(b))]);
         let format = object(vec![("json_schema", format), ("type", text("json_schema"))]);
-        members.push(("messages".to_owned(), messages));
+        // Only parameters have their keys sorted.
+        let mut members: Vec<_> = members.into_iter().map(|(name, value)| (name, schema(value))).collect();
+        members.push(("metadata".to_owned(), metadata));
+        members.push(("messages".to_owned(), JsonCursor::Array(vec![message])));
         members.push(("tools".to_owned(), tools));
         members.push(("response_format".to_owned(), format));
         members.push(("generationConfig".to_owned(), object(vec![("responseSchema", schema(c))])));

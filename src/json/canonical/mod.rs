@@ -8,11 +8,11 @@
 //! noting where objects and members lie; [`Document::write_canonical`] walks those notes from the root down, so that
 //! whether an object is part of a schema is known before its members are ordered.
 
+mod key_order;
 mod parse;
-mod schema_context;
 
+use key_order::Position;
 pub use parse::ParseError;
-use schema_context::SchemaContext;
 
 /// An object in the compact text. Offsets are bytes of [`Document::flat`].
 #[derive(Debug, Clone, Copy)]
@@ -76,9 +76,9 @@ pub struct DuplicateKey;
 /// What is still to be written; a stack of these stands in for recursion.
 enum Work {
     /// Copy `flat[at..end]`, ordering the objects in it, the first of which is `object`.
-    Span { at: usize, end: usize, object: usize, context: SchemaContext },
+    Span { at: usize, end: usize, object: usize, position: Position },
     /// The members `order[next..]`, those written so far being `order[base..next]`; then `}`.
-    Members { base: usize, next: usize, context: SchemaContext },
+    Members { base: usize, next: usize, position: Position },
 }
 
 impl Document {
@@ -108,27 +108,27 @@ impl Document {
     /// [`DuplicateKey`] where any object that takes part names a key twice; what was written so far is then void.
     pub fn write_canonical(&self, select: Select<'_>, sink: &mut impl FnMut(&[u8])) -> Result<(), DuplicateKey> {
         let mut order: Vec<Member> = Vec::new();
-        let mut stack = vec![Work::Span { at: 0, end: self.flat.len(), object: 0, context: SchemaContext::root() }];
+        let mut stack = vec![Work::Span { at: 0, end: self.flat.len(), object: 0, position: Position::Root }];
         while let Some(work) = stack.pop() {
             match work {
-                Work::Span { at, end, object, context } => match self.objects.get(object).filter(|o| o.open < end) {
+                Work::Span { at, end, object, position } => match self.objects.get(object).filter(|o| o.open < end) {
                     None => sink(self.slice(at, end)),
                     Some(found) => {
                         sink(self.slice(at, found.open));
                         sink(b"{");
-                        stack.push(Work::Span { at: found.end, end, object: found.next, context });
+                        stack.push(Work::Span { at: found.end, end, object: found.next, position });
                         let base = order.len();
-                        order.extend(self.members_of(found));
-                        let context =
-                            context.resolve(|name| self.members_of(found).any(|member| self.key(&member) == name));
-                        self.arrange(order.get_mut(base..).unwrap_or_default(), context)?;
+                        order.extend_from_slice(self.members_of(found));
+                        let keys = self.members_of(found).iter();
+                        let position = position.resolve(keys.map(|member| self.key(member)));
+                        self.arrange(order.get_mut(base..).unwrap_or_default(), position)?;
                         if found.open == 0 {
                             order.retain(|member| select.takes(self.key(member)));
                         }
-                        stack.push(Work::Members { base, next: base, context });
+                        stack.push(Work::Members { base, next: base, position });
                     }
                 },
-                Work::Members { base, next, context } => match order.get(next).copied() {
+                Work::Members { base, next, position } => match order.get(next).copied() {
                     None => {
                         sink(b"}");
                         order.truncate(base);
@@ -138,12 +138,12 @@ impl Document {
                             sink(b",");
                         }
                         sink(self.slice(member.start, member.value));
-                        stack.push(Work::Members { base, next: next.saturating_add(1), context });
+                        stack.push(Work::Members { base, next: next.saturating_add(1), position });
                         stack.push(Work::Span {
                             at: member.value,
                             end: member.end,
                             object: member.first_object,
-                            context: context.child(self.key(&member)),
+                            position: position.child(self.key(&member)),
                         });
                     }
                 },
@@ -164,13 +164,13 @@ impl Document {
     }
 
     /// Puts one object's members in canonical order: sorted by key, or as they stand where the order has a meaning.
-    fn arrange(&self, members: &mut [Member], context: SchemaContext) -> Result<(), DuplicateKey> {
+    fn arrange(&self, members: &mut [Member], position: Position) -> Result<(), DuplicateKey> {
         let ascending = members.is_sorted_by(|a, b| self.key(a) < self.key(b));
         if ascending {
             return Ok(());
         }
         let mut sorted;
-        let view = if context.keeps_order() {
+        let view = if position.keeps_order() {
             sorted = members.to_vec();
             sorted.as_mut_slice()
         } else {
@@ -180,10 +180,9 @@ impl Document {
         if view.is_sorted_by(|a, b| self.key(a) < self.key(b)) { Ok(()) } else { Err(DuplicateKey) }
     }
 
-    fn members_of(&self, object: &Object) -> impl Iterator<Item = Member> + '_ {
+    fn members_of(&self, object: &Object) -> &[Member] {
         let end = object.first_member.saturating_add(object.member_count);
-        let members = self.members.get(object.first_member..end);
-        members.unwrap_or_default().iter().copied()
+        self.members.get(object.first_member..end).unwrap_or_default()
     }
 
     /// A member's key in its one spelling, without the quotes.
@@ -209,8 +208,8 @@ mod tests {
     #[test]
     fn sorts_keys_at_every_level_and_drops_whitespace() {
         assert_eq!(
-            canonical(r#" { "b" : [ {"y":1 , "x":{"q":[],"p":{}}} , 2 ] , "a" : null } "#),
-            r#"{"a":null,"b":[{"x":{"p":{},"q":[]},"y":1},2]}"#
+            canonical(r#" { "metadata" : [ {"y":1 , "x":{"q":[],"p":{}}} , 2 ] , "a" : null } "#),
+            r#"{"a":null,"metadata":[{"x":{"p":{},"q":[]},"y":1},2]}"#
         );
     }
 
@@ -246,6 +245,21 @@ mod tests {
             (r#"{"tools":[{"functionDeclarations":[{"parameters":{"b":1,"a":2}}]}]}"#, r#"{"b":1,"a":2}"#),
             (r#"{"format":{"b":1,"a":2}}"#, r#"{"b":1,"a":2}"#),
             (r#"{"functions":[{"parameters":{"b":1,"a":2}}]}"#, r#"{"b":1,"a":2}"#),
+            // Where other servers take schemas: TGI, TensorRT-LLM, vLLM, llama.cpp, DashScope.
+            (r#"{"response_format":{"type":"json","value":{"b":1,"a":2}}}"#, r#"{"b":1,"a":2}"#),
+            (r#"{"parameters":{"grammar":{"type":"json","value":{"b":1,"a":2}}}}"#, r#"{"b":1,"a":2}"#),
+            (r#"{"grammar":{"value":{"b":1,"a":2}}}"#, r#"{"b":1,"a":2}"#),
+            (r#"{"guided_decoding":{"json":{"b":1,"a":2}}}"#, r#"{"b":1,"a":2}"#),
+            (r#"{"guided_json":{"b":1,"a":2}}"#, r#"{"b":1,"a":2}"#),
+            (r#"{"structured_outputs":{"json":{"b":1,"a":2}}}"#, r#"{"b":1,"a":2}"#),
+            (r#"{"extra_body":{"guided_json":{"b":1,"a":2}}}"#, r#"{"b":1,"a":2}"#),
+            (r#"{"json_schema":{"b":1,"a":2}}"#, r#"{"b":1,"a":2}"#),
+            (r#"{"output_schema":{"b":1,"a":2}}"#, r#"{"b":1,"a":2}"#),
+            (r#"{"structural_tag":{"structures":[{"schema":{"b":1,"a":2}}]}}"#, r#"{"b":1,"a":2}"#),
+            (
+                r#"{"input":{"messages":[]},"parameters":{"response_format":{"json_schema":{"schema":{"b":1,"a":2}}}}}"#,
+                r#"{"b":1,"a":2}"#,
+            ),
         ] {
             assert!(canonical(body).contains(kept), "{body}");
         }
@@ -253,6 +267,70 @@ mod tests {
             canonical(r#"{"response_format":{"json_schema":{"strict":true,"schema":{},"name":"n"}}}"#),
             r#"{"response_format":{"json_schema":{"name":"n","schema":{},"strict":true}}}"#
         );
+    }
+
+    #[test]
+    fn content_keeps_its_key_order() {
+        const CONTENT: &str = r#"{"b":1,"a":{"d":1,"c":2}}"#;
+        for body in [
+            r#"{"messages":[{"role":"assistant","content":[{"type":"tool_use","input":#}]}]}"#,
+            r#"{"messages":[{"role":"user","content":[{"type":"tool_result","content":#}]}]}"#,
+            r#"{"messages":[{"role":"user","content":#}]}"#,
+            r#"{"messages":[{"role":"user","content":[{"type":"document","source":#}]}]}"#,
+            r#"{"messages":[{"role":"tool","content":[{"type":"document","document":{"data":#}}]}]}"#,
+            r#"{"messages":[{"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":#}}]}]}"#,
+            r#"{"messages":[{"role":"user","new":#}]}"#,
+            r#"{"tools":[{"name":"f","input_schema":{},"input_examples":[#]}]}"#,
+            r#"{"tools":[{"type":"custom","new":#}]}"#,
+            r#"{"contents":[{"parts":[{"functionCall":{"name":"f","args":#}}]}]}"#,
+            r#"{"contents":[{"parts":[{"functionResponse":{"name":"f","response":#}}]}]}"#,
+            r#"{"contents":[{"parts":[{"new":#}]}]}"#,
+            r#"{"input":[{"type":"function_call_output","output":#}]}"#,
+            r#"{"input":[{"type":"mcp_call","arguments":#}]}"#,
+            r#"{"input":[#]}"#,
+            r#"{"input":#}"#,
+            r#"{"documents":[{"id":"d","data":#}]}"#,
+            r#"{"documents":[#]}"#,
+            r#"{"prompt":{"id":"p","variables":#}}"#,
+            r#"{"chat_history":[{"role":"CHATBOT","message":"m","tool_calls":[{"name":"f","parameters":#}]}]}"#,
+            r#"{"tool_results":[{"outputs":[#]}]}"#,
+            r#"{"examples":[#]}"#,
+            r#"{"chat_template_kwargs":#}"#,
+            r#"{"prediction":#}"#,
+            r#"{"query":#}"#,
+        ] {
+            assert!(canonical(&body.replace('#', CONTENT)).contains(CONTENT), "{body}");
+        }
+    }
+
+    #[test]
+    fn parameters_are_sorted() {
+        for (body, sorted) in [
+            (
+                r#"{"messages":[{"role":"user","content":[{"type":"text","text":"t","cache_control":{"type":"e","ttl":1}}]}]}"#,
+                r#"{"messages":[{"content":[{"cache_control":{"ttl":1,"type":"e"},"text":"t","type":"text"}],"role":"user"}]}"#,
+            ),
+            (
+                r#"{"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"u","detail":"d"}}]}]}"#,
+                r#"{"messages":[{"content":[{"image_url":{"detail":"d","url":"u"},"type":"image_url"}],"role":"user"}]}"#,
+            ),
+            (
+                r#"{"contents":[{"role":"user","parts":[{"text":"t","thought":true},{"inlineData":{"mimeType":"m","data":"d"}}]}]}"#,
+                r#"{"contents":[{"parts":[{"text":"t","thought":true},{"inlineData":{"data":"d","mimeType":"m"}}],"role":"user"}]}"#,
+            ),
+            (
+                r#"{"tools":[{"type":"function","function":{"parameters":{},"name":"f","description":"d"}}]}"#,
+                r#"{"tools":[{"function":{"description":"d","name":"f","parameters":{}},"type":"function"}]}"#,
+            ),
+            (
+                r#"{"text":{"verbosity":"low","format":{"type":"json_schema","name":"n","schema":{}}}}"#,
+                r#"{"text":{"format":{"name":"n","schema":{},"type":"json_schema"},"verbosity":"low"}}"#,
+            ),
+            (r#"{"provider":{"order":["a"],"max_price":{"prompt":1,"image":2}}}"#, r#"{"provider":{"max_price":{"image":2,"prompt":1},"order":["a"]}}"#),
+            (r#"{"options":{"seed":1,"num_ctx":2}}"#, r#"{"options":{"num_ctx":2,"seed":1}}"#),
+        ] {
+            assert_eq!(canonical(body), sorted);
+        }
     }
 
     #[test]
