@@ -255,6 +255,10 @@ impl PendingRequest {
         let document = match Document::parse(body) {
             Ok(document) => document,
             Err(ParseError::TooComplex) => return self.bypass(Reason::TooComplex, log),
+            // Only the upstream knows what else it accepts there.
+            Err(_) if self.endpoint.is_none() || self.request.method != Method::POST => {
+                return self.bypass(Reason::InvalidJson, log);
+            }
             Err(error) => {
                 let message =
                     format!("The request body is not JSON: {error}. Correct it, or send another Content-Type.");
@@ -280,6 +284,7 @@ impl PendingRequest {
             return self.bypass(Reason::ServerState, log);
         }
         let response_mode = ResponseMode { stream: endpoint.streams(document.fields("stream")), include_usage };
+        self.directives = self.directives.for_stream(response_mode.stream);
         let sent = self.upstream_request.body.as_deref().unwrap_or(body);
         let (key, salt) = self.key(config, endpoint, response_mode, sent, &document);
         log.key = Some(key);
@@ -327,25 +332,19 @@ impl PendingRequest {
         body: &[u8],
         document: &Document,
     ) -> (CacheKey, EncryptionSalt) {
-        let mut ignored: Vec<String> = self.ignored(config).cloned().collect();
-        ignored.sort_unstable();
-        ignored.dedup();
+        let ignored = config.cache.key_ignore.union(&self.directives.ignore);
         KeyInput {
             namespace: &self.directives.namespace,
             tenant: &self.client.tenant,
             method: self.request.method.as_str(),
             url: &key_url(endpoint, &self.upstream_request.url),
-            key_headers: &key_headers::key_headers(&self.upstream_request.headers, mode.stream, &[]),
+            key_headers: &key_headers::key_headers(&self.upstream_request.headers, mode.stream, &ignored.headers()),
             mode: self.match_mode(config, endpoint),
-            ignored: &ignored,
+            ignored: ignored.names(),
             body,
             document,
         }
         .key_and_salt()
-    }
-
-    fn ignored<'a>(&'a self, config: &'a Config) -> impl Iterator<Item = &'a String> {
-        config.cache.key_ignore.iter().chain(&self.directives.ignore)
     }
 
     fn match_mode(&self, config: &Config, endpoint: Endpoint) -> MatchMode {
@@ -355,8 +354,8 @@ impl PendingRequest {
 
     /// Whether the key covers all that the upstream is sent. Then an error is the same for every client that has the key.
     fn key_covers_request(&self, config: &Config, endpoint: Endpoint) -> bool {
-        let all = self.match_mode(config, endpoint) == MatchMode::Exact && self.ignored(config).next().is_none();
-        all && !config.cache.shared_scope
+        let all = config.cache.key_ignore.is_empty() && self.directives.ignore.is_empty();
+        all && self.match_mode(config, endpoint) == MatchMode::Exact && !config.cache.shared_scope
     }
 
     fn bypass(self, reason: Reason, log: &mut LogFields) -> OnBody {
