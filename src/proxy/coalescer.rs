@@ -199,10 +199,11 @@ impl<P: Platform> Coalescer<P> {
         self.current.replace(Some(fetch.clone()));
         let _guard = fetch.wait(&client);
         let background = request.freshness.background;
+        let timeout = request.upstream_request().timeout(platform.config().upstream.timeout);
         let task = FetchTask {
             platform: platform.clone(),
             fetch: fetch.clone(),
-            budget: platform.config().upstream.timeout.saturating_sub(Duration::from_millis(request.elapsed_ms)),
+            budget: timeout.saturating_sub(Duration::from_millis(request.elapsed_ms)),
             request,
             client: client.clone(),
             current: Some(self.current.clone()),

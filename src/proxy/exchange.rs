@@ -174,7 +174,7 @@ async fn forward_uncached<P: Platform>(
 ) -> P::Response {
     let client = platform.client();
     let options = FetchOptions {
-        budget: platform.config().upstream.timeout,
+        budget: bypass.upstream_request.timeout(platform.config().upstream.timeout),
         retry_safety: bypass.retry_safety,
         is_abandoned: &|| client.is_disconnected(),
         client: Some(&client),
@@ -277,7 +277,8 @@ async fn forward<P: Platform>(
         Joined::Independent { late } => late,
     };
     let spent_ms = if late { platform.now().saturating_sub(began) } else { 0 };
-    let budget = platform.config().upstream.timeout.saturating_sub(Duration::from_millis(spent_ms));
+    let timeout = fetch.upstream_request.timeout(platform.config().upstream.timeout);
+    let budget = timeout.saturating_sub(Duration::from_millis(spent_ms));
     let task = independent_fetch(&platform, &fetch, budget, client.clone(), &log);
     let in_flight = task.fetch.clone();
     let _guard = in_flight.wait(&client);
@@ -369,7 +370,8 @@ async fn revalidate<P: Platform>(
         Joined::Handled => log.delegate(),
         Joined::Busy | Joined::Entry { .. } => log.finish(&measured, Ok(())),
         Joined::Response { .. } | Joined::Failed { .. } | Joined::Independent { .. } => {
-            let task = independent_fetch(&platform, &fetch, platform.config().upstream.timeout, nobody, &log);
+            let budget = fetch.upstream_request.timeout(platform.config().upstream.timeout);
+            let task = independent_fetch(&platform, &fetch, budget, nobody, &log);
             log.delegate();
             let (leader, _) = oneshot::channel();
             task.run(body, leader).await;
