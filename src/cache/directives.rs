@@ -1,23 +1,30 @@
-//! What does the caller ask of the cache? The `X-Proxy-*` headers and `Cache-Control`, read once.
+//! The request's directives for the cache: the `X-Proxy-*` header fields and `Cache-Control`.
 
-use crate::http::fields::{boolean, list};
+use crate::http::fields::boolean;
 use crate::key::MatchMode;
+use crate::key::ignore::KeyIgnore;
 use crate::status::error::{ErrorKind, ProxyError};
 use http::HeaderMap;
 
-/// A request's controls.
+const PREFIX: &str = "x-proxy-";
+/// The fields that this version obeys, without [`PREFIX`].
+const KNOWN: [&str; 5] = ["ttl", "refresh", "namespace", "match", "ignore"];
+/// Fields of the specification that this version does not obey yet.
+const NOT_AVAILABLE: [&str; 5] = ["sample", "samples", "when", "explain", "usage"];
+
+/// A request's directives.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Directives {
     /// `X-Proxy-TTL`: seconds from storing to expiry; saturates.
     pub ttl: Option<u64>,
     /// `X-Proxy-Refresh: true`.
     pub refresh: bool,
-    /// `X-Proxy-Namespace`, empty if none.
+    /// `X-Proxy-Namespace`; empty without one.
     pub namespace: Vec<u8>,
     /// `X-Proxy-Match`.
     pub match_mode: Option<MatchMode>,
-    /// `X-Proxy-Ignore`: top-level fields left out of the key.
-    pub ignore: Vec<String>,
+    /// `X-Proxy-Ignore`: what is left out of the key.
+    pub ignore: KeyIgnore,
     /// `Cache-Control: no-store`.
     pub no_store: bool,
     /// `Cache-Control: no-cache`.
@@ -31,12 +38,13 @@ pub struct Directives {
 }
 
 impl Directives {
-    /// Reads a request's headers.
+    /// Reads a request's header fields.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidHeader`], naming the header, where an `X-Proxy-*` header cannot be read. An unreadable
-    /// `Cache-Control` directive is never an error (RFC 9111, section 5.2): it is ignored, or taken on its safe side.
+    /// [`ErrorKind::InvalidHeader`], naming the field, if an `X-Proxy-*` field is unknown or cannot be read. An unreadable
+    /// `Cache-Control` directive is no error (RFC 9111, section 5.2.3): it is ignored, or read as its strictest value.
     pub fn read(headers: &HeaderMap) -> Result<Directives, ProxyError> {
+        headers.keys().filter_map(|name| name.as_str().strip_prefix(PREFIX)).try_for_each(check_name)?;
         let mut directives = Directives {
             ttl: header(headers, "x-proxy-ttl", "a whole number of seconds, 0 or more", seconds)?,
             refresh: header(headers, "x-proxy-refresh", "true or false", boolean)?.unwrap_or(false),
@@ -46,8 +54,8 @@ impl Directives {
         if let Some(namespace) = header(headers, "x-proxy-namespace", "ASCII or UTF-8, given once", valid_utf8)? {
             directives.namespace = namespace.into_bytes();
         }
-        if let Some(ignore) = header(headers, "x-proxy-ignore", "ASCII or UTF-8, given once", valid_utf8)? {
-            directives.ignore = list(&ignore).collect();
+        if let Some(ignore) = header(headers, "x-proxy-ignore", KeyIgnore::EXPECTED, ignored)? {
+            directives.ignore = ignore;
         }
         for value in headers.get_all(http::header::CACHE_CONTROL) {
             directives.cache_control(&String::from_utf8_lossy(value.as_bytes()));
@@ -55,9 +63,15 @@ impl Directives {
         Ok(directives)
     }
 
-    /// RFC 9111, section 5.2.1.
+    /// Without `no-cache` where the response is a stream: clients of event streams send it with every request, as the HTML
+    /// standard asks them to, and mean no refresh.
+    pub fn for_stream(self, stream: bool) -> Directives {
+        Directives { no_cache: self.no_cache && !stream, ..self }
+    }
+
+    /// Reads one value (RFC 9111, section 5.2.1; RFC 5861, section 4).
     fn cache_control(&mut self, value: &str) {
-        for directive in list(value) {
+        for directive in crate::http::fields::list(value) {
             let (name, argument) = match directive.split_once('=') {
                 Some((name, argument)) => (name.trim(), argument.trim().trim_matches('"')),
                 None => (directive.as_str(), ""),
@@ -74,7 +88,7 @@ impl Directives {
     }
 }
 
-/// What cannot be read allows no age at all; of several, the strictest counts.
+/// An unreadable age counts as 0, and of several ages the least counts.
 fn min_seconds(limit: &mut Option<u64>, argument: &str) {
     let age = seconds(argument).unwrap_or(0);
     *limit = Some(limit.map_or(age, |other| other.min(age)));
@@ -101,7 +115,25 @@ fn header<T>(
     }
 }
 
-/// Text as it was sent: where the platform could not read it as UTF-8, different values look alike.
+/// An error for a name that this version does not obey.
+fn check_name(name: &str) -> Result<(), ProxyError> {
+    if KNOWN.contains(&name) {
+        return Ok(());
+    }
+    let message = if NOT_AVAILABLE.contains(&name) {
+        format!("The header {PREFIX}{name} is not available in this version. Leave it out.")
+    } else {
+        let nearest = KNOWN.iter().min_by_key(|known| strsim::osa_distance(name, known)).unwrap_or(&"");
+        format!("The header {PREFIX}{name} is unknown. Did you mean {PREFIX}{nearest}? Correct it or leave it out.")
+    };
+    Err(ProxyError::new(ErrorKind::InvalidHeader, message))
+}
+
+fn ignored(text: &str) -> Option<KeyIgnore> {
+    KeyIgnore::read(&valid_utf8(text)?)
+}
+
+/// Text as it was sent. Where the Workers runtime could not read it as UTF-8, different values look alike.
 fn valid_utf8(text: &str) -> Option<String> {
     (!text.contains(char::REPLACEMENT_CHARACTER)).then(|| text.to_owned())
 }
@@ -135,6 +167,41 @@ mod tests {
     }
 
     #[test]
+    fn an_unknown_control_is_an_error_that_names_the_nearest() {
+        for (unknown, nearest) in [
+            ("x-proxy-namspace", "x-proxy-namespace"),
+            ("x-proxy-name-space", "x-proxy-namespace"),
+            ("x-proxy-namespaces", "x-proxy-namespace"),
+            ("x-proxy-ns", "x-proxy-"),
+            ("x-proxy-tll", "x-proxy-ttl"),
+            ("x-proxy-ttl-seconds", "x-proxy-"),
+            ("x-proxy-max-ttl", "x-proxy-ttl"),
+            ("x-proxy-refesh", "x-proxy-refresh"),
+            ("x-proxy-ingore", "x-proxy-ignore"),
+            ("x-proxy-macth", "x-proxy-match"),
+            ("x-proxy-", "x-proxy-ttl"),
+        ] {
+            let error = read(unknown, "a").unwrap_err();
+            assert_eq!(error.kind, ErrorKind::InvalidHeader);
+            let named = format!("Did you mean {nearest}");
+            assert!(error.message.contains(unknown) && error.message.contains(&named), "{}", error.message);
+        }
+        for later in ["x-proxy-sample", "x-proxy-samples", "x-proxy-when", "x-proxy-explain", "x-proxy-usage"] {
+            assert!(read(later, "1").unwrap_err().message.contains("not available in this version"), "{later}");
+        }
+        assert!(read("x-proxyuser", "a").is_ok());
+    }
+
+    #[test]
+    fn no_cache_does_not_refresh_a_stream() {
+        let both = read("cache-control", "no-cache, no-store").unwrap();
+        assert!(both.clone().for_stream(false).no_cache);
+        let stream = both.for_stream(true);
+        assert!(!stream.no_cache && stream.no_store);
+        assert!(read("x-proxy-refresh", "true").unwrap().for_stream(true).refresh);
+    }
+
+    #[test]
     fn a_control_given_twice_is_an_error() {
         let mut headers = HeaderMap::new();
         headers.append("x-proxy-ttl", "1".parse().unwrap());
@@ -155,11 +222,12 @@ mod tests {
     }
 
     #[test]
-    fn switches_and_lists() {
+    fn booleans_and_lists_are_read() {
         assert!(read("x-proxy-refresh", "TRUE").unwrap().refresh);
         assert!(!read("x-proxy-refresh", "false").unwrap().refresh);
         assert!(read("x-proxy-refresh", "yes please").is_err());
-        assert_eq!(read("x-proxy-ignore", "user, metadata,,").unwrap().ignore, ["user", "metadata"]);
+        assert_eq!(read("x-proxy-ignore", "user, metadata,,").unwrap().ignore.names(), ["metadata", "user"]);
+        assert!(read("x-proxy-ignore", "@identities").unwrap_err().message.contains("@identity"));
         assert_eq!(read("x-proxy-match", "Chat").unwrap().match_mode, Some(MatchMode::Chat));
         assert!(read("x-proxy-match", "fuzzy").is_err());
     }

@@ -12,6 +12,7 @@ pub use llm_params::{LlmParams, ModelParams};
 use crate::http::fields::list;
 use crate::http::retry;
 use crate::key::MatchMode;
+use crate::key::ignore::KeyIgnore;
 use env::Vars;
 use glob::Pattern;
 use providers::{DEFAULT, Upstream};
@@ -70,7 +71,7 @@ pub struct CacheConfig {
     /// `CACHE_MATCH`.
     pub match_mode: MatchMode,
     /// `KEY_IGNORE`: what is left out of the key.
-    pub key_ignore: Vec<String>,
+    pub key_ignore: KeyIgnore,
     /// `CACHE_MAX_BYTES`: the largest response stored and the largest request body keyed.
     pub max_bytes: usize,
     /// `RESPOND_WITH_CACHE`.
@@ -177,6 +178,9 @@ impl ConfigError {
 
 const DEFAULT_BASE_URL: &str = "https://api.openai.com/v1";
 const DEFAULT_MAX_BYTES: usize = 10 << 20;
+/// As long as the official clients wait.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
+const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 
 impl Config {
     /// Reads the settings through `lookup`, which gives a variable's text, or `None` where it is unset.
@@ -200,7 +204,7 @@ impl Config {
                 max_ttl_ms: vars.parse("CACHE_MAX_TTL", SECONDS, milliseconds)?,
                 shared_scope: vars.parse("CACHE_SCOPE", "credential or shared", scope)?.unwrap_or(false),
                 match_mode: vars.parse("CACHE_MATCH", "exact or chat", MatchMode::from_word)?.unwrap_or_default(),
-                key_ignore: vars.text("KEY_IGNORE").map(|text| list(&text).collect()).unwrap_or_default(),
+                key_ignore: vars.parse("KEY_IGNORE", KeyIgnore::EXPECTED, KeyIgnore::read)?.unwrap_or_default(),
                 max_bytes: vars.parse("CACHE_MAX_BYTES", BYTES, |text| text.parse().ok())?.unwrap_or(DEFAULT_MAX_BYTES),
                 respond_with_cache: vars.flag("RESPOND_WITH_CACHE", true)?,
                 store_cache: vars.flag("STORE_CACHE", true)?,
@@ -229,8 +233,8 @@ impl Config {
                 retain_ms: vars.parse("COALESCE_TTL", SECONDS, milliseconds)?.unwrap_or(60_000),
             },
             upstream: UpstreamConfig {
-                timeout: timeout(&vars, vars.alias("TIMEOUT", "API_REQUEST_TIMEOUT"))?,
-                idle_timeout: timeout(&vars, "IDLE_TIMEOUT")?,
+                timeout: timeout(&vars, vars.alias("TIMEOUT", "API_REQUEST_TIMEOUT"), DEFAULT_TIMEOUT)?,
+                idle_timeout: timeout(&vars, "IDLE_TIMEOUT", DEFAULT_IDLE_TIMEOUT)?,
                 retry: retry::Policy {
                     max_retries: vars
                         .parse("MAX_RETRIES", "a whole number, 0 or more", |text| text.parse().ok())?
@@ -335,13 +339,13 @@ fn path_prefix<F: Fn(&str) -> Option<String>>(vars: &Vars<'_, F>) -> Result<Stri
     Ok(prefix.unwrap_or_else(|| "/proxy".to_owned()))
 }
 
-fn timeout<F>(vars: &Vars<'_, F>, variable: &'static str) -> Result<Duration, ConfigError>
+fn timeout<F>(vars: &Vars<'_, F>, variable: &'static str, default: Duration) -> Result<Duration, ConfigError>
 where
     F: Fn(&str) -> Option<String>,
 {
     let positive = |text: &str| milliseconds(text).filter(|ms| *ms > 0);
     let ms = vars.parse(variable, "a number of seconds above 0", positive)?;
-    Ok(Duration::from_millis(ms.unwrap_or(300_000)))
+    Ok(ms.map_or(default, Duration::from_millis))
 }
 
 /// A decimal number, in thousandths; saturates.
@@ -382,7 +386,8 @@ mod tests {
         assert_eq!(config.routing.path_prefix, "/proxy");
         assert_eq!(config.cache.max_bytes, 10 * 1024 * 1024);
         assert_eq!(config.store.timeout, Duration::from_millis(500));
-        assert_eq!(config.upstream.timeout, Duration::from_secs(300));
+        assert_eq!(config.upstream.timeout, Duration::from_secs(600));
+        assert_eq!(config.upstream.idle_timeout, Duration::from_secs(300));
         assert!(
             config.cache.respond_with_cache && config.cache.store_cache && !config.cache.shared_scope && !config.debug
         );
@@ -405,6 +410,8 @@ mod tests {
             ("CACHE_SCOPE", "all"),
             ("CACHE_MATCH", "fuzzy"),
             ("CACHE_PATHS", "a[b"),
+            ("KEY_IGNORE", "@geheim"),
+            ("KEY_IGNORE", "header:x-geheim-token"),
             ("CACHE_MAX_BYTES", "10MB"),
             ("RESPOND_WITH_CACHE", "maybe"),
             ("STORE_CACHE", "2"),

@@ -1,6 +1,7 @@
 //! What is this question called? The SHA-256 of everything that makes it this question, and this asker's.
 
 pub mod headers;
+pub mod ignore;
 
 use crate::json::canonical::{Document, Select};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};

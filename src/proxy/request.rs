@@ -9,7 +9,7 @@ use crate::auth::upstream_credential;
 use crate::cache::directives::Directives;
 use crate::cache::policy::CachePolicy;
 use crate::config::providers::Upstream;
-use crate::config::{Config, ConfigError, UpstreamConfig};
+use crate::config::{Config, ConfigError};
 use crate::http::message::{RequestHead, UpstreamRequest};
 use crate::http::retry::RetrySafety;
 use crate::http::{fields, forwarding, media_type};
@@ -29,9 +29,6 @@ use crate::transform::response::{BodyTransform, ResponseTransform};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use std::rc::Rc;
 use std::time::Duration;
-
-/// The most that a client can lengthen `TIMEOUT` to.
-const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
 /// Step 1: what the request's head asks for.
 #[derive(Debug)]
@@ -87,6 +84,7 @@ pub struct RoutedRequest {
 pub struct PendingRequest {
     /// The most that is read. Beyond it the request bypasses the cache: [`PendingRequest::too_large`].
     pub max_bytes: usize,
+    /// `TIMEOUT`, or longer if the client waits longer.
     timeout: Duration,
     request: RequestHead,
     client: Client,
@@ -203,12 +201,15 @@ impl RoutedRequest {
             client.lacks_credential.then(|| upstream_credential::inject_operator_key(&target, &mut request));
         let mut headers = forwarding::forwarded(&request.headers, upgrade);
         headers.extend(credential.flatten());
+        let transform = request_transform::response_transform_for(config, &request.method, &target);
+        let upstream_request =
+            UpstreamRequest { method: request.method.clone(), url: target.url, headers, body: None };
         let pending = PendingRequest {
+            timeout: upstream_request.timeout(config.upstream.timeout),
             max_bytes: config.cache.max_bytes,
-            timeout: timeout(&config.upstream, &request.headers),
-            transform: request_transform::response_transform_for(config, &request.method, &target),
+            transform,
             upstream: target.upstream,
-            upstream_request: UpstreamRequest { method: request.method.clone(), url: target.url, headers, body: None },
+            upstream_request,
             request,
             client,
             endpoint: target.endpoint,
@@ -263,6 +264,10 @@ impl PendingRequest {
         let document = match Document::parse(body) {
             Ok(document) => document,
             Err(ParseError::TooComplex) => return self.bypass(Reason::TooComplex, log),
+            // Only the upstream knows what else it accepts there.
+            Err(_) if self.endpoint.is_none() || self.request.method != Method::POST => {
+                return self.bypass(Reason::InvalidJson, log);
+            }
             Err(error) => {
                 let message =
                     format!("The request body is not JSON: {error}. Correct it, or send another Content-Type.");
@@ -293,6 +298,7 @@ impl PendingRequest {
             self.upstream_request.headers.remove(name);
         }
         let response_mode = ResponseMode { stream: endpoint.streams(document.fields("stream")), include_usage };
+        self.directives = self.directives.for_stream(response_mode.stream);
         let sent = self.upstream_request.body.as_deref().unwrap_or(body);
         let (key, salt) = self.key(config, endpoint, response_mode, sent, &document);
         log.key = Some(key);
@@ -341,25 +347,19 @@ impl PendingRequest {
         body: &[u8],
         document: &Document,
     ) -> (CacheKey, EncryptionSalt) {
-        let mut ignored: Vec<String> = self.ignored(config).cloned().collect();
-        ignored.sort_unstable();
-        ignored.dedup();
+        let ignored = config.cache.key_ignore.union(&self.directives.ignore);
         KeyInput {
             namespace: &self.directives.namespace,
             tenant: &self.client.tenant,
             method: self.request.method.as_str(),
             url: &key_url(endpoint, &self.upstream_request.url),
-            key_headers: &key_headers::key_headers(&self.upstream_request.headers, mode.stream, &[]),
+            key_headers: &key_headers::key_headers(&self.upstream_request.headers, mode.stream, &ignored.headers()),
             mode: self.match_mode(config, endpoint),
-            ignored: &ignored,
+            ignored: ignored.names(),
             body,
             document,
         }
         .key_and_salt()
-    }
-
-    fn ignored<'a>(&'a self, config: &'a Config) -> impl Iterator<Item = &'a String> {
-        config.cache.key_ignore.iter().chain(&self.directives.ignore)
     }
 
     fn match_mode(&self, config: &Config, endpoint: Endpoint) -> MatchMode {
@@ -369,8 +369,8 @@ impl PendingRequest {
 
     /// Whether the key covers all that the upstream is sent. Then an error is the same for every client that has the key.
     fn key_covers_request(&self, config: &Config, endpoint: Endpoint) -> bool {
-        let all = self.match_mode(config, endpoint) == MatchMode::Exact && self.ignored(config).next().is_none();
-        all && !config.cache.shared_scope
+        let all = config.cache.key_ignore.is_empty() && self.directives.ignore.is_empty();
+        all && self.match_mode(config, endpoint) == MatchMode::Exact && !config.cache.shared_scope
     }
 
     fn bypass(self, reason: Reason, log: &mut LogFields) -> OnBody {
@@ -444,13 +444,6 @@ impl Bypass {
     pub fn failed(self, error: FetchError, retries: u32, log: &mut LogFields) -> ProxyResponse {
         forward::failed(error, self.status, retries, log)
     }
-}
-
-/// The longest time to the response head. Official clients say how long they wait: the proxy waits at least as long.
-fn timeout(config: &UpstreamConfig, headers: &HeaderMap) -> Duration {
-    let client = headers.get("x-stainless-timeout").and_then(|value| value.to_str().ok()?.trim().parse::<f64>().ok());
-    let client = client.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    client.map_or(config.timeout, |client| client.clamp(config.timeout, MAX_TIMEOUT.max(config.timeout)))
 }
 
 /// A response that is read on its way through is requested without a content coding (RFC 9110, section 12.5.3). A coded one
