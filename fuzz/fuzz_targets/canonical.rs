@@ -1,4 +1,4 @@
-//! A canonical form is canonical: it is JSON, and its own canonical form.
+//! The canonical form is JSON, and its own canonical form.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

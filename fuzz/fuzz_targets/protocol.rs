@@ -1,4 +1,4 @@
-//! Whatever an upstream streams: no panic, and what is converted passes our own gate and converts back.
+//! Any upstream body is handled without a panic. A converted stream passes the admission check, and converts back.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -15,7 +15,7 @@ fuzz_target!(|input: (u8, Vec<u8>, bool)| {
         let _ = protocol.convert(&body, plain);
     }
     if let Some((_, streamed)) = protocol.convert(&body, stream) {
-        let events = protocol.events(&streamed).expect("our own stream decodes");
+        let events = protocol.events(&streamed).expect("a converted stream decodes");
         assert_eq!(protocol.check(&events), Ok(()));
         let _ = protocol.convert(&streamed, plain);
     }

@@ -1,4 +1,4 @@
-//! However a stream is cut into pieces, it decodes the same.
+//! A stream decodes to the same events, whatever its chunks.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -10,8 +10,8 @@ fuzz_target!(|input: (u8, Vec<u8>, bool)| {
     let whole = decode(framing, &bytes);
     let mut events = Vec::new();
     let mut decoder = Decoder::new(framing);
-    for piece in bytes.chunks(usize::from(size).max(1)) {
-        decoder.push(piece, &mut |event| events.push(event));
+    for chunk in bytes.chunks(usize::from(size).max(1)) {
+        decoder.push(chunk, &mut |event| events.push(event));
     }
     let end = decoder.finish(&mut |event| events.push(event));
     assert_eq!(whole, end.map(|()| events));

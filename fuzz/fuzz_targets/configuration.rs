@@ -1,9 +1,9 @@
-//! Whatever an operator writes and a caller sends: a configuration or an error that names a variable, a reply or a plan.
+//! Any variables give a configuration or an error that names a variable. Any request is handled without a panic.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use reprise::testing::{Config, OnRequest, RequestHead};
+use libfuzzer_sys::fuzz_target;
+use reprise::testing::{Config, LogFields, OnRequest, RequestHead, on_request};
 
 const VARIABLES: [&str; 16] = [
     "OPENAI_BASE_URL",
@@ -46,7 +46,7 @@ fuzz_target!(|input: Input| {
         assert!(!error.variable.is_empty());
         Config::read(|_| None)
     });
-    let config = config.expect("nothing is required");
+    let config = config.expect("no variable is required");
     let mut map = HeaderMap::new();
     for (which, value) in &headers {
         if let Ok(value) = HeaderValue::from_bytes(value) {
@@ -56,9 +56,9 @@ fuzz_target!(|input: Input| {
     for method in [Method::POST, Method::GET, Method::DELETE] {
         let path = format!("/{path}");
         let request = RequestHead { method, path, query: query.clone(), headers: map.clone(), invalid_header: None };
-        let _ = flow::turned_away(&config, &request);
-        if let OnRequest::Read(pending) = flow::arrive(&config, request, true) {
-            let _ = pending.with_body(&config, &body, true);
+        let mut log = LogFields::of(&request);
+        if let OnRequest::ReadBody(pending) = on_request(&config, request, true, &mut log) {
+            let _ = pending.with_body(&config, &body, true, &mut log);
         }
     }
 });
