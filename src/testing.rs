@@ -20,7 +20,7 @@ pub use crate::proxy::fast_path::{FastPathHit, FastPathPlan};
 pub use crate::proxy::lookup::{CacheableRequest, Decision, Lookup, OnLookup};
 pub use crate::proxy::platform::*;
 pub use crate::proxy::reply::{CachedResponse, HeaderEdits, ProxyResponse};
-pub use crate::proxy::request::{OnBody, OnRequest, on_request};
+pub use crate::proxy::request::{OnBody, OnHead, OnRequest, on_head};
 pub use crate::routing::admin::AdminCommand;
 pub use crate::routing::endpoint::Endpoint;
 pub use crate::status::{CacheOutcome, Reason};

@@ -3,7 +3,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use libfuzzer_sys::fuzz_target;
-use reprise::testing::{Config, LogFields, OnRequest, RequestHead, on_request};
+use reprise::testing::{Config, LogFields, OnHead, OnRequest, RequestHead, on_head};
 
 const VARIABLES: [&str; 16] = [
     "OPENAI_BASE_URL",
@@ -57,7 +57,7 @@ fuzz_target!(|input: Input| {
         let path = format!("/{path}");
         let request = RequestHead { method, path, query: query.clone(), headers: map.clone(), invalid_header: None };
         let mut log = LogFields::of(&request);
-        if let OnRequest::ReadBody(pending) = on_request(&config, request, true, &mut log) {
+        if let OnHead::Decided(OnRequest::ReadBody(pending)) = on_head(&config, request, true, &mut log) {
             let _ = pending.with_body(&config, &body, true, &mut log);
         }
     }

@@ -9,7 +9,7 @@ use super::platform::{
     measurements,
 };
 use super::reply::{self, ProxyResponse};
-use super::request::{self, Bypass, OnBody, OnRequest};
+use super::request::{self, Bypass, OnBody, OnHead, OnRequest};
 use crate::config::ConfigError;
 use crate::http::fields::content_length;
 use crate::http::message::RequestHead;
@@ -36,12 +36,14 @@ pub async fn exchange<P: Platform>(platform: P, head: RequestHead, body: P::Body
 
     // (1)
     let mut body = body;
-    let mut step = request::on_request(&config, head, platform.has_body(&body), log.fields_mut());
-    if let OnRequest::ProbeBody(routed) = step {
-        let is_empty = platform.is_empty(body).await;
-        body = platform.no_body();
-        step = routed.with_probed_body(&config, is_empty, log.fields_mut());
-    }
+    let step = match request::on_head(&config, head, platform.has_body(&body), log.fields_mut()) {
+        OnHead::Decided(step) => step,
+        OnHead::ProbeBody(routed) => {
+            let is_empty = platform.is_empty(body).await;
+            body = platform.no_body();
+            routed.with_probed_body(&config, is_empty, log.fields_mut())
+        }
+    };
     let pending = match step {
         OnRequest::Respond(response) => return respond(&platform, &response, log),
         OnRequest::RespondUnlogged(response) => {
@@ -72,7 +74,6 @@ pub async fn exchange<P: Platform>(platform: P, head: RequestHead, body: P::Body
             return forward_uncached(&platform, *bypass, body, log).await;
         }
         OnRequest::ReadBody(pending) => *pending,
-        OnRequest::ProbeBody(_) => return platform.respond_empty(500),
     };
 
     // (2) The body is read before anything else is awaited: the Workers runtime ties it to this event.

@@ -30,6 +30,15 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use std::rc::Rc;
 use std::time::Duration;
 
+/// Step 1: whether the request's head decides.
+#[derive(Debug)]
+pub enum OnHead {
+    /// It does.
+    Decided(OnRequest),
+    /// It has to be found out whether a body that is there in name has bytes: [`RoutedRequest::with_probed_body`].
+    ProbeBody(Box<RoutedRequest>),
+}
+
 /// Step 1: what the request's head asks for.
 #[derive(Debug)]
 pub enum OnRequest {
@@ -41,8 +50,6 @@ pub enum OnRequest {
     HealthCheck(String),
     /// Obey the operator.
     Admin(AdminCommand),
-    /// Find out whether a body that is there in name has bytes: [`RoutedRequest::with_probed_body`].
-    ProbeBody(Box<RoutedRequest>),
     /// To the upstream and back. The body is not read.
     Bypass(Box<Bypass>),
     /// The body decides. It is read up to [`PendingRequest::max_bytes`].
@@ -123,26 +130,37 @@ pub fn misconfigured(error: &ConfigError, request: &RequestHead, log: &mut LogFi
 }
 
 /// Step 1. `has_body`: whether there is a body, if only in name.
-pub fn on_request(config: &Config, mut request: RequestHead, has_body: bool, log: &mut LogFields) -> OnRequest {
+pub fn on_head(config: &Config, request: RequestHead, has_body: bool, log: &mut LogFields) -> OnHead {
+    match authenticate_and_route(config, request, log) {
+        // The Workers runtime may name a body where there is none.
+        Ok(routed) if has_body && routed.needs_empty_body() => OnHead::ProbeBody(Box::new(routed)),
+        Ok(routed) => OnHead::Decided(routed.proceed(config, has_body, log)),
+        Err(decided) => OnHead::Decided(decided),
+    }
+}
+
+fn authenticate_and_route(
+    config: &Config,
+    mut request: RequestHead,
+    log: &mut LogFields,
+) -> Result<RoutedRequest, OnRequest> {
     let reads = matches!(request.method, Method::GET | Method::HEAD);
     // Before routing, which copies the query. The operator's calls carry no client token.
     let client = if admin::is_admin_path(&request.path) { None } else { Client::authenticate(config, &mut request) };
     let target = match route::route(config, &request.path, request.query.as_deref()) {
-        Route::Index if reads => return OnRequest::Respond(reply::index(config, log)),
-        Route::Liveness if reads => return OnRequest::RespondUnlogged(reply::liveness()),
-        Route::Readiness if reads => return OnRequest::HealthCheck(config.routing.default_upstream.base.to_string()),
-        Route::Admin => return on_admin(config, &request, log),
+        Route::Index if reads => return Err(OnRequest::Respond(reply::index(config, log))),
+        Route::Liveness if reads => return Err(OnRequest::RespondUnlogged(reply::liveness())),
+        Route::Readiness if reads => {
+            return Err(OnRequest::HealthCheck(config.routing.default_upstream.base.to_string()));
+        }
+        Route::Admin => return Err(on_admin(config, &request, log)),
         Route::Upstream(target) => target,
-        _ => return OnRequest::Respond(reply::not_found(config, log)),
+        _ => return Err(OnRequest::Respond(reply::not_found(config, log))),
     };
-    let Some(client) = client.filter(|client| !(client.is_preflight && has_body)) else {
-        return OnRequest::Respond(reply::refusal(&client::unauthorized(), log));
-    };
-    let routed = RoutedRequest { request, client, target };
-    if reads && has_body {
-        return OnRequest::ProbeBody(Box::new(routed));
+    match client {
+        Some(client) => Ok(RoutedRequest { request, client, target }),
+        None => Err(OnRequest::Respond(reply::refusal(&client::unauthorized(), log))),
     }
-    routed.proceed(config, has_body, log)
 }
 
 /// The operator's endpoints. Without `ADMIN_TOKEN` they do not exist.
@@ -167,12 +185,20 @@ fn rate_limited(log: &mut LogFields) -> ProxyResponse {
 }
 
 impl RoutedRequest {
-    /// Step 1, once it is known whether the body of a GET or HEAD has bytes.
+    /// Whether a body with bytes would be refused: that of a GET or HEAD, which the Workers runtime cannot send, and that of
+    /// a browser's preflight, which has no token.
+    fn needs_empty_body(&self) -> bool {
+        matches!(self.request.method, Method::GET | Method::HEAD) || self.client.is_preflight
+    }
+
+    /// Step 1, once it is known whether the body has bytes.
     pub fn with_probed_body(self, config: &Config, is_empty: bool, log: &mut LogFields) -> OnRequest {
         if is_empty {
             return self.proceed(config, false, log);
         }
-        // The Workers runtime cannot send such a request.
+        if self.client.is_preflight {
+            return OnRequest::Respond(reply::refusal(&client::unauthorized(), log));
+        }
         let method = &self.request.method;
         let message = format!("A {method} request with a body cannot be forwarded. Send it without one, or as POST.");
         OnRequest::Respond(reply::refusal(&ProxyError::new(ErrorKind::BodyNotAllowed, message), log))
@@ -202,8 +228,7 @@ impl RoutedRequest {
         let mut headers = forwarding::forwarded(&request.headers, upgrade);
         headers.extend(credential.flatten());
         let transform = request_transform::response_transform_for(config, &request.method, &target);
-        let upstream_request =
-            UpstreamRequest { method: request.method.clone(), url: target.url, headers, body: None };
+        let upstream_request = UpstreamRequest { method: request.method.clone(), url: target.url, headers, body: None };
         let pending = PendingRequest {
             timeout: upstream_request.timeout(config.upstream.timeout),
             max_bytes: config.cache.max_bytes,

@@ -3,8 +3,8 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use proptest::prelude::*;
 use reprise::testing::{
-    CacheOutcome, CacheableRequest, CachedResponse, Config, Decision, EntryHead, FastPathPlan, LogFields, Lookup, OnBody, OnLookup, OnRequest, RequestHead, ResponseMode,
-    fast_path_ignored_headers, on_request,
+    CacheOutcome, CacheableRequest, CachedResponse, Config, Decision, EntryHead, FastPathPlan, LogFields, Lookup,
+    OnBody, OnHead, OnLookup, OnRequest, RequestHead, ResponseMode, fast_path_ignored_headers, on_head,
 };
 
 const BODY: &[u8] = br#"{"model":"m","messages":[{"role":"user","content":"a question"}]}"#;
@@ -27,7 +27,9 @@ fn request_with(vars: Vars<'_>, headers: &[(&str, &str)], path: &str, body: &[u8
     let (method, path) = (Method::POST, path.to_owned());
     let head = RequestHead { method, path, query: None, headers: map, invalid_header: None };
     let mut log = LogFields::of(&head);
-    let OnRequest::ReadBody(pending) = on_request(&config, head, true, &mut log) else { panic!("not read") };
+    let OnHead::Decided(OnRequest::ReadBody(pending)) = on_head(&config, head, true, &mut log) else {
+        panic!("not read")
+    };
     let OnBody::LookUp(request) = pending.with_body(&config, body, true, &mut log) else { panic!("not cacheable") };
     (*request, log)
 }

@@ -1,7 +1,7 @@
 //! A hundred thousand pairs of requests by different tenants, through steps 1 and 2 to their cache keys: no two are equal.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use reprise::testing::{CacheKey, Config, EncryptionSalt, LogFields, OnBody, OnRequest, RequestHead, on_request};
+use reprise::testing::{CacheKey, Config, EncryptionSalt, LogFields, OnBody, OnHead, OnRequest, RequestHead, on_head};
 use std::collections::HashMap;
 
 const PAIRS: usize = 100_000;
@@ -83,7 +83,7 @@ impl Sender {
         };
         let config = if self.closed { closed } else { open };
         let mut log = LogFields::default();
-        let OnRequest::ReadBody(pending) = on_request(config, request, true, &mut log) else {
+        let OnHead::Decided(OnRequest::ReadBody(pending)) = on_head(config, request, true, &mut log) else {
             panic!("{self:?}: not read")
         };
         let OnBody::LookUp(request) = pending.with_body(config, BODY, true, &mut log) else {

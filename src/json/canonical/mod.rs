@@ -326,7 +326,10 @@ mod tests {
                 r#"{"text":{"verbosity":"low","format":{"type":"json_schema","name":"n","schema":{}}}}"#,
                 r#"{"text":{"format":{"name":"n","schema":{},"type":"json_schema"},"verbosity":"low"}}"#,
             ),
-            (r#"{"provider":{"order":["a"],"max_price":{"prompt":1,"image":2}}}"#, r#"{"provider":{"max_price":{"image":2,"prompt":1},"order":["a"]}}"#),
+            (
+                r#"{"provider":{"order":["a"],"max_price":{"prompt":1,"image":2}}}"#,
+                r#"{"provider":{"max_price":{"image":2,"prompt":1},"order":["a"]}}"#,
+            ),
             (r#"{"options":{"seed":1,"num_ctx":2}}"#, r#"{"options":{"num_ctx":2,"seed":1}}"#),
         ] {
             assert_eq!(canonical(body), sorted);
