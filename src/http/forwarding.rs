@@ -103,8 +103,22 @@ pub fn is_forwarded(name: &str) -> bool {
 fn is_client_address(name: &str) -> bool {
     const ADDRESSES: [&str; 6] = ["ip", "ipv4", "ipv6", "ipaddr", "addr", "address"];
     const OWNERS: [&str; 16] = [
-        "", "client", "remote", "real", "user", "proxyuser", "socket", "source", "src", "peer", "origin", "originating",
-        "connecting", "visitor", "host", "x",
+        "",
+        "client",
+        "remote",
+        "real",
+        "user",
+        "proxyuser",
+        "socket",
+        "source",
+        "src",
+        "peer",
+        "origin",
+        "originating",
+        "connecting",
+        "visitor",
+        "host",
+        "x",
     ];
     let words = || name.split(['-', '_']);
     if words().any(|word| word == "forwarded") {

@@ -23,7 +23,8 @@ pub struct KeyIgnore(Vec<String>);
 
 impl KeyIgnore {
     /// What [`KeyIgnore::read`] reads.
-    pub const EXPECTED: &str = "a comma-separated list of body fields, @identity and header:NAME, where NAME holds no credential";
+    pub const EXPECTED: &str =
+        "a comma-separated list of body fields, @identity and header:NAME, where NAME holds no credential";
 
     /// Reads a comma-separated list. `None`: it has a name with `@` that is unknown, or a header that is no valid name or may
     /// hold a credential, which two clients must never share.

@@ -3,8 +3,8 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use proptest::prelude::*;
 use reprise::testing::{
-    CacheOutcome, CacheableRequest, CachedResponse, Config, Decision, EntryHead, FastPathPlan, LogFields, Lookup, OnBody, OnLookup, OnRequest, RequestHead, ResponseMode,
-    fast_path_ignored_headers, on_request,
+    CacheOutcome, CacheableRequest, CachedResponse, Config, Decision, EntryHead, FastPathPlan, LogFields, Lookup,
+    OnBody, OnLookup, OnRequest, RequestHead, ResponseMode, fast_path_ignored_headers, on_request,
 };
 
 const BODY: &[u8] = br#"{"model":"m","messages":[{"role":"user","content":"a question"}]}"#;
