@@ -46,7 +46,8 @@ mod tests {
     fn sent(key: Option<&str>, pairs: &[(&'static str, &str)], query: Option<&str>) -> (Option<String>, usize) {
         let mut upstream = Upstream::new("anthropic", Url::parse("http://h").unwrap());
         upstream.key = key.map(|key| Secret::new(key).unwrap());
-        let target = Target { upstream: Rc::new(upstream), url: "http://h/v1/messages".to_owned(), endpoint: None };
+        let url = "http://h/v1/messages".to_owned();
+        let target = Target { upstream: Rc::new(upstream), url, endpoint: None, prefix: "/anthropic".to_owned() };
         let pair = |(name, value): &(&'static str, &str)| (HeaderName::from_static(name), value.parse().unwrap());
         let mut request = RequestHead {
             method: Method::POST,

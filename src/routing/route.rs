@@ -1,4 +1,4 @@
-//! Which upstream, which URL, which endpoint?
+//! Routes a path to an upstream, its URL and its endpoint.
 
 use crate::config::Config;
 use crate::config::providers::Upstream;
@@ -8,38 +8,40 @@ use percent_encoding::percent_decode_str;
 use std::rc::Rc;
 use url::Url;
 
-/// Where a path leads.
+/// The route of a path.
 #[derive(Debug, Clone)]
 pub enum Route {
-    /// `/`: what this is.
+    /// `/`: name, version and routes.
     Index,
-    /// `/healthz`: the proxy itself is up.
+    /// `/healthz`: whether the proxy is up.
     Liveness,
-    /// `/health`: the upstream is up.
+    /// `/health`: whether the upstream is up.
     Readiness,
-    /// To the operator's own endpoints.
+    /// The operator's endpoints.
     Admin,
-    /// To an upstream.
+    /// An upstream.
     Upstream(Target),
-    /// Nowhere.
+    /// No route.
     NotFound,
 }
 
-/// A place at an upstream.
+/// A URL at an upstream.
 #[derive(Debug, Clone)]
 pub struct Target {
-    /// Whose place it is.
+    /// The upstream.
     pub upstream: Rc<Upstream>,
-    /// The URL to ask, with the caller's query.
+    /// The URL, with the client's query.
     pub url: String,
-    /// What the path below the prefix computes, if it is cached.
+    /// The endpoint, if it is cacheable.
     pub endpoint: Option<Endpoint>,
+    /// The prefix of this proxy's path that led here, without a trailing slash.
+    pub prefix: String,
 }
 
-/// Prefixes of the default upstream besides the operator's own, each with what it puts before the rest.
+/// The built-in prefixes of the default upstream, each with what it puts before the rest of the path.
 const PREFIXES: [(&str, &str); 3] = [("/proxy", ""), ("/v1", "v1/"), ("/api/v1", "v1/")];
 
-/// The prefixes that lead to an upstream, for a reader.
+/// The prefixes of all upstreams, for people.
 pub fn prefixes(config: &Config) -> Vec<String> {
     let own = format!("{}/", config.routing.path_prefix);
     let mut all: Vec<String> = PREFIXES.iter().map(|(prefix, _)| format!("{prefix}/")).collect();
@@ -56,28 +58,27 @@ pub fn route(config: &Config, path: &str, query: Option<&str>) -> Route {
         "/" => return Route::Index,
         "/healthz" => return Route::Liveness,
         "/health" => return Route::Readiness,
-        // Also where an upstream's prefix is the root: what is meant for us must never reach it.
+        // First, because an upstream's prefix may be the root: an admin request must never reach an upstream.
         path if admin::is_admin_path(path) => return Route::Admin,
         _ => {}
     }
-    // The longest prefix counts; the operator's own wins over a built-in one of the same name.
+    // The longest prefix wins; the operator's wins over an equal built-in one.
     let own = (config.routing.path_prefix.as_str(), "");
     let longest = std::iter::once(own)
         .chain(PREFIXES)
         .filter_map(|(prefix, before)| Some((prefix, before, strip_prefix_segment(path, prefix)?)))
         .reduce(|best, next| if next.0.len() > best.0.len() { next } else { best });
-    let by_last_segment = config.routing.upstreams.iter().find_map(|upstream| {
+    let named = config.routing.upstreams.iter().find_map(|upstream| {
         let rest = strip_prefix_segment(path.strip_prefix('/')?, &upstream.name)?;
         Some((upstream, rest))
     });
-    // A name is one segment with its slash.
-    let target = match (longest, by_last_segment) {
-        (Some((prefix, before, rest)), by_last_segment)
-            if by_last_segment.is_none_or(|(u, _)| prefix.len() > u.name.len()) =>
-        {
-            default_target(config, before, rest, query)
+    // The prefix of a named upstream is longer than its name by the slash.
+    let target = match (longest, named) {
+        (Some((prefix, before, rest)), named) if named.is_none_or(|(u, _)| prefix.len() > u.name.len()) => {
+            default_target(config, before, rest, query).map(|target| Target { prefix: prefix.to_owned(), ..target })
         }
-        (_, Some((upstream, rest))) => target(config, upstream, rest, query),
+        (_, Some((upstream, rest))) => target(config, upstream, rest, query)
+            .map(|target| Target { prefix: format!("/{}", upstream.name), ..target }),
         (_, None) => None,
     };
     target.map_or(Route::NotFound, Route::Upstream)
@@ -93,7 +94,7 @@ fn strip_prefix_segment<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
 }
 
 fn default_target(config: &Config, before: &str, rest: &str, query: Option<&str>) -> Option<Target> {
-    // Ollama's native endpoints stand beside its OpenAI-compatible base, not below it.
+    // Ollama's native endpoints are beside its OpenAI-compatible base, not below it.
     if let Some(native) = rest.strip_prefix("api/") {
         let url = join_under_base(&config.routing.default_upstream.base, "/api", native, query)?;
         let rest = format!("api/{}", path_below(&url, "/api"));
@@ -102,7 +103,7 @@ fn default_target(config: &Config, before: &str, rest: &str, query: Option<&str>
     target(config, &config.routing.default_upstream, &format!("{before}{rest}"), query)
 }
 
-/// A place below an upstream's base. A `v1/` is dropped where the base ends in it already.
+/// A URL below an upstream's base. A `v1/` is dropped if the base already ends in it.
 fn target(config: &Config, upstream: &Rc<Upstream>, rest: &str, query: Option<&str>) -> Option<Target> {
     let base_path = upstream.base.path().trim_end_matches('/');
     let shorter = rest.strip_prefix("v1/").filter(|_| base_path.ends_with("/v1"));
@@ -112,14 +113,14 @@ fn target(config: &Config, upstream: &Rc<Upstream>, rest: &str, query: Option<&s
 }
 
 fn at(config: &Config, upstream: &Rc<Upstream>, url: Url, rest: &str) -> Target {
-    // What is asked decides what it computes, not how the caller spelled the way there.
+    // The endpoint follows from the URL that is sent, not from the client's spelling of the path.
     let endpoint = Endpoint::at(rest).or_else(|| custom(config, rest));
-    Target { upstream: Rc::clone(upstream), url: url.into(), endpoint }
+    Target { upstream: Rc::clone(upstream), url: url.into(), endpoint, prefix: String::new() }
 }
 
 fn path_below<'a>(url: &'a Url, base_path: &str) -> &'a str {
-    let strip_prefix_segment = url.path().strip_prefix(base_path).unwrap_or_default();
-    strip_prefix_segment.strip_prefix('/').unwrap_or(strip_prefix_segment)
+    let rest = url.path().strip_prefix(base_path).unwrap_or_default();
+    rest.strip_prefix('/').unwrap_or(rest)
 }
 
 fn custom(config: &Config, rest: &str) -> Option<Endpoint> {
@@ -138,17 +139,17 @@ fn join_under_base(base: &Url, base_path: &str, rest: &str, query: Option<&str>)
     let slash = if rest.is_empty() { "" } else { "/" };
     let query = query.map(|query| format!("?{query}")).unwrap_or_default();
     let text = format!("{origin}{base_path}{slash}{rest}{query}");
-    // Parsed as the platform will parse it: dot segments and backslashes are resolved here, not behind our back.
+    // Parsed as the Workers runtime parses it, so that dot segments and backslashes are resolved before the check.
     let url = Url::parse(&text).ok()?;
-    let inside = url.path() == base_path
-        || url.path().strip_prefix(base_path).is_some_and(|strip_prefix_segment| strip_prefix_segment.starts_with('/'));
+    let inside =
+        url.path() == base_path || url.path().strip_prefix(base_path).is_some_and(|rest| rest.starts_with('/'));
     (inside && url.origin() == base.origin() && !has_encoded_traversal(url.path())).then_some(url)
 }
 
-/// Whether a path has dot segments for a server that decodes more than a URL's reader does: `..%2f`, `%252e%252e/`.
+/// Whether a path has dot segments for a server that decodes it more than once: `..%2f`, `%252e%252e/`.
 fn has_encoded_traversal(path: &str) -> bool {
     let mut path = path.to_owned();
-    // As often as somebody on the way might decode.
+    // Servers on the way may decode several times.
     for _ in 0..4 {
         let Ok(decoded) = percent_decode_str(&path).decode_utf8() else {
             break;
@@ -185,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_upstream_has_three_prefixes_and_the_operators_own() {
+    fn the_default_upstream_has_three_prefixes_and_a_configured_one() {
         let base = [("OPENAI_BASE_URL", "https://h/v1")];
         for path in ["/proxy/models", "/proxy/v1/models", "/v1/models", "/api/v1/models"] {
             assert_eq!(url(&base, path).as_deref(), Some("https://h/v1/models"), "{path}");
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn native_ollama_paths_go_to_the_origin() {
+    fn native_ollama_paths_are_routed_to_the_origin() {
         let base = [("OPENAI_BASE_URL", "http://localhost:11434/v1")];
         for path in ["/api/v1/api/tags", "/v1/api/tags", "/proxy/api/tags"] {
             assert_eq!(url(&base, path).as_deref(), Some("http://localhost:11434/api/tags"), "{path}");
@@ -211,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn providers_have_a_prefix_each() {
+    fn every_provider_has_a_prefix() {
         for (path, expected) in [
             ("/openai/v1/chat/completions", "https://api.openai.com/v1/chat/completions"),
             ("/openrouter/v1/models?a=b", "https://openrouter.ai/api/v1/models?a=b"),
@@ -238,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn no_path_leaves_the_base() {
+    fn no_path_escapes_the_base() {
         let vars = [("OPENAI_BASE_URL", "https://h/a/v1"), ("UPSTREAMS", r#"{"mine":"https://h/a/v1"}"#)];
         for prefix in ["proxy", "v1", "api/v1", "mine"] {
             for rest in [
@@ -282,14 +283,14 @@ mod tests {
     }
 
     #[test]
-    fn other_paths_lead_nowhere() {
+    fn other_paths_are_not_found() {
         for path in ["/proxyx", "/nope", "/v2/chat", "", "/health/x", "/metricsx", "/groqx/v1", "/GROQ/v1"] {
             assert!(matches!(route(&config(&[]), path, None), Route::NotFound), "{path}");
         }
     }
 
     #[test]
-    fn operators_paths_lead_to_no_upstream() {
+    fn admin_paths_never_reach_an_upstream() {
         for path in ["/admin", "/admin/cache", "/admin/x", "/metrics", "/dashboard"] {
             let root = config(&[("PROXY_PATH_PREFIX", "/")]);
             assert!(matches!(route(&root, path, None), Route::Admin), "{path}");
