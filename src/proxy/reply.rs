@@ -3,11 +3,12 @@
 use crate::cache::entry::EntryHead;
 use crate::config::Config;
 use crate::http::fields::is_digest_header;
-use crate::routing::route;
+use crate::routing::location;
+use crate::routing::route::{self, Target};
 use crate::status::error::{ErrorKind, ProxyError};
 use crate::status::{CacheOutcome, CacheStatus};
 use crate::telemetry::exchange_log::LogFields;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 
 /// A response of the proxy's own.
@@ -35,24 +36,42 @@ pub struct CachedResponse {
 /// Changes to the upstream's head on its way to the client. Everything else in it stays.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeaderEdits {
-    /// Replaces any field of this name.
-    pub set: (&'static str, String),
-    /// Comes after any field of this name: caches add to `Cache-Status` in order (RFC 9211, section 2).
-    pub append: (&'static str, String),
+    /// Removed.
+    pub remove: &'static [&'static str],
+    /// Each replaces any field of its name.
+    pub set: Vec<(&'static str, String)>,
+    /// Each comes after any field of its name: caches add to `Cache-Status` in order (RFC 9211, section 2).
+    pub append: Vec<(&'static str, String)>,
 }
 
+/// Cookies of one upstream would be sent to all others, because a browser knows only the proxy's host.
+const COOKIES: [&str; 2] = ["set-cookie", "set-cookie2"];
 const CACHE_STATUS: &str = "cache-status";
 const X_CACHE_STATUS: &str = "x-cache-status";
+const LOCATION: &str = "location";
+const ALLOW_ORIGIN: &str = "access-control-allow-origin";
+const EXPOSE_HEADERS: &str = "access-control-expose-headers";
+/// The fields of ours that a browser lets a script read (Fetch standard, "CORS protocol").
+const EXPOSED: &str = "cache-status, x-cache-status, age, retry-after, x-should-retry";
 /// The Workers runtime does not say when the next request is allowed. Its periods are 10 or 60 seconds, and official clients
 /// ignore waits of a minute.
 const RETRY_AFTER_SECONDS: &str = "10";
+const PREFLIGHT_MAX_AGE_SECONDS: &str = "600";
 
-/// What is added to the upstream's head.
-pub fn header_edits(status: &CacheStatus) -> HeaderEdits {
-    HeaderEdits {
-        set: (X_CACHE_STATUS, status.outcome.as_str().to_owned()),
-        append: (CACHE_STATUS, status.to_header_value()),
+/// What is changed in the upstream's head.
+pub fn header_edits(status: &CacheStatus, headers: &HeaderMap, location: Option<String>) -> HeaderEdits {
+    let mut append = vec![(CACHE_STATUS, status.to_header_value())];
+    if headers.contains_key(ALLOW_ORIGIN) {
+        append.push((EXPOSE_HEADERS, EXPOSED.to_owned()));
     }
+    let x_cache_status = (X_CACHE_STATUS, status.outcome.as_str().to_owned());
+    let location = location.map(|location| (LOCATION, location));
+    HeaderEdits { remove: &COOKIES, set: std::iter::once(x_cache_status).chain(location).collect(), append }
+}
+
+/// The upstream's `Location` as the client gets it, if it changes.
+pub fn mapped_location(config: &Config, asked: &Target, headers: &HeaderMap) -> Option<String> {
+    location::map(config, asked, headers.get(LOCATION)?.as_bytes())
 }
 
 /// The header fields of a stored response. `converted`: its bytes are not the stored ones. `content_type`: in place of the
@@ -75,6 +94,9 @@ pub fn hit(
     // A coalesced response has just been generated, so it has no age (RFC 9111, section 5.1).
     if status.outcome != CacheOutcome::Coalesced {
         headers.push(("age".to_owned(), head.age(now).to_string()));
+    }
+    if headers.iter().any(|(name, _)| name == ALLOW_ORIGIN) {
+        headers.push((EXPOSE_HEADERS.to_owned(), EXPOSED.to_owned()));
     }
     headers.extend(cache_headers(status));
     headers
@@ -115,15 +137,33 @@ pub fn failure(error: &ProxyError, status: &CacheStatus, log: &mut LogFields) ->
     log.record(error.kind.status().as_u16(), status);
     let mut response = response(error.kind.status(), error.body(), log);
     response.headers.extend(cache_headers(status));
-    response.headers.extend(error_header(error.kind));
+    readable_error(response, error.kind)
+}
+
+/// An error with the fields that HTTP wants beside it, and that a browser shows to a script of any site.
+fn readable_error(mut response: ProxyResponse, kind: ErrorKind) -> ProxyResponse {
+    response.headers.extend(error_header(kind));
+    let cors = [(ALLOW_ORIGIN, "*"), (EXPOSE_HEADERS, EXPOSED)];
+    response.headers.extend(cors.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    response
+}
+
+/// The response to a CORS preflight for control fields, which no upstream would allow. `method` and `fields`: those asked for.
+pub fn preflight(method: &str, fields: &str, log: &mut LogFields) -> ProxyResponse {
+    let mut response = response(StatusCode::NO_CONTENT, Vec::new(), log);
+    let headers = [
+        (ALLOW_ORIGIN, "*"),
+        ("access-control-allow-methods", method),
+        ("access-control-allow-headers", fields),
+        ("access-control-max-age", PREFLIGHT_MAX_AGE_SECONDS),
+    ];
+    response.headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
     response
 }
 
 /// An error for the operator, whose calls do not concern the cache.
 pub fn admin_error(error: &ProxyError, log: &mut LogFields) -> ProxyResponse {
-    let mut response = response(error.kind.status(), error.body(), log);
-    response.headers.extend(error_header(error.kind));
-    response
+    readable_error(response(error.kind.status(), error.body(), log), error.kind)
 }
 
 /// How many entries have been deleted, and where the next call continues.
@@ -182,5 +222,5 @@ pub fn not_found(config: &Config, log: &mut LogFields) -> ProxyResponse {
         route::prefixes(config).join(", ")
     );
     let error = ProxyError::new(ErrorKind::NotFound, message);
-    response(error.kind.status(), error.body(), log)
+    readable_error(response(error.kind.status(), error.body(), log), error.kind)
 }

@@ -8,7 +8,6 @@ use crate::auth::client::{self, Client};
 use crate::auth::upstream_credential;
 use crate::cache::directives::Directives;
 use crate::cache::policy::CachePolicy;
-use crate::config::providers::Upstream;
 use crate::config::{Config, ConfigError};
 use crate::http::message::{RequestHead, UpstreamRequest};
 use crate::http::retry::RetrySafety;
@@ -27,7 +26,6 @@ use crate::transform::inspect;
 use crate::transform::request::{self as request_transform, RequestTarget};
 use crate::transform::response::{BodyTransform, ResponseTransform};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use std::rc::Rc;
 
 /// Step 1: what the request's head asks for.
 #[derive(Debug)]
@@ -85,10 +83,9 @@ pub struct PendingRequest {
     pub max_bytes: usize,
     request: RequestHead,
     client: Client,
-    endpoint: Option<Endpoint>,
+    target: Target,
     directives: Directives,
     upstream_request: UpstreamRequest,
-    upstream: Rc<Upstream>,
     transform: ResponseTransform,
 }
 
@@ -97,6 +94,7 @@ pub struct PendingRequest {
 pub struct Bypass {
     /// What to send.
     pub upstream_request: UpstreamRequest,
+    target: Target,
     /// What may be retried.
     pub retry_safety: RetrySafety,
     /// The key that the client's requests are counted under.
@@ -130,11 +128,16 @@ pub fn on_request(config: &Config, mut request: RequestHead, has_body: bool, log
         Route::Upstream(target) => target,
         _ => return OnRequest::Respond(reply::not_found(config, log)),
     };
-    let Some(client) = client.filter(|client| !(client.is_preflight && has_body)) else {
+    if let Some((method, fields)) = client::preflight_for_controls(&request) {
+        return OnRequest::Respond(reply::preflight(method, fields, log));
+    }
+    let Some(client) = client else {
         return OnRequest::Respond(reply::refusal(&client::unauthorized(), log));
     };
+    // Some servers give every OPTIONS request a body in name.
+    let is_preflight = client.is_preflight;
     let routed = RoutedRequest { request, client, target };
-    if reads && has_body {
+    if (reads || is_preflight) && has_body {
         return OnRequest::ProbeBody(Box::new(routed));
     }
     routed.proceed(config, has_body, log)
@@ -162,10 +165,13 @@ fn rate_limited(log: &mut LogFields) -> ProxyResponse {
 }
 
 impl RoutedRequest {
-    /// Step 1, once it is known whether the body of a GET or HEAD has bytes.
+    /// Step 1, once it is known whether the body of a GET, a HEAD or a preflight has bytes.
     pub fn with_probed_body(self, config: &Config, is_empty: bool, log: &mut LogFields) -> OnRequest {
         if is_empty {
             return self.proceed(config, false, log);
+        }
+        if self.client.is_preflight {
+            return OnRequest::Respond(reply::refusal(&client::unauthorized(), log));
         }
         // The Workers runtime cannot send such a request.
         let method = &self.request.method;
@@ -199,11 +205,15 @@ impl RoutedRequest {
         let pending = PendingRequest {
             max_bytes: config.cache.max_bytes,
             transform: request_transform::response_transform_for(config, &request.method, &target),
-            upstream: target.upstream,
-            upstream_request: UpstreamRequest { method: request.method.clone(), url: target.url, headers, body: None },
+            upstream_request: UpstreamRequest {
+                method: request.method.clone(),
+                url: target.url.clone(),
+                headers,
+                body: None,
+            },
             request,
             client,
-            endpoint: target.endpoint,
+            target,
             directives,
         };
         let headers = &pending.request.headers;
@@ -256,7 +266,7 @@ impl PendingRequest {
             Ok(document) => document,
             Err(ParseError::TooComplex) => return self.bypass(Reason::TooComplex, log),
             // Only the upstream knows what else it accepts there.
-            Err(_) if self.endpoint.is_none() || self.request.method != Method::POST => {
+            Err(_) if self.target.endpoint.is_none() || self.request.method != Method::POST => {
                 return self.bypass(Reason::InvalidJson, log);
             }
             Err(error) => {
@@ -274,7 +284,7 @@ impl PendingRequest {
         let Some(document) = self.transform_body(config, body, document) else {
             return self.bypass(Reason::TooComplex, log);
         };
-        let Some(endpoint) = self.endpoint.filter(|_| self.request.method == Method::POST) else {
+        let Some(endpoint) = self.target.endpoint.filter(|_| self.request.method == Method::POST) else {
             return self.bypass(Reason::Endpoint, log);
         };
         if key_headers::has_lossy_utf8(&self.upstream_request.headers) {
@@ -294,6 +304,7 @@ impl PendingRequest {
             salt: (!config.store.encryption_keys.is_empty()).then_some(salt),
             key_covers_request: self.key_covers_request(config, endpoint),
             upstream_request: self.upstream_request,
+            target: self.target,
             endpoint,
             response_mode,
             policy: CachePolicy::new(config, &self.directives, has_store),
@@ -307,8 +318,11 @@ impl PendingRequest {
         if self.request.method != Method::POST {
             return Some(document);
         }
-        let target =
-            RequestTarget { upstream: &self.upstream, url: &self.upstream_request.url, endpoint: self.endpoint };
+        let target = RequestTarget {
+            upstream: &self.target.upstream,
+            url: &self.upstream_request.url,
+            endpoint: self.target.endpoint,
+        };
         let transformed = request_transform::transform(config, target, text, &document);
         self.transform = transformed.response_transform;
         let Some(body) = transformed.body else {
@@ -373,7 +387,7 @@ impl PendingRequest {
         }
         let (fwd, reason) = if self.request.method != Method::POST {
             (Fwd::Method, Reason::Method)
-        } else if self.endpoint.is_none() && reason != Reason::ContentType {
+        } else if self.target.endpoint.is_none() && reason != Reason::ContentType {
             (Fwd::Bypass, Reason::Endpoint)
         } else {
             (Fwd::Bypass, reason)
@@ -385,6 +399,7 @@ impl PendingRequest {
         let idempotent = self.request.method.is_idempotent();
         Ok(Box::new(Bypass {
             upstream_request: self.upstream_request,
+            target: self.target,
             retry_safety: if idempotent { RetrySafety::Idempotent } else { RetrySafety::OnlyIfUnprocessed },
             rate_limit_key: self.client.rate_limit_key,
             length: fields::content_length(&self.request.headers),
@@ -407,10 +422,16 @@ impl Bypass {
     }
 
     /// The upstream's head came: what to change in it for the client.
-    pub fn on_response(&mut self, status: StatusCode, log: &mut LogFields) -> HeaderEdits {
+    pub fn on_response(
+        &mut self,
+        config: &Config,
+        status: StatusCode,
+        headers: &HeaderMap,
+        log: &mut LogFields,
+    ) -> HeaderEdits {
         self.status.fwd_status = Some(status.as_u16());
         log.record(status.as_u16(), &self.status);
-        reply::header_edits(&self.status)
+        reply::header_edits(&self.status, headers, reply::mapped_location(config, &self.target, headers))
     }
 
     /// What the response's body needs on its way. `None`: it is passed on as it comes.

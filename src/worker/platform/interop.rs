@@ -178,8 +178,9 @@ pub fn with_edits(
     edits: &HeaderEdits,
     removed: &[&str],
 ) -> Response {
-    let one = |(name, value): &(&str, String)| encode(std::iter::once((*name, value.as_str())));
-    rebuild_response(response, as_js(body), &removed.join("\n"), &one(&edits.set), &one(&edits.append))
+    let text = |fields: &[(&str, String)]| encode(fields.iter().map(|(name, value)| (*name, value.as_str())));
+    let removed = [edits.remove, removed].concat().join("\n");
+    rebuild_response(response, as_js(body), &removed, &text(&edits.set), &text(&edits.append))
 }
 
 /// The response with this body and one field set.
