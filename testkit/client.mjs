@@ -87,7 +87,9 @@ export function sendRaw(origin, bytes, { endWrite = false } = {}) {
       const chunks = [];
       socket.on("data", (chunk) => chunks.push(chunk));
       // A server may refuse malformed bytes by closing the connection.
-      socket.on("error", (/** @type {NodeJS.ErrnoException} */ error) => (error.code === "ECONNRESET" || error.code === "EPIPE" ? null : reject(error)));
+      socket.on("error", (/** @type {NodeJS.ErrnoException} */ error) =>
+        error.code === "ECONNRESET" || error.code === "EPIPE" ? null : reject(error),
+      );
       socket.on("close", () => resolve(Buffer.concat(chunks)));
     }),
     "the other side to answer raw bytes and close",

@@ -3,8 +3,8 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { after, beforeEach, describe, mock, test } from "node:test";
-import { MemoryCache } from "../../src/worker/store/memory.js";
 import { FastPath, LruMap } from "../../src/worker/fast_path.js";
+import { MemoryCache } from "../../src/worker/store/memory.js";
 
 const REQUEST_URL = "http://localhost/proxy/chat/completions?a=1";
 const BODY = '{"messages":[{"content":"Hi"}]}';
