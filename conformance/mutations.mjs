@@ -39,7 +39,8 @@ export const edits = ({ id, file, search, replace, also = [] }) => [
 /** The source with one edit. */
 export function applyEdit(source, { id, search, replace }) {
   const parts = source.split(search);
-  if (parts.length !== 2) throw new UserError(`${id}: its text occurs ${parts.length - 1} times in the source, not once`);
+  if (parts.length !== 2)
+    throw new UserError(`${id}: its text occurs ${parts.length - 1} times in the source, not once`);
   return parts.join(replace);
 }
 
@@ -101,7 +102,16 @@ await main(import.meta, async () => {
 /** A copy of the source that a build can change: its folder. */
 function copySource() {
   const { folder } = temporaryFolder("reprise-mutations-");
-  for (const name of ["src", "xtask", "benches", "tests/host", ".cargo", "Cargo.toml", "Cargo.lock", "rust-toolchain.toml"]) {
+  for (const name of [
+    "src",
+    "xtask",
+    "benches",
+    "tests/host",
+    ".cargo",
+    "Cargo.toml",
+    "Cargo.lock",
+    "rust-toolchain.toml",
+  ]) {
     cpSync(path.join(root, name), path.join(folder, name), { recursive: true });
   }
   const manifest = path.join(folder, "Cargo.toml");

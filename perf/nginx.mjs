@@ -16,7 +16,7 @@ export const version =
 export async function startNginx(upstream, size) {
   const { folder, remove } = temporaryFolder();
   const port = await freePort();
-  const { args } = peer.start({ port, upstream, folder, program });
+  const { args } = /** @type {any} */ (peer).start({ port, upstream, folder, program });
   const file = path.join(folder, "nginx.conf");
   const buffer = `${Math.ceil(size / 1024) + 8}k`;
   writeFileSync(

@@ -10,11 +10,16 @@ export function median(numbers) {
 /**
  * One row. `rounds`: the measured values. `to`: what they are compared with, { name, rounds } of the same rounds. `target`: the
  * upper limit, { ratio }, { added } or { value }.
+ *
+ * @param {{ group: string, name: string, size?: string, unit: string, rounds: number[], to?: { name: string, rounds: number[] },
+ *   target?: Record<string, number>, note?: string }} measurement
+ * @returns {any}
  */
 export function row({ group, name, size, unit, rounds, to, target, note }) {
   const both = to
     ? rounds.map((value, round) => [value, to.rounds[round]]).filter(([, other]) => other !== undefined)
     : [];
+  /** @type {Record<string, number>} */
   const measured = { value: median(rounds) };
   if (both.length > 0) {
     measured.ratio = median(both.map(([value, other]) => value / other));
@@ -96,13 +101,18 @@ function list(rows) {
   return table(all.map((line) => line.filter((_, column) => used[column])));
 }
 
-/** Lines of cells as Markdown, aligned as plain text. */
-function table([head, ...lines]) {
-  const width = head.map((_, column) => Math.max(3, ...[head, ...lines].map((line) => line[column].length)));
+/**
+ * Lines of cells as Markdown, aligned as plain text.
+ *
+ * @param {string[][]} lines The head first.
+ */
+function table(lines) {
+  const [head, ...rest] = lines;
+  const width = head.map((_, column) => Math.max(3, ...lines.map((line) => line[column].length)));
   const cell = (text, column) => (column === 0 ? text.padEnd(width[column]) : text.padStart(width[column]));
   const text = (line) => `| ${line.map(cell).join(" | ")} |`;
   const rule = `|${width.map((n, column) => (column === 0 ? "-".repeat(n + 2) : `${"-".repeat(n + 1)}:`)).join("|")}|`;
-  return [text(head), rule, ...lines.map(text)].join("\n");
+  return [text(head), rule, ...rest.map(text)].join("\n");
 }
 
 /** All rows as Markdown. */

@@ -2,8 +2,7 @@
 // Node >= 18.17.
 import { execFile, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
-import { accessSync, constants, existsSync, realpathSync } from "node:fs";
-import { createServer } from "node:net";
+import { accessSync, constants, realpathSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -168,14 +167,3 @@ export function node() {
  * @returns {[string, string[]]}
  */
 export const wrangler = (...args) => [node(), [path.join(modules, "wrangler", "bin", "wrangler.js"), ...args]];
-
-/** A TCP port that is free on the loopback interface right now. */
-export function freePort() {
-  return new Promise((resolve, reject) => {
-    const server = createServer().once("error", reject);
-    server.listen(0, "127.0.0.1", () => {
-      const { port } = /** @type {import("node:net").AddressInfo} */ (server.address());
-      server.close(() => resolve(port));
-    });
-  });
-}

@@ -8,8 +8,19 @@ import { assertCacheFields } from "./cache-status.mjs";
 import { withTimeout } from "./wait.mjs";
 
 /**
+ * @typedef {object} SentRequest
+ * @property {string} [method] "POST" unless given.
+ * @property {string} [path]
+ * @property {Record<string, any>} [headers] A header of null is not sent.
+ * @property {any} [body] Bytes, or an array of chunks that are sent without a content-length.
+ */
+
+/**
  * Sends a request and reads the whole response: { status, headers, rawHeaders, body, complete }. A truncated response is an
  * error, or with `allowTruncation` a reply that is not `complete`.
+ *
+ * @param {string} origin
+ * @param {SentRequest & { allowTruncation?: boolean }} [request]
  */
 export async function send(origin, { allowTruncation = false, ...request } = {}) {
   const reply = await open(origin, request);
@@ -27,8 +38,10 @@ export async function send(origin, { allowTruncation = false, ...request } = {})
 
 /**
  * Sends a request and resolves with the response's head. `next()` gives the body chunk by chunk and null at its end, as does iteration;
- * `disconnect()` closes the connection. `body` is bytes, or an array of chunks that are sent without a content-length; a header
- * of null is not sent.
+ * `disconnect()` closes the connection.
+ *
+ * @param {string} origin
+ * @param {SentRequest} [request]
  */
 export async function open(origin, { method = "POST", path = "/", headers = {}, body } = {}) {
   const sent = { "accept-encoding": "identity", ...headers };
@@ -74,7 +87,9 @@ export function sendRaw(origin, bytes, { endWrite = false } = {}) {
       const chunks = [];
       socket.on("data", (chunk) => chunks.push(chunk));
       // A server may refuse malformed bytes by closing the connection.
-      socket.on("error", (error) => (error.code === "ECONNRESET" || error.code === "EPIPE" ? null : reject(error)));
+      socket.on("error", (/** @type {NodeJS.ErrnoException} */ error) =>
+        error.code === "ECONNRESET" || error.code === "EPIPE" ? null : reject(error),
+      );
       socket.on("close", () => resolve(Buffer.concat(chunks)));
     }),
     "the other side to answer raw bytes and close",

@@ -1,6 +1,12 @@
 // Requests, responses and streams of the OpenAI API, for all tests.
 
-/** A chat request, for `send` and `open`. Further fields go into the body. */
+/**
+ * A chat request, for `send` and `open`. Further fields go into the body.
+ *
+ * @param {any} [content]
+ * @param {{ headers?: Record<string, any>, key?: string | null, path?: string, [field: string]: any }} [fields]
+ * @returns {import("./client.mjs").SentRequest}
+ */
 export const chatRequest = (
   content = "Hi",
   { headers = {}, key = "sk-test", path = "/proxy/chat/completions", ...fields } = {},
@@ -10,7 +16,13 @@ export const chatRequest = (
   body: JSON.stringify({ model: "m", messages: [{ role: "user", content }], ...fields }),
 });
 
-/** A chat completion. `choice`: fields of its only choice; `fields`: further fields around it. */
+/**
+ * A chat completion. `choice`: fields of its only choice; `fields`: further fields around it.
+ *
+ * @param {any} [content]
+ * @param {{ choice?: object, message?: object, [field: string]: any }} [fields]
+ * @returns {any}
+ */
 export const chatCompletion = (content = "Hello", { choice = {}, message = {}, ...fields } = {}) => ({
   id: "c",
   object: "chat.completion",
@@ -20,7 +32,13 @@ export const chatCompletion = (content = "Hello", { choice = {}, message = {}, .
   ...fields,
 });
 
-/** The object of one chunk of a chat stream. */
+/**
+ * The object of one chunk of a chat stream.
+ *
+ * @param {object} delta
+ * @param {string | null} [finish_reason]
+ * @param {{ choice?: object, [field: string]: any }} [fields]
+ */
 export const chatChunk = (delta, finish_reason = null, { choice = {}, ...fields } = {}) => ({
   id: "c",
   object: "chat.completion.chunk",

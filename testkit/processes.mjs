@@ -33,9 +33,14 @@ export function temporaryFolder(prefix = "reprise-") {
  * - `log()`: the end of what it has written.
  * - `ready(condition)`: resolves when the condition, polled, is truthy; fails if the program has ended. `condition` gets `log`.
  * - `stop()`: ends it and waits for that.
+ *
+ * @param {string} program
+ * @param {string[]} [args]
+ * @param {import("execa").Options & { name?: string }} [options]
  */
 export function startProcess(program, args = [], { name = path.basename(program), ...options } = {}) {
   let written = "";
+  /** @type {any} Also Node's child process; its streams are sockets. */
   const child = execa(program, args, {
     stdin: "ignore",
     reject: false,
@@ -58,6 +63,10 @@ export function startProcess(program, args = [], { name = path.basename(program)
     pid: child.pid,
     log: () => written,
     ended,
+    /**
+     * @param {(log: string) => any} condition
+     * @param {{ what?: string, limitMs?: number, pollMs?: number }} [limits]
+     */
     async ready(condition, { what = `${name} to start`, ...limits } = {}) {
       const isReady = async () => {
         if (over) {
@@ -80,7 +89,12 @@ export function startProcess(program, args = [], { name = path.basename(program)
   };
 }
 
-/** Whether a URL answers at all. */
+/**
+ * Whether a URL answers at all.
+ *
+ * @param {string} url
+ * @param {RequestInit} [init]
+ */
 export const answers = (url, init = {}) =>
   fetch(url, { ...init, signal: AbortSignal.timeout(10_000) }).then(
     async (response) => [response.status, await response.text()],

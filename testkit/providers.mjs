@@ -97,6 +97,7 @@ objects["/v1/messages"] = message;
 // The same responses as streams: the data of each event.
 const streams = {
   "/v1/chat/completions": (request) => {
+    /** @type {any} */
     const { choices, usage, ...rest } = objects["/v1/chat/completions"](request);
     const around = { ...rest, object: "chat.completion.chunk" };
     const chunk = (delta, finish_reason = null) => ({

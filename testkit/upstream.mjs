@@ -31,6 +31,7 @@ export async function startUpstream({ port, ...options } = {}) {
  * gets it at once and writes to Node's response itself.
  */
 export class Upstream {
+  /** @type {any[]} */
   calls = []; // { n, method, url, headers, rawHeaders, body, bodyReceived, responded, disconnected, sent }
   count = 0; // of all requests since the last reset
   #record;
@@ -214,7 +215,11 @@ async function write(described, call, res) {
   res.end();
 }
 
-/** A streamed response that the test controls: give `respond` to the upstream, then `send`, `end` or `abort`. */
+/**
+ * A streamed response that the test controls: give `respond` to the upstream, then `send`, `end` or `abort`.
+ *
+ * @param {{ status?: number, headers?: Record<string, any> }} [head]
+ */
 export function controlledStream({ status = 200, headers = { "content-type": "text/event-stream" } } = {}) {
   let response;
   let closed; // a write is never confirmed once the client has disconnected

@@ -70,7 +70,11 @@ export async function withinOneWindow(act) {
   }
 }
 
-/** A promise with the function that resolves it. */
+/**
+ * A promise with the functions that settle it.
+ *
+ * @returns {{ promise: Promise<any>, resolve: (value?: any) => void, reject: (error: Error) => void }}
+ */
 export function deferred() {
   let resolve;
   let reject;

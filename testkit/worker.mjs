@@ -24,10 +24,10 @@ const wranglerConfig = () => require("wrangler").unstable_readConfig({ config: p
  * Starts the Worker in Miniflare.
  *
  * @param {object} [options]
- * @param {Record<string, string>} [options.vars] its variables, over those of wrangler.toml
+ * @param {Record<string, any>} [options.vars] its variables, over those of wrangler.toml
  * @param {string} [options.build] the folder of its modules
- * @param {"kv" | "faulty-kv" | "upstash" | "none"} [options.store] with "faulty-kv" see `RunningWorker.gate`
- * @param {"bound" | "none" | "broken"} [options.coalescer] the binding of the Durable Object; "broken" is no namespace
+ * @param {string} [options.store] "kv", "upstash", "none", or "faulty-kv": see `RunningWorker.gate`
+ * @param {string} [options.coalescer] the binding of the Durable Object: "bound", "none", or "broken", which is no namespace
  * @param {number | "broken"} [options.rateLimit] requests a minute
  * @param {string} [options.trap] a path: the wasm instance traps where it would write the log line of a request for it
  * @param {(entry: { message: string }) => void} [options.onLog]
@@ -48,6 +48,7 @@ export async function startMiniflare({
   if (missing) throw new Error(`${path.join(build, missing)} is missing: run \`npm run build\` first`);
   const config = wranglerConfig();
   const { workerOptions } = wrangler.unstable_getMiniflareWorkerOptions(config);
+  /** @type {any} */
   const options = {
     ...workerOptions,
     name: "worker",
@@ -250,7 +251,7 @@ export const workerdVersion = () => require("workerd/package.json").version;
  * request, and resolves with the milliseconds since the start of the process.
  *
  * @param {object} options
- * @param {string[][]} options.modules [name, file] of each, the main one first
+ * @param {any[][]} options.modules [name, file] of each, the main one first
  * @param {Record<string, string>} [options.vars]
  * @param {string} [options.namespace] the file of a Worker that is the KV namespace; without it there is no KV
  * @param {Record<string, string>} [options.namespaceVars] the variables of that Worker
@@ -316,6 +317,10 @@ ${namespaceService}
   return {
     ...child,
     url,
+    /**
+     * @param {string} [at]
+     * @param {RequestInit} [init]
+     */
     async ready(at = "/", init = {}) {
       await child.ready(() => answers(url + at, init), { pollMs: 1 });
       return performance.now() - began;

@@ -2,6 +2,7 @@ import Anthropic from "@anthropic-ai/sdk";
 import { input, report } from "./client-input.mjs";
 
 const { base, key, prompts, model, tool } = input;
+/** @type {any} The union types of content blocks would need checks that say nothing here. */
 const client = new Anthropic({ apiKey: key, baseURL: base.replace(/\/v1$/, ""), maxRetries: 0 });
 const question = (content) => ({ model, max_tokens: 64, messages: [{ role: "user", content }] });
 

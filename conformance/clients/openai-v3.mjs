@@ -2,6 +2,7 @@ import { Configuration, OpenAIApi } from "openai-v3";
 import { input, report } from "./client-input.mjs";
 
 const { base, key, prompts, model, embedding, tool } = input;
+/** @type {any} Its types know no streams and no tools. */
 const client = new OpenAIApi(new Configuration({ apiKey: key, basePath: base }));
 const ask = (content, more, options) =>
   client.createChatCompletion({ model, messages: [{ role: "user", content }], ...more }, options);

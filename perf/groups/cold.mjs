@@ -25,10 +25,10 @@ export async function cold({ upstream, quick, say }) {
     const calls = await upstream.calls();
     const [ours, theirs] = [[], []];
     for (let round = -1; round < rounds; round += 1) {
-      for (const [worker, variation, measured] of [
+      for (const [worker, variation, measured] of /** @type {any[][]} */ ([
         [least, "same", theirs],
         [own, "spelled", ours],
-      ]) {
+      ])) {
         const used = cpuMicroseconds(worker.pid);
         const count = await load(chat(worker), body, { seconds, variation });
         if (round >= 0) measured.push((cpuMicroseconds(worker.pid) - used) / count);

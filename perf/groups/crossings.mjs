@@ -41,6 +41,7 @@ export async function crossings({ upstream, say }) {
   /** The same request with other insignificant white space. */
   let spellings = 0;
   const spelled = () => body.replace("{", `{${" ".repeat((spellings += 1))}`);
+  /** @type {Record<string, any[]>} */
   const kinds = {
     "memory hit": [{}, () => body, /^reprise; hit;.*detail=memory/],
     "KV hit, fast path": [{ MEMORY_CACHE_BYTES: "0" }, () => body, /^reprise; hit/],

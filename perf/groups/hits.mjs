@@ -18,6 +18,7 @@ export const SIZES = [
 ];
 
 const kB = (bytes) => (bytes >= 1e6 ? `${bytes / 1e6} MB` : `${bytes / 1e3} kB`);
+/** @param {number[]} size The lengths of a request and its response. */
 export const sized = ([request, response]) => `${kB(request)} → ${kB(response)}`;
 
 const MEMORY = { 600: 1.3, 16000: 1.3, 256000: 1.15 };

@@ -29,7 +29,15 @@ export async function startPaths(base, more = {}) {
   };
 }
 
-/** Rows of each path, compared with direct calls and the bare pass-through. */
+/**
+ * Rows of each path, compared with direct calls and the bare pass-through.
+ *
+ * @param {string} group
+ * @param {string} what
+ * @param {string} unit
+ * @param {Record<string, number[]>} measured
+ * @param {(name: string, other: string) => Record<string, number> | undefined} [target]
+ */
 export function compared(group, what, unit, measured, target = () => undefined) {
   const rows = [];
   for (const [name, rounds] of Object.entries(measured)) {

@@ -10,6 +10,7 @@ export async function start({ upstream, quick, say }) {
   const vars = { OPENAI_BASE_URL: upstream.base(1_500) };
   const headers = { "content-type": "application/json", authorization: "Bearer sk-bench" };
   const proxied = [chat({ url: "" }), { method: "POST", headers, body: chatBody(600) }];
+  /** @type {Record<string, any[]>} */
   const subjects = {
     "static JS worker": [{ modules: floor("static") }, "/healthz"],
     "empty Rust worker": [{ modules: EMPTY }, "/healthz"],
@@ -21,7 +22,7 @@ export async function start({ upstream, quick, say }) {
   for (let round = -1; round < (quick ? 5 : 15); round += 1) {
     for (const [name, [definition, ...request]] of Object.entries(subjects)) {
       const worker = await startWorkerd(definition);
-      const ms = await worker.ready(...request);
+      const ms = await worker.ready(request[0], request[1]);
       await worker.stop();
       if (round >= 0) times[name].push(ms); // the first one reads its files from disk
     }

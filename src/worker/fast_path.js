@@ -1,7 +1,7 @@
 // The fast path: a request that this isolate has seen before, byte for byte, is answered without parsing its body.
 //
-// The slow path (wasm) decides; this only repeats its decisions. It leaves a plan for each request that can be repeated. A plan
-// knows the cache key, checks the stored entry, and builds the response's head; see src/flow/repeat.rs.
+// The slow path (wasm) decides; this only repeats its decisions. It adds a plan for each request that can be repeated. A plan
+// knows the cache key, checks the stored entry, and builds the response's head; see fast_path.rs.
 
 import { decodeHeaders } from "./platform/interop.js";
 import { readWithTimeout } from "./store/kv.js";
@@ -29,7 +29,7 @@ const encoder = new TextEncoder();
  *   the response out of an entry, as JSON; undefined if the slow path has to answer. `digest`: the SHA-256 of all behind the
  *   entry's prefix, unless it has been verified before.
  * @property {() => void} countHit Counts a response with the last head.
- * @property {(env: Env) => Promise<Uint8Array | undefined | StoreFault | "entry-corrupt">} readStore
+ * @property {(env: Env) => Promise<Uint8Array<ArrayBuffer> | undefined | StoreFault | "entry-corrupt">} readStore
  */
 
 /** @typedef {Record<string, any>} Env The Worker's bindings. */
@@ -59,9 +59,9 @@ const encoder = new TextEncoder();
  * @property {string} headDigest
  * @property {string} [digest] Of the head and the body.
  * @property {boolean} hasDigest
- * @property {Uint8Array} [body]
+ * @property {Uint8Array<ArrayBuffer>} [body]
  * @property {boolean} bodyFailed Whether the body was aborted while it was read.
- * @property {{ key: string, value: Uint8Array | undefined | string }} [lookup] What the store has returned.
+ * @property {{ key: string, value: Uint8Array<ArrayBuffer> | undefined | string }} [lookup] What the store has returned.
  */
 
 /**
@@ -265,7 +265,7 @@ export class FastPath {
 
   /**
    * @param {KnownRequest} known
-   * @param {Uint8Array} value The entry.
+   * @param {Uint8Array<ArrayBuffer>} value The entry.
    * @param {string | number} id The same for the same entry only.
    * @param {Uint8Array | undefined} digest As in `Plan.responseHead`.
    * @param {number} startedAt

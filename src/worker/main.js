@@ -1,6 +1,12 @@
 // The Worker's main module: requests go to the fast path and from there to Rust; after a panic or a trap, a new wasm
 // instance begins. `npm run build` puts this beside what is compiled.
-import { __wbg_reset_state, __worker_init_state, Coalescer as RustCoalescer, fastPath as openFastPath, fetch } from "./index.js";
+import {
+  __wbg_reset_state,
+  __worker_init_state,
+  fetch,
+  fastPath as openFastPath,
+  Coalescer as RustCoalescer,
+} from "./index.js";
 
 // The `worker` crate counts instances here, and its panic hook sets `criticalError`.
 const state = __worker_init_state();

@@ -8,7 +8,7 @@
  * @param {number} timeoutMs
  */
 export async function allows(limiter, key, timeoutMs) {
-  /** @type {number | null} */
+  /** @type {ReturnType<typeof setTimeout> | null} */
   let timer = null;
   /** @type {Promise<{ success?: boolean }>} */
   const timeout = new Promise((resolve) => {

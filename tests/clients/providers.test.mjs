@@ -30,8 +30,12 @@ beforeEach(async () => {
 after(() => upstream.close());
 
 const TEXT = "Bits hum, and are still.";
+/** @type {any[]} */
 const messages = [{ role: "user", content: "Hi" }];
 const to = (name) => `${proxy.origin}/${name}`;
+
+/** @param {any} message */
+const textOf = (message) => message.content[0].text;
 
 async function joined(stream, textOf) {
   let text = "";
@@ -52,7 +56,7 @@ const python = (program) => async () => (await runProgram("python", ["-c", progr
 const CLIENTS = {
   "Anthropic, TypeScript": {
     paths: ["/anthropic/v1/messages", "/anthropic/v1/messages"],
-    plain: async () => (await anthropic().messages.create({ model: "m", max_tokens: 9, messages })).content[0].text,
+    plain: async () => textOf(await anthropic().messages.create({ model: "m", max_tokens: 9, messages })),
     stream: async () => anthropic().messages.stream({ model: "m", max_tokens: 9, messages }).finalText(),
   },
   "Anthropic, Python": {
@@ -106,7 +110,7 @@ print("".join(chunk.choices[0].delta.content or "" for chunk in stream))`,
     paths: ["/cohere/v2/chat", "/cohere/v2/chat"],
     // Its streams send `Cache-Control: no-cache` and are refreshed.
     repeat: { stream: "REFRESH" },
-    plain: async () => (await cohere().chat({ model: "m", messages })).message.content[0].text,
+    plain: async () => textOf((await cohere().chat({ model: "m", messages })).message),
     stream: async () =>
       joined(await cohere().chatStream({ model: "m", messages }), ({ delta }) => delta?.message?.content?.text),
   },

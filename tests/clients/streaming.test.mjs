@@ -25,6 +25,7 @@ beforeEach(async () => {
 });
 after(() => upstream.close());
 
+/** @type {any[]} */
 const messages = [{ role: "user", content: "Hi" }];
 const openai = () => new OpenAI({ apiKey: "sk-test", baseURL: `${proxy.origin}/proxy`, maxRetries: 0 });
 const anthropic = () => new Anthropic({ apiKey: "sk-test", baseURL: proxy.origin, maxRetries: 0 });
@@ -87,6 +88,7 @@ print(json.dumps([answer.id, answer.choices[0].message.content, answer.choices[0
   },
 };
 
+/** @param {any} completion */
 function ofChat({ id, model, choices, usage }) {
   return plain({ id, model, text: choices[0].message.content, end: choices[0].finish_reason, usage });
 }

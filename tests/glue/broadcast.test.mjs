@@ -27,7 +27,11 @@ async function pass(ms) {
   await settled();
 }
 
-/** `leader`: "piped" or "direct" if the leader has a branch of its own. */
+/**
+ * `leader`: "piped" or "direct" if the leader has a branch of its own.
+ *
+ * @param {{ leader?: any, storable?: boolean, maxBufferedBytes?: number, idleMs?: number, length?: number }} [options]
+ */
 function start({ leader, storable = true, maxBufferedBytes = MAX_BUFFERED_BYTES, idleMs = IDLE_MS, length } = {}) {
   const upstream = new AbortController();
   const client = new AbortController();
@@ -319,10 +323,10 @@ describe("a truncated body", () => {
 });
 
 describe("when readers disconnect", () => {
-  for (const [storable, outcome] of [
+  for (const [storable, outcome] of /** @type {any[][]} */ ([
     [true, "is read to its end if it is to be stored"],
     [false, "is aborted with the last of them otherwise"],
-  ]) {
+  ])) {
     test(`a body ${outcome}`, async () => {
       const { broadcast, body, aborted } = start({ storable });
       const readers = [broadcast.openStream(), broadcast.openStream()];
@@ -359,10 +363,10 @@ describe("when readers disconnect", () => {
     assert.equal(aborted(), false);
   });
 
-  for (const [storable, maxBufferedBytes] of [
+  for (const [storable, maxBufferedBytes] of /** @type {any[][]} */ ([
     [false, MAX_BUFFERED_BYTES],
     [true, 0],
-  ]) {
+  ])) {
     test(`a piped leader counts as a reader until it disconnects (storable: ${storable})`, async () => {
       const { broadcast, body, client, aborted } = start({ leader: "piped", storable, maxBufferedBytes });
       const leader = drain(broadcast.leaderBody);

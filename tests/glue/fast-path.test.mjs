@@ -3,8 +3,8 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { after, beforeEach, describe, mock, test } from "node:test";
-import { MemoryCache } from "../../src/worker/store/memory.js";
 import { FastPath, LruMap } from "../../src/worker/fast_path.js";
+import { MemoryCache } from "../../src/worker/store/memory.js";
 
 const REQUEST_URL = "http://localhost/proxy/chat/completions?a=1";
 const BODY = '{"messages":[{"content":"Hi"}]}';
@@ -28,9 +28,10 @@ const memoryWith = (value) => {
   return memory;
 };
 
+/** @returns {any} What the fast path reads of a `Request`, and whether its body has been read. */
 function request({ method = "POST", url = REQUEST_URL, headers = {}, body = BODY } = {}) {
   const bytes = Buffer.from(body);
-  const all = { ...HEADERS, "content-length": bytes.length, ...headers };
+  const all = { ...HEADERS, "content-length": `${bytes.length}`, ...headers };
   const present = Object.entries(all).filter(([, value]) => value !== null);
   const made = { method, url, headers: new Headers(present), read: false };
   made.arrayBuffer = async () => {
@@ -49,9 +50,14 @@ const responseHead = (more) =>
     log_line: ["<", ">"],
     ...more,
   });
+/** @type {any} */
 const plan = { responseHead: () => responseHead(), countHit: () => {} };
 
-/** A fast path that has seen the usual request, or another. */
+/**
+ * A fast path that has seen the usual request, or another.
+ *
+ * @param {{ usual?: any, plan?: any, memory?: MemoryCache | null, kvBinding?: string }} [options]
+ */
 async function create({ usual = request(), plan: its = plan, memory = memoryWith(ENTRY), kvBinding } = {}) {
   const fastPath = new FastPath();
   fastPath.open(IGNORED_HEADERS, MAX_BODY_BYTES, PREFIX_BYTES, memory ?? undefined, kvBinding, TIMEOUT_MS);
@@ -254,7 +260,7 @@ describe("plans", () => {
       assert.equal(await fastPath.respond(goesOn, {}), undefined);
       assert.equal(Buffer.from(fastPath.probe(goesOn).body).toString(), BODY);
       assert.deepEqual(
-        globalThis.reportError.mock.calls.map((call) => call.arguments),
+        /** @type {any} */ (globalThis.reportError).mock.calls.map((call) => call.arguments),
         [[thrown]],
       );
     }
@@ -325,6 +331,7 @@ describe("the store", () => {
     test(`is read by ${where} if the memory has nothing, and what it returns is remembered`, async () => {
       const memory = new MemoryCache(1_000, 1_000);
       const { env, readStore, count } = reads(ENTRY);
+      /** @type {import("node:test").Mock<any>} */
       const heads = mock.fn(() => responseHead());
       const fastPath = await create({ memory, kvBinding, plan: { ...plan, readStore, responseHead: heads } });
       const response = await fastPath.respond(request(), env);
@@ -337,6 +344,7 @@ describe("the store", () => {
     });
 
     test(`is read by ${where} each time without a memory, and the head is used again for the same bytes only`, async () => {
+      /** @type {import("node:test").Mock<any>} */
       const heads = mock.fn(() => responseHead());
       const { env, readStore } = reads(ENTRY);
       const its = { ...plan, readStore, responseHead: heads };

@@ -102,10 +102,10 @@ describe("invalidation", () => {
     [TTL_MS, TTL_MS],
     [1_000, MINUTE_MS],
   ]) {
-    for (const [how, invalidate] of [
+    for (const [how, invalidate] of /** @type {any[][]} */ ([
       ["of a key", (memory, now) => memory.invalidate("ns/a", now)],
       ["of a prefix", (memory, now) => memory.invalidatePrefix("ns/", now)],
-    ]) {
+    ])) {
       test(`${how}: what is read is not stored for ${forMs} ms (TTL ${ttlMs} ms)`, () => {
         const memory = create({ ttlMs });
         fill(memory, ["ns/a"], 1);

@@ -252,7 +252,7 @@ async function exchange() {
     const same =
       own === undefined
         ? reply.body.equals(failure(reply.status, passing ? n : scenario.n))
-        : own.includes(JSON.parse(reply.body).error.code);
+        : own.includes(JSON.parse(reply.body.toString()).error.code);
     return (
       same || reply.body.equals(failure(reply.status, passing ? n : scenario.n)) || wrong("an error that nobody sent")
     );

@@ -19,6 +19,7 @@ const VARS = {
   MAX_RETRIES: "0",
   ADMIN_TOKEN: "adm",
 };
+/** @type {(proxy: any, headers?: Record<string, any>) => Promise<any>} */
 const ask = (proxy, { content = "Hi", ...headers } = {}) =>
   proxy.settled(() => {
     const request = chatRequest(content, { headers });

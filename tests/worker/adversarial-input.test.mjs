@@ -51,7 +51,7 @@ async function rawUpstream(respond) {
     for (const socket of sockets) socket.destroy();
     server.close();
   });
-  return `http://127.0.0.1:${server.address().port}`;
+  return `http://127.0.0.1:${/** @type {import("node:net").AddressInfo} */ (server.address()).port}`;
 }
 
 // One byte at a time.
@@ -191,10 +191,10 @@ const gzipped =
     response.writeHead(200, { "content-type": "application/json", "content-encoding": "gzip", ...more });
     response.end(body);
   };
-for (const [name, request] of [
+for (const [name, request] of /** @type {any[][]} */ ([
   ["for a cacheable request", { method: "POST", path: "/proxy/chat/completions", body: requestBody("bomb") }],
   ["for a bypassing request", { method: "GET", path: "/proxy/files/bomb/content" }],
-]) {
+])) {
   test(`a gigabyte of zeros in a megabyte ${name} is forwarded in bounded memory and not stored`, async () => {
     upstream.reset();
     upstream.next(gzipped(BOMB));

@@ -36,6 +36,7 @@ beforeEach(() => upstream.reset());
 
 let prompts = 0; // every test has prompts of its own: a coalesced fetch is remembered for COALESCE_TTL
 const freshPrompt = () => `prompt ${(prompts += 1)}`;
+/** @type {(content: any, options?: Record<string, any>) => import("../../testkit/client.mjs").SentRequest} */
 const request = (content, { stream = false, key = "sk-a", headers = {}, ...fields } = {}) =>
   chatRequest(content, { key, headers, ...(stream && { stream }), ...fields });
 const ask = (content, options) => send(proxy.origin, request(content, options));
@@ -322,7 +323,7 @@ describe("the leader's call fails", () => {
       if (succeeded(reply)) continue; // it arrived after the error
       assert.equal(reply.status, reply.body.toString().startsWith("data:") ? 200 : 404);
       if (reply.status !== 404) continue;
-      assert.deepEqual(JSON.parse(reply.body), error);
+      assert.deepEqual(JSON.parse(reply.body.toString()), error);
       assert.equal(xCacheStatusOf(reply), "COALESCED");
       assert.equal(reply.headers["x-request-id"], "req_1");
     }
@@ -666,7 +667,7 @@ test("a compressed error reaches its leader complete, even if a follower disconn
   await stream.end();
   const other = await (first === (await leading) ? following : leading);
   if (other.status === 404) other.disconnect();
-  assert.equal(JSON.parse(gunzipSync(await readRest(first))).error.code, "nope");
+  assert.equal(JSON.parse(gunzipSync(await readRest(first)).toString()).error.code, "nope");
 });
 
 test("a failed refresh does not discard the response of the call that it overtook", async () => {

@@ -18,6 +18,7 @@ const VARS = { OPENAI_BASE_URL: `${upstream.origin}/v1`, MAX_RETRIES: "0" };
 const HEAD = Buffer.from("RPRS\x02", "latin1");
 const NONCE = 12;
 const TAG = 16;
+/** @type {(proxy: any, options?: Record<string, any>) => Promise<any>} */
 const ask = (proxy, { content = "Hi", stream, ...headers } = {}) =>
   proxy.settled(() => send(proxy.origin, chatRequest(content, { headers, stream })));
 const encrypted = (secrets, more = {}) => worker({ vars: { ...VARS, CACHE_ENCRYPTION_KEY: secrets }, ...more });

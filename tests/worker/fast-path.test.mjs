@@ -215,10 +215,10 @@ test("an invalid header in a stored entry is neither sent nor ends the fast path
 });
 
 test("a store that times out or fails is read once", async () => {
-  for (const [verdict, reason, vars] of [
+  for (const [verdict, reason, vars] of /** @type {any[][]} */ ([
     ["fail", "store-error", {}],
     [new Promise(() => {}), "store-timeout", { STORE_TIMEOUT_MS: "50" }],
-  ]) {
+  ])) {
     const proxy = await worker({ vars: { ...VARS, ...vars }, store: "faulty-kv" });
     const prompt = freshPrompt();
     for (let n = 0; n < 3; n += 1) await ask(proxy, prompt);

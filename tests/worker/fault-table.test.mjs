@@ -206,6 +206,7 @@ const UPSTREAM = {
 
 // Rows that wait for a timeout run with short ones, and no others: a busy machine would break them.
 const SHORT = { TIMEOUT: "1", IDLE_TIMEOUT: "1", STORE_TIMEOUT_MS: "500" };
+/** @param {any} row */
 const proxyFor = ({ store = "kv", waits = false }) =>
   worker({ vars: { ...VARS, ...(waits && { [waits]: SHORT[waits] }) }, store });
 

@@ -74,7 +74,7 @@ for (const debug of ["false", "true"]) {
         messages: [{ role: "user", content: secret("prompt") }],
       });
     const stream = chatEvent({ content: secret("stream") }, "stop") + DONE;
-    const exchanges = [
+    const exchanges = /** @type {any[][]} */ ([
       [
         chat({ headers: headers(), body: body() }),
         {
@@ -101,7 +101,7 @@ for (const debug of ["false", "true"]) {
         },
         { body: `not json: ${secret("broken-answer")}` },
       ],
-    ];
+    ]);
     for (const [request, response] of exchanges) {
       upstream.reset();
       if (response !== undefined) upstream.next(response);

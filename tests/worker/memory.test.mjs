@@ -153,6 +153,7 @@ for (const COALESCE of ["true", "false"]) {
       proxy.settled(() =>
         send(proxy.origin, { method: "DELETE", path, headers: { authorization: "Bearer operator" } }),
       );
+    /** @type {Record<string, any[]>} */
     const deletions = {
       "by its key": [(key) => `/admin/cache/${key}`, {}],
       // Coalesced fetches of a namespace last for COALESCE_TTL: with them, this is about the memory alone.
@@ -182,10 +183,10 @@ for (const COALESCE of ["true", "false"]) {
       headers: { authorization: "Bearer operator" },
     });
 
-  for (const [what, newer] of [
+  for (const [what, newer] of /** @type {any[][]} */ ([
     ["a deletion", (proxy, _prompt, key) => remove(proxy, key)],
     ["a refresh", (proxy, prompt) => ask(proxy, prompt, { headers: { "x-proxy-refresh": "true" } })],
-  ]) {
+  ])) {
     test(`an entry that is read during ${what} is not held in memory (COALESCE=${COALESCE})`, async () => {
       const proxy = await worker({ vars: { ...vars }, store: "upstash" });
       const prompt = freshPrompt();

@@ -26,7 +26,13 @@ const JSON_BODY = { "content-type": "application/json" };
 const ALL_BYTES = Buffer.from(Array.from({ length: 256 }, (_, i) => i));
 const chat = (fields = {}) => chatRequest("Hi", { model: "gpt-4o", ...fields });
 
-// One bypassing request: the upstream gets its bytes, the client the upstream's, and the reply has a reason.
+/**
+ * One bypassing request: the upstream gets its bytes, the client the upstream's, and the reply has a reason.
+ *
+ * @param {any} request
+ * @param {any} [response]
+ * @param {{ detail?: string }} [expected]
+ */
 async function assertPassesThrough(request, response = {}, { detail } = {}) {
   upstream.next(response);
   const reply = await proxy.settled(() => send(proxy.origin, { ...request, headers: { ...KEY, ...request.headers } }));
@@ -205,10 +211,10 @@ for (const status of [301, 302, 303, 307, 308]) {
   });
 }
 
-for (const [encoding, compress] of [
+for (const [encoding, compress] of /** @type {any[][]} */ ([
   ["gzip", gzipSync],
   ["br", brotliCompressSync],
-]) {
+])) {
   test(`a ${encoding} response passes through unchanged`, async () => {
     const body = compress(Buffer.from(JSON.stringify({ data: "x".repeat(5000) })));
     const { call, reply } = await assertPassesThrough(
@@ -294,11 +300,11 @@ test("a WebSocket passes messages both ways", async () => {
     assertSameBytes(arrived.subarray(0, frame.length), frame, "the frame");
     arrived = arrived.subarray(frame.length);
   };
-  for (const [opcode, payload] of [
+  for (const [opcode, payload] of /** @type {any[][]} */ ([
     [1, Buffer.from('{"type":"response.create"}')],
     [2, ALL_BYTES.subarray(0, 100)],
     [1, Buffer.from("é 😀")],
-  ]) {
+  ])) {
     socket.write(maskedFrame(opcode, payload));
     await receive(Buffer.concat([Buffer.from([0x80 | opcode, payload.length]), payload]));
   }

@@ -3,9 +3,9 @@
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
 import { send } from "../../testkit/client.mjs";
+import { worker } from "../../testkit/test-worker.mjs";
 import { startUpstream } from "../../testkit/upstream.mjs";
 import { withTimeout } from "../../testkit/wait.mjs";
-import { worker } from "../../testkit/test-worker.mjs";
 
 const upstream = await startUpstream();
 after(() => upstream.close());

@@ -37,6 +37,7 @@ beforeEach(async () => {
 const NEVER = new Promise(() => {});
 const KEY = { authorization: "Bearer sk-test" };
 const chat = (fields = {}, headers = {}) => chatRequest("Hi", { headers, model: "gpt-4o", ...fields });
+/** @type {(instance?: any, request?: import("../../testkit/client.mjs").SentRequest, more?: object) => Promise<any>} */
 const ask = (instance = proxy, request = chat(), more = {}) =>
   instance.settled(() => send(instance.origin, { ...request, ...more }));
 const error = (status, headers = {}) => ({ status, headers, json: { error: { message: `a ${status}` } } });
@@ -312,12 +313,12 @@ describe("the last response", () => {
     body: `<html>\r\n try ${n} \u00fc </html>\n`,
   });
 
-  for (const [kind, request] of [
+  for (const [kind, request] of /** @type {any[][]} */ ([
     ["a cacheable request", chat()],
     ["a stream", chat({ stream: true })],
     ["a request that is not stored", chat({}, { "cache-control": "no-store" })],
     ["a bypassing request", { method: "GET", path: "/proxy/models", headers: KEY }],
-  ]) {
+  ])) {
     test(`${kind}: after MAX_RETRIES the client gets the last response, byte for byte`, async () => {
       upstream.next(...[1, 2, 3, 4].map(numbered));
       assertForwarded(await ask(proxy, request), numbered(3), 3);
@@ -521,6 +522,7 @@ describe("requests that may have side effects", () => {
 
 // A request whose response is not awaited. `disconnect` resets the connection: workerd takes a mere end for a client that has
 // sent everything and still listens.
+/** @param {any} instance @param {import("../../testkit/client.mjs").SentRequest} request */
 function begin(instance, { method = "POST", path, headers, body }) {
   const { hostname, port } = new URL(instance.origin);
   const length = body === undefined ? {} : { "content-length": String(Buffer.byteLength(body)) };
@@ -608,7 +610,7 @@ describe("a client that disconnects", () => {
 });
 
 describe("a response that has started", () => {
-  for (const [kind, request, response] of [
+  for (const [kind, request, response] of /** @type {any[][]} */ ([
     ["a stream that is truncated", chat({ stream: true }), { ...STREAM, truncate: 40 }],
     ["a stream that is truncated before its first byte", chat({ stream: true }), { ...STREAM, truncate: 0 }],
     ["an object that is truncated", chat(), { headers: { "content-length": "13" }, ...GOOD, truncate: 5 }],
@@ -622,7 +624,7 @@ describe("a response that has started", () => {
       { method: "GET", path: "/proxy/files/f/content", headers: KEY },
       { body: "0123456789", truncate: 5 },
     ],
-  ]) {
+  ])) {
     test(`${kind} is not retried`, async () => {
       upstream.next(response);
       const reply = await ask(proxy, request, { allowTruncation: true });

@@ -102,7 +102,7 @@ for (const store of ["kv", "upstash"]) {
         return text;
       };
       const events = { ...EVENT_STREAM, "set-cookie": secret("setcookie") };
-      const exchanges = [
+      const exchanges = /** @type {any[][]} */ ([
         [
           chat(),
           { json: { choices: [{ message: { content: response() } }] }, headers: { "set-cookie": secret("setcookie") } },
@@ -150,7 +150,7 @@ for (const store of ["kv", "upstash"]) {
         ],
         [{ method: "GET", path: "/metrics", headers: { authorization: `Bearer ${admin}` } }],
         [{ method: "GET", path: "/nowhere", headers: credentials() }],
-      ];
+      ]);
       for (const [request, described] of exchanges) {
         upstream.reset();
         if (described !== undefined) upstream.next(described);

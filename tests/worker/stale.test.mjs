@@ -18,12 +18,12 @@ const VARS = { OPENAI_BASE_URL: `${upstream.origin}/v1`, MAX_RETRIES: "0", CACHE
 const chat = (headers = {}) => chatRequest("Hi", { headers, model: "gpt-4o" });
 const OLD = '{"id":"answer-1"}';
 
-for (const [windows, seconds] of [
+for (const [windows, seconds] of /** @type {any[][]} */ ([
   [{}, 600],
   [{ STALE_IF_ERROR: "3000" }, 3600],
   [{ STALE_WHILE_REVALIDATE: "1400" }, 2000],
   [{ STALE_IF_ERROR: "3000", STALE_WHILE_REVALIDATE: "1400" }, 3600],
-]) {
+])) {
   test(`a store keeps an entry for as long as it may be served: ${JSON.stringify(windows)}`, async () => {
     const kv = await worker({ vars: { ...VARS, ...windows } });
     await kv.clear();

@@ -79,10 +79,10 @@ describe("a client that pauses for longer than IDLE_TIMEOUT still gets its whole
   // More than the buffers between the upstream and the client hold.
   const body = Buffer.from(JSON.stringify({ id: "x".repeat(9_000_000) }));
 
-  for (const [name, request] of [
+  for (const [name, request] of /** @type {any[][]} */ ([
     ["of a cacheable request", chat()],
     ["of a request that is not stored", chat({}, { "cache-control": "no-store" })],
-  ]) {
+  ])) {
     test(name, async () => {
       upstream.next({ headers: { "content-type": "application/json" }, body });
       const { hostname, port } = new URL(proxy.origin);

@@ -82,6 +82,7 @@ describe("Upstash's own client", () => {
 });
 
 describe("on the wire", () => {
+  /** @type {(body: any, options?: Record<string, any>) => Promise<any[]>} */
   const post = async (body, { path = "/", method = "POST", ...headers } = {}) => {
     const sent = { authorization: `Bearer ${bridge.token}`, ...headers };
     const { status, body: answer } = await send(bridge.origin, { method, path, headers: sent, body });

@@ -260,6 +260,7 @@ describe("a failing store is a miss", () => {
 });
 
 describe("a failed write does not affect the response", () => {
+  /** @type {Record<string, any>} */
   const refusals = {
     "an error": { status: 400, json: { error: "ERR command is not allowed when used memory > 'maxmemory'" } },
     nothing: { json: { result: null } },

@@ -163,7 +163,7 @@ export class Broadcast {
   /**
    * The body from its first byte.
    *
-   * @param {number | undefined} length Its length, if known.
+   * @param {number} [length] Its length, if known.
    */
   openStream(length) {
     if (this.overflowed) throw new Error("The first bytes are no longer held.");

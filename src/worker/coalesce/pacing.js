@@ -104,7 +104,7 @@ export class PollPace {
  * @param {number | undefined} timeoutMs
  */
 export async function untilCalled(arm, timeoutMs) {
-  /** @type {number | null} */
+  /** @type {ReturnType<typeof setTimeout> | null} */
   let timer = null;
   /** @type {Promise<void>} */
   const promise = new Promise((resolve) => {

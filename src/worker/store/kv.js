@@ -6,12 +6,12 @@
  * @param {KVNamespace} kv
  * @param {string} key
  * @param {number} timeoutMs
- * @returns {Promise<Uint8Array | undefined | StoreFault>}
+ * @returns {Promise<Uint8Array<ArrayBuffer> | undefined | StoreFault>}
  */
 export function readWithTimeout(kv, key, timeoutMs) {
   return new Promise((resolve) => {
     const timer = setTimeout(resolve, timeoutMs, "store-timeout");
-    /** @param {Uint8Array | undefined | StoreFault} value */
+    /** @param {Uint8Array<ArrayBuffer> | undefined | StoreFault} value */
     const settle = (value) => {
       clearTimeout(timer);
       resolve(value);

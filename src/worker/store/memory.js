@@ -7,7 +7,7 @@ const MAX_ENTRY_SHARE = 1 / 4;
 
 /**
  * @typedef {object} MemoryEntry
- * @property {Uint8Array} value
+ * @property {Uint8Array<ArrayBuffer>} value
  * @property {number} storedAt In milliseconds since 1970.
  * @property {number} id Differs from that of any other entry, before or after, under the same key.
  */
@@ -67,7 +67,7 @@ export class MemoryCache {
    * since that read began.
    *
    * @param {string} key
-   * @param {Uint8Array} value
+   * @param {Uint8Array<ArrayBuffer>} value
    * @param {number} now
    */
   putIfCurrent(key, value, now) {
@@ -80,7 +80,7 @@ export class MemoryCache {
    * Stores a value that is written to the store.
    *
    * @param {string} key
-   * @param {Uint8Array} value
+   * @param {Uint8Array<ArrayBuffer>} value
    * @param {number} now
    */
   put(key, value, now) {
@@ -125,7 +125,7 @@ export class MemoryCache {
 
   /**
    * @param {string} key
-   * @param {Uint8Array} value
+   * @param {Uint8Array<ArrayBuffer>} value
    * @param {number} now
    */
   #put(key, value, now) {

@@ -15,6 +15,7 @@ const respondWith = (bytes) => async () =>
 
 export async function openaiChat(bytes, params = {}) {
   const client = new OpenAI({ ...key, fetch: respondWith(bytes) });
+  /** @type {any} */
   const request = { model: "m", messages: [{ role: "user", content: "Hi" }], ...params };
   return plain(await client.chat.completions.stream(request).finalChatCompletion());
 }
@@ -26,6 +27,7 @@ export async function openaiResponses(bytes) {
 
 export async function anthropicMessages(bytes) {
   const client = new Anthropic({ ...key, fetch: respondWith(bytes) });
+  /** @type {any} */
   const request = { model: "m", max_tokens: 9, messages: [{ role: "user", content: "Hi" }] };
   return plain(await client.messages.stream(request).finalMessage());
 }
