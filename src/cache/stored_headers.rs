@@ -1,10 +1,11 @@
-//! Which response headers are stored with a response, and which are shared while it comes in.
+//! Which response fields are stored with a response, and which are passed on to the clients that share it.
 
-use crate::http::fields::starts_with_any;
+use crate::http::fields::{matches_any, starts_with_any};
 use crate::http::forwarding::HOP_BY_HOP;
 
-/// Response headers that belong to one exchange, one connection or one moment rather than to the answer.
-const NOT_STORED: [&str; 30] = [
+/// Response fields that belong to one exchange, one connection or one moment (RFC 9111, section 3.1), not to the response.
+/// `Location` is relative to the URL that was asked.
+const NOT_STORED: [&str; 31] = [
     "set-cookie",
     "set-cookie2",
     "content-encoding",
@@ -19,6 +20,7 @@ const NOT_STORED: [&str; 30] = [
     "last-modified",
     "accept-ranges",
     "content-range",
+    "location",
     "retry-after",
     "server",
     "server-timing",
@@ -37,7 +39,7 @@ const NOT_STORED: [&str; 30] = [
     "x-should-retry",
 ];
 
-/// Families of the same: CDNs and caches on the way.
+/// Prefixes of the same: CDNs and caches on the way.
 const NOT_STORED_PREFIXES: [&str; 13] = [
     "cf-",
     "cdn-",
@@ -54,22 +56,55 @@ const NOT_STORED_PREFIXES: [&str; 13] = [
     "x-azure-ref",
 ];
 
-/// Whether a response header is kept with the answer. `shared`: the entry will be read by others than its asker.
+/// The fields that are stored and shared where all clients are one tenant (`CACHE_SCOPE=shared`): those that describe the
+/// response and name no account. A list of account fields cannot be complete.
+const STORED_FOR_ALL: [&str; 27] = [
+    "content-type",
+    "content-language",
+    "content-disposition",
+    "content-md5",
+    "content-digest",
+    "repr-digest",
+    "digest",
+    "access-control-*",
+    "cross-origin-resource-policy",
+    "timing-allow-origin",
+    "x-content-type-options",
+    "x-request-id",
+    "request-id",
+    "x-amzn-requestid",
+    "x-amzn-request-id",
+    "x-ms-request-id",
+    "apim-request-id",
+    "openai-model",
+    "openai-version",
+    "openai-processing-ms",
+    "x-envoy-upstream-service-time",
+    "x-model",
+    "x-model-version",
+    "deprecation",
+    "sunset",
+    "warning",
+    "link",
+];
+
+/// Whether a response field is stored. `shared`: other tenants read the entry.
 pub fn is_stored(name: &str, shared: bool) -> bool {
-    let personal = shared && (name.ends_with("-organization") || name.ends_with("-organization-id"));
     !HOP_BY_HOP.contains(&name)
         && !NOT_STORED.contains(&name)
         && !starts_with_any(name, &NOT_STORED_PREFIXES)
         && !name.contains("ratelimit")
         && !name.contains("rate-limit")
-        && !personal
+        && (!shared || matches_any(name, &STORED_FOR_ALL))
 }
 
-/// Whether a response header is for all who share an answer while it comes in. `shared`: they are not one party.
+/// Whether a response field is passed on to clients that share the response while it is received. `shared`: they are
+/// different tenants.
 pub fn is_shared(name: &str, shared: bool) -> bool {
     const FRAMING: [&str; 2] = ["content-encoding", "content-length"];
-    const OF_ERRORS: [&str; 4] = ["retry-after", "retry-after-ms", "www-authenticate", "x-should-retry"];
-    is_stored(name, shared) || FRAMING.contains(&name) || OF_ERRORS.contains(&name)
+    const OF_OTHER_STATUSES: [&str; 5] =
+        ["retry-after", "retry-after-ms", "www-authenticate", "x-should-retry", "location"];
+    is_stored(name, shared) || FRAMING.contains(&name) || OF_OTHER_STATUSES.contains(&name)
 }
 
 #[cfg(test)]
@@ -77,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stores_what_belongs_to_the_answer() {
+    fn only_fields_of_the_response_itself_are_stored() {
         for yes in [
             "content-type",
             "x-request-id",
@@ -102,6 +137,40 @@ mod tests {
         ] {
             assert!(!is_stored(no, false), "{no}");
         }
-        assert!(!is_stored("openai-organization", true));
+    }
+
+    #[test]
+    fn a_shared_entry_names_no_account() {
+        for no in [
+            "openai-organization",
+            "openai-project",
+            "x-litellm-key-spend",
+            "x-litellm-key-max-budget",
+            "x-litellm-response-cost",
+            "anthropic-organization-id",
+            "anthropic-workspace-id",
+            "x-groq-organization-id",
+            "x-credits-remaining",
+            "x-account-balance",
+            "x-openrouter-credits",
+            "x-kong-consumer-username",
+            "x-ms-user-quota-remaining",
+            "x-customer-id",
+            "x-team-id",
+            "x-billing-plan",
+            "x-user-email",
+            "x-subscription-tier",
+            "x-api-key-name",
+            "x-portkey-trace-id",
+            "x-venice-balance-usd",
+        ] {
+            assert!(!is_stored(no, true) && !is_shared(no, true), "{no}");
+        }
+        for yes in
+            ["content-type", "x-request-id", "openai-model", "access-control-allow-origin", "content-disposition"]
+        {
+            assert!(is_stored(yes, true), "{yes}");
+        }
+        assert!(is_shared("location", true) && !is_stored("location", false));
     }
 }
