@@ -80,9 +80,15 @@ pub fn transform(config: &Config, target: RequestTarget<'_>, text: &str, documen
     for name in &target.upstream.unsupported_params {
         fields.remove(name);
     }
-    if target.upstream.float_embeddings_only && is_embedding(target) && fields.is("encoding_format", "base64") {
-        fields.set_text("encoding_format", "float");
-        response_transform = ResponseTransform::base64();
+    if target.upstream.float_embeddings_only && is_embedding(target) {
+        if fields.is("encoding_format", "base64") {
+            response_transform = ResponseTransform::base64();
+        }
+        // Every client there shares the entry of floats.
+        let names_none = fields.get("encoding_format").is_none_or(|format| format == "null");
+        if names_none || fields.is("encoding_format", "base64") {
+            fields.set_text("encoding_format", "float");
+        }
     }
     TransformedRequest { body: fields.into_changed(), response_transform }
 }
