@@ -139,6 +139,16 @@ fn is_cors_preflight(request: &RequestHead) -> bool {
         && request.headers.contains_key(http::header::ACCESS_CONTROL_REQUEST_METHOD)
 }
 
+/// The method and the fields that a preflight asks for, if one of the fields is a control. The upstream does not know controls,
+/// so the proxy responds itself.
+pub fn preflight_for_controls(request: &RequestHead) -> Option<(&str, &str)> {
+    let asked_for = |name| request.headers.get(name).and_then(|value| value.to_str().ok());
+    let fields = asked_for(http::header::ACCESS_CONTROL_REQUEST_HEADERS)?;
+    let is_control = |field: &str| field.trim().to_ascii_lowercase().starts_with("x-proxy-");
+    let method = asked_for(http::header::ACCESS_CONTROL_REQUEST_METHOD)?;
+    (is_cors_preflight(request) && fields.split(',').any(is_control)).then_some((method, fields))
+}
+
 /// Requests are counted by proxy token, else by credentials, else by address.
 fn rate_limit_key(token: Option<[u8; 32]>, credentials: &[(String, Vec<u8>)], request: &RequestHead) -> String {
     let mut hasher = Sha256::new();

@@ -461,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_cache_must_be_meant() {
+    fn a_shared_cache_needs_authentication_or_consent() {
         assert_eq!(read(&[("CACHE_SCOPE", "shared")]).unwrap_err().variable, "CACHE_SCOPE");
         let both = [("CACHE_SCOPE", "shared"), ("ALLOW_ANONYMOUS", "true")];
         assert!(read(&both).unwrap().cache.shared_scope);
@@ -478,7 +478,7 @@ mod tests {
     }
 
     #[test]
-    fn an_operator_key_must_be_meant_too() {
+    fn an_operator_key_needs_authentication_or_consent() {
         let keys = [("UPSTREAMS", r#"{"my-llm":"http://h"}"#), ("MY_LLM_API_KEY", "k")];
         assert_eq!(read(&keys).unwrap_err().variable, "MY_LLM_API_KEY");
         let config = read(&[keys[0], keys[1], ("ALLOW_ANONYMOUS", "true"), ("OPENAI_API_KEY", "o")]).unwrap();

@@ -184,7 +184,8 @@ async fn forward_uncached<P: Platform>(
     let measured = Measurements { upstream_ms: Some(outcome.ms), retries: outcome.retries, ..measurements(platform) };
     match outcome.response {
         Ok(response) => {
-            let edits = bypass.on_response(response.status(), response.headers(), outcome.retries, log.fields_mut());
+            let (config, headers) = (platform.config(), response.headers());
+            let edits = bypass.on_response(config, response.status(), headers, outcome.retries, log.fields_mut());
             let transform = bypass.body_transform(response.status(), response.headers());
             let bytes = content_length(response.headers()).and_then(size);
             log.finish(&Measurements { bytes, ..measured }, Ok(()));
@@ -339,7 +340,8 @@ fn on_head<P: Platform>(
             return respond_after(platform, &response, log, measured);
         }
     };
-    let edits = fetch.on_response(response.status(), response.headers(), head.retries, head.storable, log.fields_mut());
+    let (config, headers) = (platform.config(), response.headers());
+    let edits = fetch.on_response(config, response.status(), headers, head.retries, head.storable, log.fields_mut());
     let transform = fetch.body_transform(platform.config(), response.status(), response.headers());
     // The line of a response that may be stored is written once it is known whether it is.
     if is_follower || (head.storable.is_err() && head.exchange_logs) {

@@ -11,6 +11,7 @@ use crate::http::message::UpstreamRequest;
 use crate::key::{CacheKey, EncryptionSalt};
 use crate::protocol::ResponseMode;
 use crate::routing::endpoint::Endpoint;
+use crate::routing::route::Target;
 use crate::status::error::{ErrorKind, ProxyError};
 use crate::status::{CacheOutcome, CacheStatus, Reason};
 use crate::telemetry::exchange_log::LogFields;
@@ -25,6 +26,7 @@ pub struct UpstreamFetch {
     pub key: CacheKey,
     pub(super) salt: Option<EncryptionSalt>,
     pub(super) upstream_request: UpstreamRequest,
+    pub(super) target: Target,
     pub(super) endpoint: Endpoint,
     pub(super) response_mode: ResponseMode,
     pub(super) lifetime_ms: Result<Option<u64>, Reason>,
@@ -51,6 +53,7 @@ impl UpstreamFetch {
     /// whether the response may be stored.
     pub fn on_response(
         &mut self,
+        config: &Config,
         status: StatusCode,
         headers: &HeaderMap,
         retries: u32,
@@ -63,7 +66,8 @@ impl UpstreamFetch {
             self.status.ttl = self.lifetime_ms.ok().flatten().map(seconds);
         }
         log.record(status.as_u16(), &self.status);
-        reply::header_edits(&self.status, headers, retries)
+        let location = reply::mapped_location(config, &self.target, headers);
+        reply::header_edits(&self.status, headers, retries, location)
     }
 
     /// What the body needs on its way to the client. `None`: it is passed on as it comes.

@@ -10,6 +10,7 @@ use crate::http::message::UpstreamRequest;
 use crate::key::{CacheKey, EncryptionSalt};
 use crate::protocol::ResponseMode;
 use crate::routing::endpoint::Endpoint;
+use crate::routing::route::Target;
 use crate::status::{CacheOutcome, CacheStatus, Fwd, Reason};
 use crate::telemetry::exchange_log::LogFields;
 use crate::transform::response::ResponseTransform;
@@ -24,6 +25,7 @@ pub struct CacheableRequest {
     pub salt: Option<EncryptionSalt>,
     /// What to send if the request goes upstream.
     pub upstream_request: UpstreamRequest,
+    pub(super) target: Target,
     pub(super) key_covers_request: bool,
     pub(super) timeout: Duration,
     pub(super) endpoint: Endpoint,
@@ -147,6 +149,7 @@ impl CacheableRequest {
             key: self.key,
             salt: self.salt,
             upstream_request: self.upstream_request,
+            target: self.target,
             endpoint: self.endpoint,
             response_mode: self.response_mode,
             lifetime_ms: self.policy.store,

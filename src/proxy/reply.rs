@@ -3,7 +3,8 @@
 use crate::cache::entry::EntryHead;
 use crate::config::Config;
 use crate::http::fields::is_digest_header;
-use crate::routing::route;
+use crate::routing::location;
+use crate::routing::route::{self, Target};
 use crate::status::error::{ErrorKind, ProxyError};
 use crate::status::{CacheOutcome, CacheStatus};
 use crate::telemetry::exchange_log::LogFields;
@@ -35,27 +36,47 @@ pub struct CachedResponse {
 /// Changes to the upstream's head on its way to the client. Everything else in it stays.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeaderEdits {
+    /// Removed.
+    pub remove: &'static [&'static str],
     /// Each replaces any field of its name.
     pub set: Vec<(&'static str, String)>,
-    /// Comes after any field of this name: caches add to `Cache-Status` in order (RFC 9211, section 2).
-    pub append: (&'static str, String),
+    /// Each comes after any field of its name: caches add to `Cache-Status` in order (RFC 9211, section 2).
+    pub append: Vec<(&'static str, String)>,
 }
 
+/// Cookies of one upstream would be sent to all others, because a browser knows only the proxy's host.
+const COOKIES: [&str; 2] = ["set-cookie", "set-cookie2"];
 const CACHE_STATUS: &str = "cache-status";
 const X_CACHE_STATUS: &str = "x-cache-status";
 const X_SHOULD_RETRY: &str = "x-should-retry";
+const LOCATION: &str = "location";
+const ALLOW_ORIGIN: &str = "access-control-allow-origin";
+const EXPOSE_HEADERS: &str = "access-control-expose-headers";
+/// The fields of ours that a browser lets a script read (Fetch standard, "CORS protocol").
+const EXPOSED: &str = "cache-status, x-cache-status, age, retry-after, x-should-retry";
 /// The Workers runtime does not say when the next request is allowed. Its periods are 10 or 60 seconds, and official clients
 /// ignore waits of a minute.
 const RETRY_AFTER_SECONDS: &str = "10";
+const PREFLIGHT_MAX_AGE_SECONDS: &str = "600";
 
-/// What is added to the upstream's head. `retries`: how often the request was retried.
-pub fn header_edits(status: &CacheStatus, response: &HeaderMap, retries: u32) -> HeaderEdits {
+/// What is changed in the upstream's head. `retries`: how often the request was retried.
+pub fn header_edits(status: &CacheStatus, response: &HeaderMap, retries: u32, location: Option<String>) -> HeaderEdits {
     let mut set = vec![(X_CACHE_STATUS, status.outcome.as_str().to_owned())];
     let failed = status.fwd_status.is_some_and(|status| status >= 400);
     if failed && retries > 0 && !response.contains_key(X_SHOULD_RETRY) {
         set.push(should_not_retry());
     }
-    HeaderEdits { set, append: (CACHE_STATUS, status.to_header_value()) }
+    set.extend(location.map(|location| (LOCATION, location)));
+    let mut append = vec![(CACHE_STATUS, status.to_header_value())];
+    if response.contains_key(ALLOW_ORIGIN) {
+        append.push((EXPOSE_HEADERS, EXPOSED.to_owned()));
+    }
+    HeaderEdits { remove: &COOKIES, set, append }
+}
+
+/// The upstream's `Location` as the client gets it, if it changes.
+pub fn mapped_location(config: &Config, asked: &Target, headers: &HeaderMap) -> Option<String> {
+    location::map(config, asked, headers.get(LOCATION)?.as_bytes())
 }
 
 /// Official clients obey this field. Without it their retries would multiply ours.
@@ -83,6 +104,9 @@ pub fn hit(
     // A coalesced response has just been generated, so it has no age (RFC 9111, section 5.1).
     if status.outcome != CacheOutcome::Coalesced {
         headers.push(("age".to_owned(), head.age(now).to_string()));
+    }
+    if headers.iter().any(|(name, _)| name == ALLOW_ORIGIN) {
+        headers.push((EXPOSE_HEADERS.to_owned(), EXPOSED.to_owned()));
     }
     headers.extend(cache_headers(status));
     headers
@@ -123,8 +147,7 @@ pub fn failure(error: &ProxyError, status: &CacheStatus, log: &mut LogFields) ->
     log.record(error.kind.status().as_u16(), status);
     let mut response = response(error.kind.status(), error.body(), log);
     response.headers.extend(cache_headers(status));
-    response.headers.extend(error_headers(error.kind));
-    response
+    readable_error(response, error.kind)
 }
 
 /// The same where the upstream failed. `retries`: how often the request was retried.
@@ -137,11 +160,30 @@ pub fn upstream_failure(error: &ProxyError, status: &CacheStatus, retries: u32, 
     response
 }
 
+/// An error with the fields that HTTP wants beside it, and that a browser shows to a script of any site.
+fn readable_error(mut response: ProxyResponse, kind: ErrorKind) -> ProxyResponse {
+    response.headers.extend(error_headers(kind));
+    let cors = [(ALLOW_ORIGIN, "*"), (EXPOSE_HEADERS, EXPOSED)];
+    response.headers.extend(cors.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    response
+}
+
+/// The response to a CORS preflight for control fields, which no upstream would allow. `method` and `fields`: those asked for.
+pub fn preflight(method: &str, fields: &str, log: &mut LogFields) -> ProxyResponse {
+    let mut response = response(StatusCode::NO_CONTENT, Vec::new(), log);
+    let headers = [
+        (ALLOW_ORIGIN, "*"),
+        ("access-control-allow-methods", method),
+        ("access-control-allow-headers", fields),
+        ("access-control-max-age", PREFLIGHT_MAX_AGE_SECONDS),
+    ];
+    response.headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    response
+}
+
 /// An error for the operator, whose calls do not concern the cache.
 pub fn admin_error(error: &ProxyError, log: &mut LogFields) -> ProxyResponse {
-    let mut response = response(error.kind.status(), error.body(), log);
-    response.headers.extend(error_headers(error.kind));
-    response
+    readable_error(response(error.kind.status(), error.body(), log), error.kind)
 }
 
 /// How many entries have been deleted, and where the next call continues.
@@ -201,7 +243,5 @@ pub fn not_found(config: &Config, log: &mut LogFields) -> ProxyResponse {
         route::prefixes(config).join(", ")
     );
     let error = ProxyError::new(ErrorKind::NotFound, message);
-    let mut response = response(error.kind.status(), error.body(), log);
-    response.headers.extend(error_headers(error.kind));
-    response
+    readable_error(response(error.kind.status(), error.body(), log), error.kind)
 }

@@ -8,7 +8,6 @@ use crate::auth::client::{self, Client};
 use crate::auth::upstream_credential;
 use crate::cache::directives::Directives;
 use crate::cache::policy::CachePolicy;
-use crate::config::providers::Upstream;
 use crate::config::{Config, ConfigError};
 use crate::http::message::{RequestHead, UpstreamRequest};
 use crate::http::retry::RetrySafety;
@@ -27,7 +26,6 @@ use crate::transform::inspect;
 use crate::transform::request::{self as request_transform, RequestTarget};
 use crate::transform::response::{BodyTransform, ResponseTransform};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use std::rc::Rc;
 use std::time::Duration;
 
 /// Step 1: whether the request's head decides.
@@ -95,10 +93,9 @@ pub struct PendingRequest {
     timeout: Duration,
     request: RequestHead,
     client: Client,
-    endpoint: Option<Endpoint>,
+    target: Target,
     directives: Directives,
     upstream_request: UpstreamRequest,
-    upstream: Rc<Upstream>,
     transform: ResponseTransform,
 }
 
@@ -107,6 +104,7 @@ pub struct PendingRequest {
 pub struct Bypass {
     /// What to send.
     pub upstream_request: UpstreamRequest,
+    target: Target,
     /// What may be retried.
     pub retry_safety: RetrySafety,
     /// The key that the client's requests are counted under.
@@ -157,6 +155,9 @@ fn authenticate_and_route(
         Route::Upstream(target) => target,
         _ => return Err(OnRequest::Respond(reply::not_found(config, log))),
     };
+    if let Some((method, fields)) = client::preflight_for_controls(&request) {
+        return Err(OnRequest::Respond(reply::preflight(method, fields, log)));
+    }
     match client {
         Some(client) => Ok(RoutedRequest { request, client, target }),
         None => Err(OnRequest::Respond(reply::refusal(&client::unauthorized(), log))),
@@ -228,16 +229,16 @@ impl RoutedRequest {
         let mut headers = forwarding::forwarded(&request.headers, upgrade);
         headers.extend(credential.flatten());
         let transform = request_transform::response_transform_for(config, &request.method, &target);
-        let upstream_request = UpstreamRequest { method: request.method.clone(), url: target.url, headers, body: None };
+        let upstream_request =
+            UpstreamRequest { method: request.method.clone(), url: target.url.clone(), headers, body: None };
         let pending = PendingRequest {
             timeout: upstream_request.timeout(config.upstream.timeout),
             max_bytes: config.cache.max_bytes,
             transform,
-            upstream: target.upstream,
             upstream_request,
             request,
             client,
-            endpoint: target.endpoint,
+            target,
             directives,
         };
         let headers = &pending.request.headers;
@@ -290,7 +291,7 @@ impl PendingRequest {
             Ok(document) => document,
             Err(ParseError::TooComplex) => return self.bypass(Reason::TooComplex, log),
             // Only the upstream knows what else it accepts there.
-            Err(_) if self.endpoint.is_none() || self.request.method != Method::POST => {
+            Err(_) if self.target.endpoint.is_none() || self.request.method != Method::POST => {
                 return self.bypass(Reason::InvalidJson, log);
             }
             Err(error) => {
@@ -308,7 +309,7 @@ impl PendingRequest {
         let Some(document) = self.transform_body(config, body, document) else {
             return self.bypass(Reason::TooComplex, log);
         };
-        let Some(endpoint) = self.endpoint.filter(|_| self.request.method == Method::POST) else {
+        let Some(endpoint) = self.target.endpoint.filter(|_| self.request.method == Method::POST) else {
             return self.bypass(Reason::Endpoint, log);
         };
         if key_headers::has_lossy_utf8(&self.upstream_request.headers) {
@@ -334,6 +335,7 @@ impl PendingRequest {
             key_covers_request: self.key_covers_request(config, endpoint),
             timeout: self.timeout,
             upstream_request: self.upstream_request,
+            target: self.target,
             endpoint,
             response_mode,
             policy: CachePolicy::new(config, &self.directives, has_store),
@@ -347,8 +349,11 @@ impl PendingRequest {
         if self.request.method != Method::POST {
             return Some(document);
         }
-        let target =
-            RequestTarget { upstream: &self.upstream, url: &self.upstream_request.url, endpoint: self.endpoint };
+        let target = RequestTarget {
+            upstream: &self.target.upstream,
+            url: &self.upstream_request.url,
+            endpoint: self.target.endpoint,
+        };
         let transformed = request_transform::transform(config, target, text, &document);
         self.transform = transformed.response_transform;
         let Some(body) = transformed.body else {
@@ -413,7 +418,7 @@ impl PendingRequest {
         }
         let (fwd, reason) = if self.request.method != Method::POST {
             (Fwd::Method, Reason::Method)
-        } else if self.endpoint.is_none() && reason != Reason::ContentType {
+        } else if self.target.endpoint.is_none() && reason != Reason::ContentType {
             (Fwd::Bypass, Reason::Endpoint)
         } else {
             (Fwd::Bypass, reason)
@@ -425,6 +430,7 @@ impl PendingRequest {
         let idempotent = self.request.method.is_idempotent();
         Ok(Box::new(Bypass {
             upstream_request: self.upstream_request,
+            target: self.target,
             retry_safety: if idempotent { RetrySafety::Idempotent } else { RetrySafety::OnlyIfUnprocessed },
             rate_limit_key: self.client.rate_limit_key,
             timeout: self.timeout,
@@ -450,6 +456,7 @@ impl Bypass {
     /// The upstream's head came: what to change in it for the client. `retries`: how often the request was retried.
     pub fn on_response(
         &mut self,
+        config: &Config,
         status: StatusCode,
         headers: &HeaderMap,
         retries: u32,
@@ -457,7 +464,8 @@ impl Bypass {
     ) -> HeaderEdits {
         self.status.fwd_status = Some(status.as_u16());
         log.record(status.as_u16(), &self.status);
-        reply::header_edits(&self.status, headers, retries)
+        let location = reply::mapped_location(config, &self.target, headers);
+        reply::header_edits(&self.status, headers, retries, location)
     }
 
     /// What the response's body needs on its way. `None`: it is passed on as it comes.

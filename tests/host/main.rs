@@ -4,6 +4,7 @@
 #![allow(missing_docs, clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 mod cases;
+mod client_headers;
 mod fast_path_properties;
 mod key_properties;
 mod platform;

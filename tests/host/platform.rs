@@ -415,10 +415,15 @@ impl Platform for Plain {
                 out
             }
         };
+        for name in edits.remove {
+            headers.remove(*name);
+        }
         for (name, value) in &edits.set {
             headers.insert(*name, value.parse().unwrap());
         }
-        headers.append(edits.append.0, edits.append.1.parse().unwrap());
+        for (name, value) in &edits.append {
+            headers.append(*name, value.parse().unwrap());
+        }
         Reply { status: status.as_u16(), headers, body }
     }
 }

@@ -232,13 +232,13 @@ for (const [encoding, compress] of [
   });
 }
 
-test("two cookies stay separate", async () => {
+test("the cookies of an upstream are not handed on", async () => {
   const { reply } = await assertPassesThrough(
     { method: "GET", path: "/proxy/models" },
     { headers: { "set-cookie": ["a=1; Path=/", "b=2; Expires=Wed, 21 Oct 2037 07:28:00 GMT"] } },
     { detail: "method" },
   );
-  assert.deepEqual(reply.headers["set-cookie"], ["a=1; Path=/", "b=2; Expires=Wed, 21 Oct 2037 07:28:00 GMT"]);
+  assert.equal(reply.headers["set-cookie"], undefined);
 });
 
 for (const status of [400, 401, 403, 404, 413, 429, 500, 503, 529]) {

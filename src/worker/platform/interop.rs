@@ -197,9 +197,9 @@ pub fn with_edits(
     edits: &HeaderEdits,
     removed: &[&str],
 ) -> Response {
-    let pairs = |pairs: &[(&str, String)]| encode(pairs.iter().map(|(name, value)| (*name, value.as_str())));
-    let (set, added) = (pairs(&edits.set), pairs(std::slice::from_ref(&edits.append)));
-    rebuild_response(response, as_js(body), &removed.join("\n"), &set, &added)
+    let text = |fields: &[(&str, String)]| encode(fields.iter().map(|(name, value)| (*name, value.as_str())));
+    let removed = [edits.remove, removed].concat().join("\n");
+    rebuild_response(response, as_js(body), &removed, &text(&edits.set), &text(&edits.append))
 }
 
 /// The response with this body and one field set.
