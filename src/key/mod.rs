@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use std::fmt;
 
 /// Changes whenever the same request would get another key, so that old entries are never found.
-const VERSION: &str = "reprise-key-2";
+const VERSION: &str = "reprise-key-3";
 /// The same for the salt. It differs, so that a key reveals nothing about its [`EncryptionSalt`].
 const SALT_VERSION: &str = "reprise-sealing-1";
 /// The same for namespace tags.
