@@ -72,21 +72,21 @@ pub fn unauthorized() -> ProxyError {
 fn strip_tokens(tokens: &SecretDigests, request: &mut RequestHead) -> Option<[u8; 32]> {
     let mut first = None;
     // A token is accepted in few fields, and removed from every field that may hold a secret.
-    let mut kept = HeaderMap::with_capacity(request.headers.len());
+    let mut remaining = HeaderMap::with_capacity(request.headers.len());
     for (name, value) in &request.headers {
         let is_holder = CREDENTIAL_HEADERS.contains(&name.as_str());
         if !may_hold_secret(name.as_str()) && name != http::header::SEC_WEBSOCKET_PROTOCOL {
-            kept.append(name, value.clone());
+            remaining.append(name, value.clone());
             continue;
         }
         if is_holder {
             first = first.or(tokens.find(credential(value)));
         }
         if let Some(value) = without_tokens(tokens, value) {
-            kept.append(name, value);
+            remaining.append(name, value);
         }
     }
-    request.headers = kept;
+    request.headers = remaining;
     // A query without a token stays as it came.
     let in_query = query_keys(request).find_map(|key| tokens.find(&key));
     if let Some(token) = in_query {
@@ -106,20 +106,21 @@ fn without_tokens(tokens: &SecretDigests, value: &HeaderValue) -> Option<HeaderV
         std::iter::once(part).chain(rests).any(|text| tokens.find(text.trim_ascii()).is_some())
     };
     let parts: Vec<&[u8]> = value.as_bytes().split(|b| *b == b',').collect();
-    let kept: Vec<&[u8]> = parts.iter().copied().filter(|part| !is_token(part)).collect();
+    let remaining: Vec<&[u8]> = parts.iter().copied().filter(|part| !is_token(part)).collect();
     // A value without a token stays as it came.
-    if kept.len() == parts.len() && !is_token(value.as_bytes()) {
+    if remaining.len() == parts.len() && !is_token(value.as_bytes()) {
         return Some(value.clone());
     }
-    let kept = kept.join(&b","[..]);
-    HeaderValue::from_bytes(kept.trim_ascii()).ok().filter(|value| !value.is_empty())
+    let remaining = remaining.join(&b","[..]);
+    HeaderValue::from_bytes(remaining.trim_ascii()).ok().filter(|value| !value.is_empty())
 }
 
 /// Removes keys from a request's query.
 fn strip_query_keys(request: &mut RequestHead, is_dropped: impl Fn(&[u8]) -> bool) {
     let Some(query) = request.query.take() else { return };
-    let kept: Vec<&str> = query.split('&').filter(|pair| !key_of(pair).is_some_and(|key| is_dropped(&key))).collect();
-    request.query = (!kept.is_empty()).then(|| kept.join("&"));
+    let remaining: Vec<&str> =
+        query.split('&').filter(|pair| !key_of(pair).is_some_and(|key| is_dropped(&key))).collect();
+    request.query = (!remaining.is_empty()).then(|| remaining.join("&"));
 }
 
 fn query_keys(request: &RequestHead) -> impl Iterator<Item = Vec<u8>> + '_ {
@@ -139,8 +140,8 @@ fn is_cors_preflight(request: &RequestHead) -> bool {
         && request.headers.contains_key(http::header::ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-/// The method and the fields that a preflight asks for, if one of the fields is a control. The upstream does not know controls,
-/// so the proxy responds itself.
+/// The method and the fields of a preflight that names a control. The upstream does not know controls, so the proxy responds
+/// itself.
 pub fn preflight_for_controls(request: &RequestHead) -> Option<(&str, &str)> {
     let asked_for = |name| request.headers.get(name).and_then(|value| value.to_str().ok());
     let fields = asked_for(http::header::ACCESS_CONTROL_REQUEST_HEADERS)?;
@@ -156,7 +157,7 @@ fn rate_limit_key(token: Option<[u8; 32]>, credentials: &[(String, Vec<u8>)], re
         hasher.update((item.len() as u64).to_be_bytes());
         hasher.update(item);
     };
-    push(b"reprise-caller-1");
+    push(b"reprise-client-1");
     let keys: Vec<_> = query_keys(request).collect();
     if let Some(token) = token {
         push(b"token");

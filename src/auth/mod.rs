@@ -1,4 +1,4 @@
-//! Who the client is, and which credential goes upstream.
+//! Client authentication, and the credential that goes upstream.
 
 pub mod client;
 pub mod upstream_credential;

@@ -4,7 +4,7 @@ use crate::http::fields::{matches_any, starts_with_any};
 use crate::http::forwarding::HOP_BY_HOP;
 
 /// Response fields that belong to one exchange, one connection or one moment (RFC 9111, section 3.1), not to the response.
-/// `Location` is relative to the URL that was asked.
+/// `Location` is relative to the requested URL.
 const NOT_STORED: [&str; 31] = [
     "set-cookie",
     "set-cookie2",

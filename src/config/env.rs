@@ -1,4 +1,4 @@
-//! Reading variables.
+//! Reads the variables.
 
 use super::ConfigError;
 use crate::http::fields::boolean;
@@ -13,7 +13,7 @@ impl<F: Fn(&str) -> Option<String>> Vars<'_, F> {
         (!text.is_empty()).then_some(text)
     }
 
-    /// A variable's text with the blanks around it.
+    /// A variable's text, untrimmed.
     pub fn untrimmed(&self, name: &str) -> Option<String> {
         (self.0)(name).filter(|text| !text.trim().is_empty())
     }
@@ -37,7 +37,7 @@ impl<F: Fn(&str) -> Option<String>> Vars<'_, F> {
         Ok(value.unwrap_or(default))
     }
 
-    /// The first of two names that is set.
+    /// The name that is set of two, by preference the first.
     pub fn alias(&self, name: &'static str, other: &'static str) -> &'static str {
         let set = self.text(name).is_some() || self.text(other).is_none();
         if set { name } else { other }

@@ -1,38 +1,38 @@
-//! `LLM_PARAMS`: what is said for each model?
+//! `LLM_PARAMS`: parameters for each model.
 //!
 //! ```text
-//! LLM_PARAMS = group *( ";" group )          empty groups do not count
+//! LLM_PARAMS = group *( ";" group )          empty groups are ignored
 //! group      = pair *( "," pair )            exactly one of the pairs is model=NAME
-//! pair       = key "=" value                 blanks around both do not count
+//! pair       = key "=" value                 blanks around both are ignored
 //! ```
 //!
-//! A value is `null`, `true`, `false`, a JSON number (kept as it is written), or else a text. In texts `\n`, `\r`, `\t`,
-//! `\\`, `\,`, `\;` and `\uXXXX` are read; what holds an escape is a text. An empty value is `null`.
+//! A value is `null`, `true`, `false`, a JSON number (its spelling is kept), or else a string. Strings may have the escapes
+//! `\n`, `\r`, `\t`, `\\`, `\,`, `\;` and `\uXXXX`. A value with an escape is a string, and an empty value is `null`.
 
 use super::ConfigError;
 use crate::json::canonical::Document;
 use crate::json::{self, JsonCursor};
 
-/// Everything that is said about models.
+/// The parameters of all models.
 #[derive(Debug, Clone, Default)]
 pub struct LlmParams(Vec<ModelParams>);
 
-/// What is said for one model.
+/// The parameters of one model.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ModelParams {
-    /// The model as callers name it; `default`: requests that name none.
+    /// The model in requests; `default`: requests that name none.
     pub model: String,
-    /// `upstream_model_name`: the model as the upstream knows it.
+    /// `upstream_model_name`: the model that is sent upstream.
     pub upstream_model: Option<String>,
     /// `append_to_last_user_message`.
     pub append: Option<String>,
-    /// `enable_think_tag_filtering`; `None`: as `STRIP_THINK` says.
+    /// `enable_think_tag_filtering`; `None`: `STRIP_THINK` decides.
     pub filter_think: Option<bool>,
     /// `think_tag_start`.
     pub think_start: Option<String>,
     /// `think_tag_end`.
     pub think_end: Option<String>,
-    /// Fields of the body: (name, value as JSON), in their order.
+    /// Body fields: (name, value as JSON), in their order.
     pub fields: Vec<(String, String)>,
 }
 
@@ -40,18 +40,18 @@ pub struct ModelParams {
 const DEFAULT: &str = "default";
 
 impl LlmParams {
-    /// Whether nothing is said.
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// What is said for the model that a request names.
+    /// The parameters of the model that a request names.
     pub fn of(&self, model: Option<&str>) -> Option<&ModelParams> {
         let model = model.unwrap_or(DEFAULT);
         self.0.iter().find(|params| params.model == model)
     }
 
-    /// The models that exist here only: those with an `upstream_model_name`.
+    /// The models that only the proxy knows: those with an `upstream_model_name`.
     pub fn pseudo_models(&self) -> impl Iterator<Item = &str> {
         let pseudo = |params: &&ModelParams| params.upstream_model.is_some() && params.model != DEFAULT;
         self.0.iter().filter(pseudo).map(|params| params.model.as_str())
@@ -60,7 +60,7 @@ impl LlmParams {
     /// Reads the variable.
     ///
     /// # Errors
-    /// The first mistake, with its place. Values are not repeated.
+    /// The first mistake, with its place. The message repeats no value.
     pub(super) fn read(text: &str) -> Result<LlmParams, ConfigError> {
         let mut all: Vec<ModelParams> = Vec::new();
         for (at, group) in split(text, ';', 0) {
@@ -69,7 +69,7 @@ impl LlmParams {
             }
             let params = group_of(group, at)?;
             if all.iter().any(|other| other.model == params.model) {
-                return Err(error_at(start(group, at), "a model that has no group yet"));
+                return Err(error_at(start(group, at), "a model without a group"));
             }
             all.push(params);
         }
@@ -81,7 +81,7 @@ fn error_at(at: usize, expected: &str) -> ConfigError {
     ConfigError::new("LLM_PARAMS", format!("has a mistake at byte {at}: expected {expected}. Correct it there."))
 }
 
-/// The parts between separators that are not escaped, with their places.
+/// The parts between unescaped separators, with their places.
 fn split(text: &str, separator: char, base: usize) -> Vec<(usize, &str)> {
     let mut parts = Vec::new();
     let mut from = 0;
@@ -97,7 +97,7 @@ fn split(text: &str, separator: char, base: usize) -> Vec<(usize, &str)> {
     parts
 }
 
-/// Where the first character of a part that is no blank stands.
+/// The place of a part's first character that is no blank.
 fn start(part: &str, at: usize) -> usize {
     at.saturating_add(part.len().saturating_sub(part.trim_start().len()))
 }
@@ -118,11 +118,11 @@ fn group_of(group: &str, at: usize) -> Result<ModelParams, ConfigError> {
             return Err(error_at(key_at, "a key before the '='"));
         }
         if seen.contains(&key) {
-            return Err(error_at(key_at, "a key that does not stand in this group yet"));
+            return Err(error_at(key_at, "a key that is not in this group yet"));
         }
         seen.push(key);
         let text = || Ok(Some(unescape(value, value_at)?).filter(|text| !text.is_empty()));
-        let some = || text()?.ok_or_else(|| error_at(value_at, "a text that is not empty"));
+        let some = || text()?.ok_or_else(|| error_at(value_at, "a string that is not empty"));
         match key {
             "model" => {
                 params.model = some()?;
@@ -155,16 +155,16 @@ fn typed(value: &str, at: usize) -> Result<String, ConfigError> {
     if is_number(value) {
         return Ok(value.to_owned());
     }
-    // `.5`, `5.` and `+5` are meant as numbers, and JSON cannot say them.
+    // `.5`, `5.` and `+5` are meant as numbers, but JSON has no such numbers.
     let numeric = value.starts_with(|first: char| first.is_ascii_digit() || matches!(first, '+' | '-' | '.'));
     if numeric && value.parse::<f64>().is_ok() && value.contains(|c: char| c.is_ascii_digit()) {
-        return Err(error_at(at, "a number as JSON has it, such as 0.5"));
+        return Err(error_at(at, "a JSON number, such as 0.5"));
     }
     let to_json_string = json::to_json_string(unescape(value, at)?.as_bytes());
     String::from_utf8(to_json_string).map_err(|_| error_at(at, "UTF-8"))
 }
 
-/// Whether it is a number by JSON's grammar.
+/// Whether it is a JSON number.
 fn is_number(value: &str) -> bool {
     let numeric = value.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'-' | b'+' | b'.' | b'e' | b'E'));
     numeric && Document::parse(value.as_bytes()).is_ok()
@@ -202,7 +202,7 @@ fn unescape(value: &str, at: usize) -> Result<String, ConfigError> {
     Ok(out)
 }
 
-/// What `uXXXX` or `uXXXX\uXXXX` stands for, and how long it is.
+/// The character of `uXXXX` or `uXXXX\uXXXX`, and the length of that escape.
 fn unit(escape: &str) -> Option<(String, usize)> {
     let read = |length: usize| {
         let spelled = escape.get(..length)?;
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_the_whole_grammar() {
+    fn the_whole_grammar_is_read() {
         let text = r"model=Qwen3-32B-Non-Thinking, upstream_model_name = Qwen3-32B,temperature=0.70,top_k=20,
             n=1e2,echo=True,stop=NULL,empty=,user=u\u002c\u003b\,\;\\,date=2024-01-01,append_to_last_user_message=\n\n/no_think,
             enable_think_tag_filtering=TRUE,think_tag_start=\u003cthink\u003e,think_tag_end=</think>\n\n;
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_and_numbers_are_told_apart() {
+    fn strings_and_numbers_are_distinguished() {
         for (value, json) in [
             ("1", "1"),
             ("-0.0", "-0.0"),
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_is_told_with_its_place() {
+    fn a_mistake_is_reported_with_its_place() {
         for (text, at) in [
             ("temperature=1", 0),
             ("model=m,temperature", 8),

@@ -1,4 +1,4 @@
-//! What did the operator ask for? Read and checked once; a value that cannot be read is an error naming its variable.
+//! The operator's configuration, read and checked once. A value that cannot be read is an error that names its variable.
 
 mod env;
 pub mod llm_params;
@@ -26,7 +26,7 @@ use url::Url;
 /// The operator's configuration, complete and valid, by its parts.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Which paths lead where.
+    /// Routes.
     pub routing: RoutingConfig,
     /// What is cached, and for how long.
     pub cache: CacheConfig,
@@ -36,9 +36,9 @@ pub struct Config {
     pub memory: MemoryConfig,
     /// Coalescing.
     pub coalesce: CoalesceConfig,
-    /// How the upstream is asked.
+    /// Requests to the upstream.
     pub upstream: UpstreamConfig,
-    /// Who may send requests.
+    /// Authentication.
     pub auth: AuthConfig,
     /// Changes to requests and responses.
     pub transforms: TransformConfig,
@@ -46,7 +46,7 @@ pub struct Config {
     pub debug: bool,
 }
 
-/// Which paths lead where.
+/// Routes.
 #[derive(Debug, Clone)]
 pub struct RoutingConfig {
     /// `OPENAI_BASE_URL`.
@@ -113,7 +113,7 @@ pub struct CoalesceConfig {
     pub retain_ms: u64,
 }
 
-/// How the upstream is asked.
+/// Requests to the upstream.
 #[derive(Debug, Clone)]
 pub struct UpstreamConfig {
     /// `TIMEOUT`: to the response head, retries included.
@@ -124,7 +124,7 @@ pub struct UpstreamConfig {
     pub retry: retry::Policy,
 }
 
-/// Who may send requests.
+/// Authentication.
 #[derive(Debug, Clone)]
 pub struct AuthConfig {
     /// `PROXY_TOKENS`.
@@ -166,7 +166,7 @@ impl std::fmt::Debug for Upstash {
 pub struct ConfigError {
     /// The variable.
     pub variable: Cow<'static, str>,
-    /// What is wrong with it and what to do.
+    /// What is wrong with it, and what to do.
     pub message: String,
 }
 
@@ -183,7 +183,7 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 
 impl Config {
-    /// Reads the settings through `lookup`, which gives a variable's text, or `None` where it is unset.
+    /// Reads the variables through `lookup`, which returns a variable's text, or `None` if it is unset.
     ///
     /// # Errors
     /// The first variable that cannot be read.
@@ -268,11 +268,11 @@ impl Config {
         Ok(config)
     }
 
-    /// What nobody may be let in for whom nothing tells apart.
+    /// Rejects configurations that let unauthenticated clients share a cache or spend the operator's key.
     fn require_authentication(&self) -> Result<(), ConfigError> {
         if self.cache.shared_scope {
-            let message = "shares every answer with whoever can reach this proxy. Set PROXY_TOKENS, or ALLOW_ANONYMOUS=true \
-                           if that is what you want, or CACHE_SCOPE=credential.";
+            let message = "would share every response with all clients that can reach this proxy. Set PROXY_TOKENS, or \
+                           ALLOW_ANONYMOUS=true if you want that, or CACHE_SCOPE=credential.";
             return Err(ConfigError::new("CACHE_SCOPE", message));
         }
         let with_key = std::iter::once(&self.routing.default_upstream)
@@ -280,8 +280,8 @@ impl Config {
             .find(|upstream| upstream.key.is_some());
         match with_key {
             Some(upstream) => {
-                let message = "would be spent by whoever can reach this proxy. Set PROXY_TOKENS, or ALLOW_ANONYMOUS=true if \
-                               that is what you want, or unset it and let callers send keys of their own.";
+                let message = "would be spent by all clients that can reach this proxy. Set PROXY_TOKENS, or \
+                               ALLOW_ANONYMOUS=true if you want that, or unset it and let clients send their own keys.";
                 Err(ConfigError::new(upstream.key_variable(), message))
             }
             None => Ok(()),
@@ -305,17 +305,17 @@ fn default_upstream<F: Fn(&str) -> Option<String>>(vars: &Vars<'_, F>) -> Result
     Ok(upstream)
 }
 
-/// A base URL, or what is wrong with it.
+/// A base URL, or the message about its mistake.
 fn web_base(text: &str) -> Result<Url, &'static str> {
     let url = Url::parse(text).map_err(|_| "must be an absolute URL such as https://api.openai.com/v1.")?;
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
         return Err("must begin with http:// or https://.");
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err("must not hold credentials. Callers send theirs in a header.");
+        return Err("must not hold credentials. Clients send theirs in a header.");
     }
     if url.query().is_some() || url.fragment().is_some() {
-        return Err("must not have a query or a fragment. Callers' queries are passed on.");
+        return Err("must not have a query or a fragment. The client's query is forwarded.");
     }
     Ok(url)
 }
@@ -348,7 +348,7 @@ where
     Ok(ms.map_or(default, Duration::from_millis))
 }
 
-/// A decimal number, in thousandths; saturates.
+/// A decimal number, in thousandths. It saturates.
 fn milliseconds(text: &str) -> Option<u64> {
     let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     let number: f64 = text.parse().ok().filter(|_| plain)?;
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_required() {
+    fn no_variable_is_required() {
         let config = read(&[]).unwrap();
         assert_eq!(config.routing.default_upstream.base.as_str(), "https://api.openai.com/v1");
         assert_eq!(config.routing.path_prefix, "/proxy");
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn every_bad_value_names_its_variable_and_is_not_repeated() {
+    fn an_error_names_its_variable_and_never_repeats_the_value() {
         for (variable, value) in [
             ("OPENAI_BASE_URL", "api.openai.com/v1"),
             ("OPENAI_BASE_URL", "ftp://x/v1"),
@@ -497,7 +497,7 @@ mod tests {
     }
 
     #[test]
-    fn aliases_yield_to_the_first_name() {
+    fn the_first_name_wins_over_its_alias() {
         let config = read(&[("OPENAI_BASE_URL", "http://a/v1"), ("TARGET_BASE_URL", "http://b/v1")]).unwrap();
         assert_eq!(config.routing.default_upstream.base.as_str(), "http://a/v1");
         let config = read(&[("TARGET_BASE_URL", "http://b/v1/")]).unwrap();

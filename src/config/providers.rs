@@ -1,10 +1,10 @@
-//! Who are the providers, where do they live, and what is particular about each?
+//! The built-in providers: their base URLs and their particularities.
 
 use super::secret::HeaderSecret;
 use http::{HeaderName, HeaderValue};
 use url::Url;
 
-/// In which header a provider takes a key.
+/// The header field in which a provider takes its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuthStyle {
     /// `Authorization: Bearer …`.
@@ -16,7 +16,7 @@ pub enum AuthStyle {
 }
 
 impl AuthStyle {
-    /// The header that carries `key` to this URL. `None`: the key is no header value, which its reading has ruled out.
+    /// The field with `key` for this URL. `None`: the key is no valid field value; [`HeaderSecret::new`] rules that out.
     pub fn header(self, key: &HeaderSecret, url: &str) -> Option<(HeaderName, HeaderValue)> {
         let path = url.split('?').next().unwrap_or_default();
         let name = match self {
@@ -32,14 +32,14 @@ impl AuthStyle {
     }
 }
 
-/// A provider that is known by name.
+/// A built-in provider.
 struct BuiltIn {
     name: &'static str,
     base: &'static str,
     auth_style: AuthStyle,
     /// Parameters that it rejects.
     unsupported_params: &'static [&'static str],
-    /// Its embeddings come as numbers only.
+    /// It has no base64 embeddings.
     float_embeddings_only: bool,
 }
 
@@ -68,25 +68,25 @@ const BUILT_IN: [BuiltIn; 14] = [
     plain("ollama", "http://localhost:11434"),
 ];
 
-/// Whom requests are sent to.
+/// An upstream.
 #[derive(Debug, Clone)]
 pub struct Upstream {
-    /// Its name: the first segment of its route, `default` for the one that has routes of its own.
+    /// Its name: the first segment of its route, or `default`.
     pub name: String,
     /// Its base URL: `http` or `https`, without credentials, query or fragment.
     pub base: Url,
-    /// Top-level fields that it rejects, left out of every JSON body.
+    /// Top-level fields that it rejects. They are removed from every JSON body.
     pub unsupported_params: Vec<String>,
-    /// Whether its embeddings come as numbers only.
+    /// Whether it has no base64 embeddings.
     pub float_embeddings_only: bool,
-    /// How it takes a key.
+    /// How it takes its key.
     pub auth_style: AuthStyle,
-    /// The operator's key for callers who bring none.
+    /// The operator's key, for clients without a credential.
     pub key: Option<HeaderSecret>,
 }
 
 impl Upstream {
-    /// An upstream at this base, with what is known of the provider that lives there.
+    /// An upstream at this base, with the particularities of the built-in provider of this name or origin.
     pub fn new(name: &str, base: Url) -> Upstream {
         let known = BUILT_IN.iter().find(|known| known.name == name);
         let known = known.or_else(|| BUILT_IN.iter().find(|known| matches_origin(known, &base)));
@@ -118,7 +118,7 @@ impl Upstream {
 pub const DEFAULT: &str = "default";
 
 fn matches_origin(known: &BuiltIn, base: &Url) -> bool {
-    // Whatever runs on this machine need not be Ollama.
+    // Another server at localhost need not be Ollama.
     known.name != "ollama" && Url::parse(known.base).is_ok_and(|at| at.origin() == base.origin())
 }
 
@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_is_whole() {
+    fn the_table_is_complete() {
         let all = built_in();
         assert_eq!(all.len(), BUILT_IN.len());
         for (upstream, known) in all.iter().zip(&BUILT_IN) {
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn who_lives_at_a_known_address_is_known() {
+    fn a_provider_is_recognised_by_its_origin() {
         let at = |name: &str, base: &str| Upstream::new(name, Url::parse(base).unwrap());
         assert_eq!(at("default", "https://api.venice.ai/api/v1").unsupported_params.len(), 3);
         assert_eq!(at("claude", "https://api.anthropic.com/v1").auth_style, AuthStyle::Anthropic);
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn each_takes_a_key_in_its_own_way() {
+    fn every_provider_gets_its_key_in_its_own_field() {
         let key = HeaderSecret::new("k").unwrap();
         let header = |auth_style: AuthStyle, url: &str| {
             let (name, value) = auth_style.header(&key, url).unwrap();

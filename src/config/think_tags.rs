@@ -1,6 +1,6 @@
 //! The tags around a model's reasoning.
 
-/// The tags around a model's thoughts. Neither is empty.
+/// The tags before and after reasoning. Neither is empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ThinkTags {
     pub(crate) start: Vec<u8>,
@@ -14,12 +14,12 @@ impl Default for ThinkTags {
 }
 
 impl ThinkTags {
-    /// These tags, or the usual ones.
+    /// These tags, or the default ones.
     pub fn new(start: Option<&str>, end: Option<&str>) -> ThinkTags {
         ThinkTags::default().or(start, end)
     }
 
-    /// These tags, or else the ones that are.
+    /// These tags, or those of `self` where one is missing.
     pub fn or(&self, start: Option<&str>, end: Option<&str>) -> ThinkTags {
         let choose = |new: Option<&str>, old: &[u8]| {
             new.filter(|tag| !tag.is_empty()).map_or_else(|| old.to_vec(), |tag| tag.as_bytes().to_vec())

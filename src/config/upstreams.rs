@@ -1,4 +1,4 @@
-//! `UPSTREAMS` and the operator's keys: whom can callers reach, and on whose bill?
+//! Reads `UPSTREAMS` and the operator's keys.
 
 use super::env::Vars;
 use super::secret::HeaderSecret;
@@ -11,13 +11,13 @@ use url::Url;
 
 const VARIABLE: &str = "UPSTREAMS";
 
-/// First segments of paths that lead elsewhere.
-const TAKEN: [&str; 9] = ["proxy", "v1", "api", "health", "healthz", "metrics", "dashboard", "admin", DEFAULT];
+/// First path segments that are routes of the proxy.
+const RESERVED: [&str; 9] = ["proxy", "v1", "api", "health", "healthz", "metrics", "dashboard", "admin", DEFAULT];
 
-/// Every upstream with a name in the path: the built-in ones, and those of `UPSTREAMS`.
+/// Every upstream that a path names: the built-in ones, and those of `UPSTREAMS`.
 ///
 /// # Errors
-/// A mistake in `UPSTREAMS`, with its place, or a key that is none.
+/// A mistake in `UPSTREAMS`, with its place, or an invalid key.
 pub(super) fn named<F: Fn(&str) -> Option<String>>(
     vars: &Vars<'_, F>,
     default: &Upstream,
@@ -27,9 +27,9 @@ pub(super) fn named<F: Fn(&str) -> Option<String>>(
         read(&text, &mut all)?;
     }
     for upstream in &mut all {
-        // The default upstream's key has the name of OpenAI's: where the two are not one, it is not OpenAI's.
-        let others = upstream.name == "openai" && upstream.base.origin() != default.base.origin();
-        upstream.key = if others { None } else { key(vars, upstream)? };
+        // `OPENAI_API_KEY` belongs to the default upstream. It goes to OpenAI only if that is the default upstream.
+        let is_of_default = upstream.name == "openai" && upstream.base.origin() != default.base.origin();
+        upstream.key = if is_of_default { None } else { key(vars, upstream)? };
     }
     Ok(all.into_iter().map(Rc::new).collect())
 }
@@ -37,7 +37,7 @@ pub(super) fn named<F: Fn(&str) -> Option<String>>(
 /// The operator's key for an upstream.
 ///
 /// # Errors
-/// A variable that holds something else.
+/// A variable that holds no key.
 pub(super) fn key<F: Fn(&str) -> Option<String>>(
     vars: &Vars<'_, F>,
     upstream: &Upstream,
@@ -68,18 +68,18 @@ fn read(text: &str, all: &mut Vec<Upstream>) -> Result<(), ConfigError> {
         let name = key.as_string().filter(|name| is_name(name));
         let name = name
             .ok_or_else(|| error_at(at, "a name of lower-case letters, digits, '-', '_' and '.', one path segment"))?;
-        if TAKEN.contains(&name.as_str()) {
-            return Err(error_at(at, "another name: this one has a route of its own"));
+        if RESERVED.contains(&name.as_str()) {
+            return Err(error_at(at, "another name: this one is a route of the proxy"));
         }
         let known = all.iter().position(|upstream| upstream.name == name);
         let upstream = entry(&name, value, known.and_then(|at| all.get(at)))?;
         if seen.contains(&upstream.key_variable()) {
-            return Err(error_at(at, "a name that does not stand here already"));
+            return Err(error_at(at, "a name that is not here yet"));
         }
         seen.push(upstream.key_variable());
         let same_variable = |other: &Upstream| other.name != name && other.key_variable() == upstream.key_variable();
         if all.iter().any(same_variable) {
-            return Err(error_at(at, "a name that differs from the built-in ones by more than a sign"));
+            return Err(error_at(at, "a name that differs from the built-in ones by more than punctuation"));
         }
         match known.and_then(|at| all.get_mut(at)) {
             Some(slot) => *slot = upstream,
@@ -89,13 +89,13 @@ fn read(text: &str, all: &mut Vec<Upstream>) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// Whether it can be a path segment as callers write it.
+/// Whether it is a path segment that needs no encoding.
 fn is_name(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_' | b'.');
     name.bytes().all(plain) && name.starts_with(|first: char| first.is_ascii_alphanumeric())
 }
 
-/// One entry. `known`: the built-in upstream of this name, which keeps what is not said anew.
+/// One entry. `known`: the built-in upstream of this name, whose options stay unless they are overridden.
 fn entry(name: &str, value: JsonCursor<'_>, known: Option<&Upstream>) -> Result<Upstream, ConfigError> {
     if value.is_string() {
         return Ok(Upstream::new(name, base(value)?));
@@ -110,7 +110,7 @@ fn entry(name: &str, value: JsonCursor<'_>, known: Option<&Upstream>) -> Result<
     for Member { key, value } in value.members() {
         let member = key.as_string().unwrap_or_default();
         if seen.contains(&member) {
-            return Err(error_at(key.range().start, "a key that does not stand here already"));
+            return Err(error_at(key.range().start, "a key that is not here yet"));
         }
         match member.as_str() {
             "base_url" => at_base = Some(base(value)?),
@@ -137,10 +137,9 @@ fn base(value: JsonCursor<'_>) -> Result<Url, ConfigError> {
 
 fn names(value: JsonCursor<'_>) -> Result<Vec<String>, ConfigError> {
     if !value.is_array() {
-        return Err(error_at(value.range().start, "a list of parameters' names"));
+        return Err(error_at(value.range().start, "a list of parameter names"));
     }
-    let name =
-        |item: JsonCursor<'_>| item.as_string().ok_or_else(|| error_at(item.range().start, "a parameter's name"));
+    let name = |item: JsonCursor<'_>| item.as_string().ok_or_else(|| error_at(item.range().start, "a parameter name"));
     value.items().map(name).collect()
 }
 
@@ -166,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn more_upstreams_and_other_bases() {
+    fn upstreams_are_added_and_overridden() {
         assert_eq!(one(r#"{"my-llm.2":"http://h:1/v1"}"#, "my-llm.2").base.as_str(), "http://h:1/v1");
         let venice = one(r#"{"venice":{"base_url":"http://h"}}"#, "venice");
         assert_eq!((venice.unsupported_params.len(), venice.float_embeddings_only), (3, true));
@@ -179,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_is_told_with_its_place() {
+    fn a_mistake_is_reported_with_its_place() {
         for (text, at) in [
             ("[]", 0),
             ("\"https://h\"", 0),

@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// The headers whose name passes, as (name, value), in order of name; the values of one name in their order.
+/// The fields whose name passes, as (name, value), sorted by name; the values of one name keep their order.
 pub fn collect(headers: &HeaderMap, passes: &dyn Fn(&str) -> bool) -> Vec<(String, Vec<u8>)> {
     let mut names: Vec<&str> = headers.keys().map(HeaderName::as_str).filter(|name| passes(name)).collect();
     names.sort_unstable();
@@ -14,25 +14,26 @@ pub fn collect(headers: &HeaderMap, passes: &dyn Fn(&str) -> bool) -> Vec<(Strin
     pairs
 }
 
-/// A header's value, trimmed and in lower case; empty where there is none, and several values joined by commas.
+/// A field's value, trimmed and in lower case; empty without the field. Several values are joined by commas (RFC 9110,
+/// section 5.2).
 pub fn joined_lowercase(headers: &HeaderMap, name: HeaderName) -> String {
     let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     values.map(|value| value.trim().to_ascii_lowercase()).collect::<Vec<_>>().join(",")
 }
 
-/// What `Content-Length` says.
+/// The value of `Content-Length` (RFC 9110, section 8.6).
 pub fn content_length(headers: &HeaderMap) -> Option<usize> {
     let value = headers.get(http::header::CONTENT_LENGTH)?;
     // A length that does not fit is certainly too large.
     Some(value.to_str().ok()?.parse().unwrap_or(usize::MAX))
 }
 
-/// Whether a header describes the bytes of a body, which a conversion changes.
+/// Whether a field holds a digest of the body's bytes (RFC 9530), which a conversion changes.
 pub fn is_digest_header(name: &str) -> bool {
     matches!(name, "content-md5" | "content-digest" | "repr-digest" | "digest")
 }
 
-/// Response headers that are true of other bytes only: those of an answer that is changed on its way.
+/// Representation metadata (RFC 9110, section 8) that is wrong once a response's bytes have changed.
 pub const REPRESENTATION_HEADERS: [&str; 8] = [
     "content-length",
     "content-encoding",
@@ -54,12 +55,12 @@ pub fn matches_any(name: &str, patterns: &[&str]) -> bool {
 
 /// Whether a field name begins with one of these prefixes.
 pub fn starts_with_any(name: &str, prefixes: &[&str]) -> bool {
-    prefixes.iter().any(|family| name.starts_with(family))
+    prefixes.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// `true` or `false`, `1` or `0`, in any case.
-pub fn boolean(joined_lowercase: &str) -> Option<bool> {
-    match joined_lowercase.to_ascii_lowercase().as_str() {
+pub fn boolean(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
         "true" | "1" => Some(true),
         "false" | "0" => Some(false),
         _ => None,
@@ -67,11 +68,11 @@ pub fn boolean(joined_lowercase: &str) -> Option<bool> {
 }
 
 /// The items of a comma-separated list, trimmed, without empty ones.
-pub fn list(joined_lowercase: &str) -> impl Iterator<Item = String> + '_ {
-    joined_lowercase.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned)
+pub fn list(text: &str) -> impl Iterator<Item = String> + '_ {
+    text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned)
 }
 
-/// A credential as it is shown: without the name of its scheme.
+/// A credential without its `Bearer` scheme (RFC 6750, section 2.1).
 pub fn credential(value: &HeaderValue) -> &[u8] {
     let bytes = value.as_bytes().trim_ascii();
     match bytes.split_at_checked(6) {
@@ -82,9 +83,8 @@ pub fn credential(value: &HeaderValue) -> &[u8] {
     }
 }
 
-/// A scheme without a credential, or nothing at all: what a client sends that has no key.
+/// Whether a credential field is empty, or is `Bearer` alone: clients without a key send that.
 pub fn is_empty(name: &str, value: &[u8]) -> bool {
-    let joined_lowercase = value.trim_ascii();
-    joined_lowercase.is_empty()
-        || (name == http::header::AUTHORIZATION.as_str() && joined_lowercase.eq_ignore_ascii_case(b"bearer"))
+    let text = value.trim_ascii();
+    text.is_empty() || (name == http::header::AUTHORIZATION.as_str() && text.eq_ignore_ascii_case(b"bearer"))
 }

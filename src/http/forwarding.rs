@@ -1,4 +1,4 @@
-//! Which request headers reach the upstream.
+//! Which request fields are forwarded to the upstream.
 
 use super::fields::matches_any;
 use http::{HeaderMap, HeaderName};

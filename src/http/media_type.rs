@@ -2,7 +2,7 @@
 
 use http::HeaderMap;
 
-/// The media type without parameters, lower case; empty where there is none.
+/// The media type without parameters, in lower case; empty without a `Content-Type`.
 pub fn essence(headers: &HeaderMap) -> String {
     headers
         .get(http::header::CONTENT_TYPE)

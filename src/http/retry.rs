@@ -1,39 +1,39 @@
-//! After this failure, at this time: how long to wait before asking again, or to give up?
+//! Retries: whether to retry after a failure, and how long to wait before that.
 //!
-//! Statuses and waits as OpenAI's and Anthropic's official clients have them (`x-should-retry`, `retry-after-ms`);
-//! `Retry-After` as RFC 9110, section 10.2.3, has it; full jitter.
+//! Statuses and waits are those of OpenAI's and Anthropic's official clients (`x-should-retry`, `retry-after-ms`).
+//! `Retry-After` is read as in RFC 9110, section 10.2.3. Backoff has full jitter.
 
 use crate::json;
 use http::HeaderMap;
 use serde_json::Value;
 use std::time::UNIX_EPOCH;
 
-/// The operator's settings.
+/// The operator's configuration of retries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
-    /// `MAX_RETRIES`: how often a failed call is repeated at most.
+    /// `MAX_RETRIES`: how often a failed request is retried at most.
     pub max_retries: u32,
-    /// `BASE_RETRY_DELAY`, in milliseconds: the most that the first wait takes; each further one up to twice as long.
+    /// `BASE_RETRY_DELAY`, in milliseconds: the longest first wait. Each further wait may be twice as long.
     pub base_delay_ms: u64,
-    /// `RATE_LIMIT_WAIT`, in milliseconds: the wait after a 429 that does not say how long.
+    /// `RATE_LIMIT_WAIT`, in milliseconds: the wait after a 429 that states none.
     pub rate_limit_wait_ms: u64,
 }
 
-/// What may be done again.
+/// Whether a request may be sent twice (RFC 9110, section 9.2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetrySafety {
-    /// Asking twice does no harm: it computes an answer, or its method is idempotent.
+    /// It computes a response without changing state, or its method is idempotent.
     Idempotent,
-    /// It may change something: only after a failure which proves that the upstream did not take it.
+    /// It may change state. It is retried only if the failure proves that the upstream did not process it.
     OnlyIfUnprocessed,
 }
 
 /// How an attempt ended.
 #[derive(Debug, Clone, Copy)]
 pub enum AttemptResult<'a> {
-    /// No answer came: no connection, or it broke.
+    /// No response: there was no connection, or it broke.
     NoResponse,
-    /// An answer came.
+    /// A response.
     Response {
         /// Its HTTP status.
         status: u16,
@@ -42,7 +42,7 @@ pub enum AttemptResult<'a> {
     },
 }
 
-/// Where in time an attempt ended.
+/// When an attempt ended.
 #[derive(Debug, Clone, Copy)]
 pub struct Attempt {
     /// How many attempts have been made, this one included.
@@ -56,24 +56,24 @@ pub struct Attempt {
 }
 
 impl Policy {
-    /// The milliseconds to wait before the next attempt; `None`: what came is what the client gets. A wait that would
-    /// outlast the time left is not begun.
+    /// The milliseconds to wait before the next attempt; `None`: the client gets this result. No wait is longer than the time
+    /// left.
     pub fn wait(&self, retry_safety: RetrySafety, outcome: AttemptResult<'_>, at: Attempt) -> Option<u64> {
         if at.attempts > self.max_retries || !may_retry(retry_safety, outcome) {
             return None;
         }
-        let asked_for = match outcome {
+        let requested = match outcome {
             AttemptResult::NoResponse => None,
             AttemptResult::Response { status, headers } => {
                 retry_after(headers, at.now).or_else(|| (status == 429).then_some(self.rate_limit_wait_ms))
             }
         };
-        let wait = asked_for.unwrap_or_else(|| full_jitter(self.backoff_cap(at.attempts), at.random));
+        let wait = requested.unwrap_or_else(|| full_jitter(self.backoff_cap(at.attempts), at.random));
         (wait < at.left_ms).then_some(wait)
     }
 
-    /// The milliseconds to wait before a store is written to again; `None`: not any more. Never less than the base:
-    /// KV takes one write a second for each key.
+    /// The milliseconds to wait before a write to a store is retried; `None`: it is not. Never less than the base delay,
+    /// because KV takes one write a second for each key.
     pub fn write_retry_delay(&self, attempts: u32, left_ms: u64, random: f64) -> Option<u64> {
         let base = self.base_delay_ms;
         let wait = base.saturating_add(full_jitter(self.backoff_cap(attempts), random));
@@ -94,11 +94,11 @@ fn full_jitter(backoff_cap: u64, random: f64) -> u64 {
 
 fn may_retry(retry_safety: RetrySafety, outcome: AttemptResult<'_>) -> bool {
     let AttemptResult::Response { status, headers } = outcome else {
-        // The platform does not tell a refused connection from a broken one, so this proves nothing.
+        // The Workers runtime does not distinguish a refused connection from a broken one, so this proves nothing.
         return retry_safety == RetrySafety::Idempotent;
     };
-    let word = headers.get("x-should-retry").map(|value| value.as_bytes().to_ascii_lowercase());
-    match (retry_safety, word.as_deref()) {
+    let advice = headers.get("x-should-retry").map(|value| value.as_bytes().to_ascii_lowercase());
+    match (retry_safety, advice.as_deref()) {
         (_, Some(b"false")) => false,
         (RetrySafety::Idempotent, Some(b"true")) if status >= 400 => true,
         (RetrySafety::Idempotent, _) => is_transient(status),
@@ -109,13 +109,13 @@ fn may_retry(retry_safety: RetrySafety, outcome: AttemptResult<'_>) -> bool {
     }
 }
 
-/// Whether the same request may get a better answer a little later: the statuses that official clients repeat, and those
-/// by which Cloudflare's edge says that it had no answer from the upstream.
+/// Whether the failure may be transient: the statuses that official clients retry, and those of Cloudflare's edge for an
+/// upstream that did not respond.
 fn is_transient(status: u16) -> bool {
     matches!(status, 408 | 409 | 429 | 500 | 502 | 503 | 504 | 529 | 520..=526 | 530)
 }
 
-/// The milliseconds that the upstream asks to wait.
+/// The wait that the upstream requests, in milliseconds (RFC 9110, section 10.2.3).
 fn retry_after(headers: &HeaderMap, now: u64) -> Option<u64> {
     let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
     let number = |text: &str| text.parse::<f64>().ok().filter(|number| *number >= 0.0 && number.is_finite());
@@ -131,7 +131,7 @@ fn retry_after(headers: &HeaderMap, now: u64) -> Option<u64> {
     Some(u64::try_from(date.as_millis()).ok()?.saturating_sub(now))
 }
 
-/// Whether the body of a 429 says that there is nothing left to wait for: OpenAI's `insufficient_quota`.
+/// Whether the body of a 429 has OpenAI's code `insufficient_quota`, after which no wait helps.
 pub fn is_quota_exhausted(body: &[u8]) -> bool {
     let Some(body) = json::from_slice::<Value>(body) else { return false };
     ["/error/code", "/error/type"].iter().any(|at| body.pointer(at).is_some_and(|word| word == "insufficient_quota"))
@@ -161,33 +161,33 @@ mod tests {
         after(RetrySafety::Idempotent, status, pairs)
     }
 
-    fn if_not_taken(status: u16, pairs: &[(&'static str, &str)]) -> Option<u64> {
+    fn if_unprocessed(status: u16, pairs: &[(&'static str, &str)]) -> Option<u64> {
         after(RetrySafety::OnlyIfUnprocessed, status, pairs)
     }
 
     #[test]
-    fn passing_failures_are_repeated_and_others_are_not() {
+    fn only_transient_failures_are_retried() {
         for status in 100..600 {
-            let passing = [408, 409, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 525, 526, 529, 530];
-            assert_eq!(always(status, &[]).is_some(), passing.contains(&status), "{status}");
+            let transient = [408, 409, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 525, 526, 529, 530];
+            assert_eq!(always(status, &[]).is_some(), transient.contains(&status), "{status}");
         }
     }
 
     #[test]
-    fn what_may_change_something_is_repeated_on_proof_alone() {
+    fn an_unsafe_request_is_retried_only_if_it_was_not_processed() {
         for status in 100..600 {
-            assert_eq!(if_not_taken(status, &[]).is_some(), [429, 521, 523].contains(&status), "{status}");
+            assert_eq!(if_unprocessed(status, &[]).is_some(), [429, 521, 523].contains(&status), "{status}");
         }
-        assert_eq!(if_not_taken(503, &[("retry-after", "2")]), Some(2_000));
-        assert_eq!(if_not_taken(500, &[("retry-after", "2")]), None);
-        assert_eq!(if_not_taken(500, &[("x-should-retry", "true")]), None);
-        assert_eq!(if_not_taken(429, &[("x-should-retry", "false")]), None);
+        assert_eq!(if_unprocessed(503, &[("retry-after", "2")]), Some(2_000));
+        assert_eq!(if_unprocessed(500, &[("retry-after", "2")]), None);
+        assert_eq!(if_unprocessed(500, &[("x-should-retry", "true")]), None);
+        assert_eq!(if_unprocessed(429, &[("x-should-retry", "false")]), None);
         let none = POLICY.wait(RetrySafety::OnlyIfUnprocessed, AttemptResult::NoResponse, at(1, 0.5));
         assert_eq!(none, None);
     }
 
     #[test]
-    fn backs_off_exponentially_with_full_jitter() {
+    fn backoff_is_exponential_with_full_jitter() {
         let wait =
             |attempts, random| POLICY.wait(RetrySafety::Idempotent, AttemptResult::NoResponse, at(attempts, random));
         assert_eq!((1..=6).map(|n| wait(n, 1.0)).collect::<Vec<_>>(), {
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn no_setting_overflows() {
+    fn no_configuration_overflows() {
         let policy = Policy { max_retries: u32::MAX, base_delay_ms: u64::MAX, rate_limit_wait_ms: u64::MAX };
         let at = Attempt { attempts: u32::MAX, now: u64::MAX, left_ms: u64::MAX, random: 0.5 };
         assert!(policy.wait(RetrySafety::Idempotent, AttemptResult::NoResponse, at).is_some());
@@ -205,22 +205,22 @@ mod tests {
     }
 
     #[test]
-    fn the_upstream_says_how_long() {
+    fn a_stated_wait_is_obeyed() {
         assert_eq!(always(503, &[("retry-after", "7")]), Some(7_000));
         assert_eq!(always(503, &[("retry-after", "0.25")]), Some(250));
         assert_eq!(always(503, &[("retry-after", "0")]), Some(0));
         assert_eq!(always(503, &[("retry-after", "Wed, 21 Oct 2015 07:28:09 GMT")]), Some(9_000));
         assert_eq!(always(503, &[("retry-after", "Wed, 21 Oct 2015 07:27:00 GMT")]), Some(0));
         assert_eq!(always(503, &[("retry-after", "9"), ("retry-after-ms", "12.5")]), Some(13));
-        for invalid_header in ["soon", "-1", "NaN", "inf", ""] {
-            assert_eq!(always(503, &[("retry-after", invalid_header)]), Some(500), "{invalid_header}");
+        for unreadable in ["soon", "-1", "NaN", "inf", ""] {
+            assert_eq!(always(503, &[("retry-after", unreadable)]), Some(500), "{unreadable}");
         }
         assert_eq!(always(429, &[]), Some(30_000));
         assert_eq!(always(429, &[("retry-after", "1")]), Some(1_000));
     }
 
     #[test]
-    fn the_upstream_says_whether() {
+    fn x_should_retry_is_obeyed() {
         assert_eq!(always(500, &[("x-should-retry", "false")]), None);
         assert!(always(404, &[("x-should-retry", "TRUE")]).is_some());
         assert_eq!(always(200, &[("x-should-retry", "true")]), None);
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_beyond_the_time_left_is_not_begun() {
+    fn no_wait_is_longer_than_the_time_left() {
         let wait = |left_ms, value| {
             let headers = headers(&[("retry-after", value)]);
             let outcome = AttemptResult::Response { status: 503, headers: &headers };
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_waits_longer_than_a_second_of_kv() {
+    fn writes_to_one_key_are_a_second_apart() {
         assert_eq!(POLICY.write_retry_delay(1, 60_000, 0.0), Some(1_000));
         assert_eq!(POLICY.write_retry_delay(3, 60_000, 1.0), Some(5_000));
         assert_eq!(POLICY.write_retry_delay(6, 60_000, 0.0), None);
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_account_is_told_from_haste() {
+    fn an_exhausted_quota_is_recognised() {
         assert!(is_quota_exhausted(
             br#"{"error":{"message":"m","type":"insufficient_quota","code":"insufficient_quota"}}"#
         ));

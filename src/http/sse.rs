@@ -1,14 +1,13 @@
-//! Bytes in, events out, and events to bytes: server-sent events as the WHATWG HTML standard (section 9.2) has them,
-//! and JSON lines.
+//! Decodes and encodes event streams: server-sent events (WHATWG HTML standard, section 9.2) and JSON lines.
 //!
-//! The decoder takes its bytes in any pieces. A line that has not ended yet is not an error; it waits.
+//! The decoder takes bytes in chunks of any size. An incomplete line is held until the next chunk.
 
 /// One event of a stream.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Event {
-    /// The `event` field; empty where there is none.
+    /// The `event` field; empty without one.
     pub name: String,
-    /// The `data` fields, joined by line feeds; of JSON lines, the line.
+    /// The `data` fields, joined by line feeds; for JSON lines, the line.
     pub data: String,
 }
 
@@ -45,7 +44,7 @@ impl Event {
     }
 }
 
-/// How events are set apart.
+/// How events are delimited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
     /// `text/event-stream`.
@@ -54,7 +53,7 @@ pub enum Framing {
     Lines,
 }
 
-/// Why a stream is not whole.
+/// Why a stream is incomplete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DecodeError {
     /// It ended inside a line.
@@ -67,11 +66,11 @@ pub enum DecodeError {
 #[derive(Debug)]
 pub struct Decoder {
     framing: Framing,
-    /// The line that has not ended yet.
+    /// The incomplete line.
     line: Vec<u8>,
-    /// The last byte was a carriage return: a line feed after it belongs to it.
+    /// The last byte was a carriage return, so a line feed next belongs to it.
     after_cr: bool,
-    /// No line has ended yet: a byte order mark may still come off.
+    /// No line has ended yet, so a byte order mark is still removed.
     at_start: bool,
     event: Event,
     has_data: bool,
@@ -121,7 +120,7 @@ impl Decoder {
     /// The stream has ended. An event whose lines are complete counts even if the blank line after it is missing.
     ///
     /// # Errors
-    /// [`DecodeError`] where the end is none.
+    /// [`DecodeError`] if the stream is incomplete.
     pub fn finish(mut self, emit: &mut impl FnMut(Event)) -> Result<(), DecodeError> {
         if self.not_utf8 {
             return Err(DecodeError::NotUtf8);
@@ -177,7 +176,7 @@ impl Decoder {
 /// All events of a whole stream.
 ///
 /// # Errors
-/// [`DecodeError`] where it is none.
+/// [`DecodeError`] if it is incomplete.
 pub fn decode(framing: Framing, bytes: &[u8]) -> Result<Vec<Event>, DecodeError> {
     let mut events = Vec::new();
     let mut decoder = Decoder::new(framing);
@@ -195,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_fields_lines_and_comments_as_the_standard_says() {
+    fn fields_lines_and_comments_follow_the_standard() {
         assert_eq!(sse("data: a\n\n"), [Event::data("a")]);
         assert_eq!(
             sse("\u{feff}: hi\r\nevent: e\rdata:a\ndata:  b\ndata\nid: 1\nretry: 5\nx: y\n\n"),
@@ -207,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_complete_line_at_the_end_counts_and_half_a_line_does_not() {
+    fn the_last_line_counts_only_if_it_is_complete() {
         assert_eq!(sse("data: [DONE]\n"), [Event::data("[DONE]")]);
         assert_eq!(decode(Framing::Events, b"data: a\n\ndata: [DONE]"), Err(DecodeError::MidLine));
         assert_eq!(decode(Framing::Events, b"data: \xff\n\n"), Err(DecodeError::NotUtf8));

@@ -1,16 +1,16 @@
-//! Where in a JSON text does a value lie, and what is the text with some of its values replaced?
+//! Finds values in a JSON text, and replaces some of them.
 //!
-//! What is not touched keeps its bytes: number tokens, the spelling of strings, the order of keys, whitespace. The text
-//! is taken to be JSON (whoever calls has checked it); of one that is not, less is found.
+//! Everything else keeps its bytes: number tokens, the spelling of strings, the order of keys, whitespace. The text must be
+//! valid JSON; in other texts fewer values are found.
 //!
-//! Strings are decoded into bytes that are UTF-8 but for lone surrogates, which JSON can name and UTF-8 cannot: those
-//! stand as three bytes each, as in WTF-8, and come back as the escapes that they were.
+//! Strings are decoded to UTF-8. Lone surrogates (RFC 8259, section 8.2), which UTF-8 cannot encode, become three bytes as in
+//! WTF-8, and are encoded as escapes again.
 
 use serde::Deserialize;
 use std::ops::Range;
 
-/// Reads JSON from bytes by way of text: each of `serde_json`'s two readers is as large as the other. `None`: it is not
-/// what is wanted.
+/// Deserialises JSON from bytes. It reads them as text, because a second reader of `serde_json` would double the code.
+/// `None`: the bytes are no such value.
 pub fn from_slice<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
     serde_json::from_str(std::str::from_utf8(bytes).ok()?).ok()
 }
@@ -32,7 +32,7 @@ pub struct Member<'a> {
 }
 
 impl<'a> JsonCursor<'a> {
-    /// The value that a whole text is.
+    /// The value of a whole text.
     pub fn root(text: &'a str) -> JsonCursor<'a> {
         let start = skip_blank(text.as_bytes(), 0);
         let text = text.get(start..).unwrap_or_default().trim_end();
@@ -44,22 +44,23 @@ impl<'a> JsonCursor<'a> {
         self.text
     }
 
-    /// Where it lies in the root's text, in bytes.
+    /// Its place in the root's text, in bytes.
     pub fn range(self) -> Range<usize> {
         self.at..self.at.saturating_add(self.text.len())
     }
 
-    /// The members of an object in their order; of anything else none.
+    /// The members of an object in their order. Other values have none.
     pub fn members(self) -> Members<'a> {
         Members { of: self, next: self.text.starts_with('{').then_some(1) }
     }
 
-    /// The items of an array in their order; of anything else none.
+    /// The items of an array in their order. Other values have none.
     pub fn items(self) -> Items<'a> {
         Items { of: self, next: self.text.starts_with('[').then_some(1) }
     }
 
-    /// The value of an object's member. Of several with this name the last counts, as it does for most readers.
+    /// The value of an object's member. Of several with this name the last counts, as in most JSON libraries (RFC 8259,
+    /// section 4).
     #[inline(never)]
     pub fn get(self, name: &str) -> Option<JsonCursor<'a>> {
         self.members().filter(|member| member.key.eq_str(name)).last().map(|member| member.value)
@@ -75,7 +76,7 @@ impl<'a> JsonCursor<'a> {
         self.get(name).is_some_and(|value| value.eq_str(text))
     }
 
-    /// Whether it is this string, however it is spelled.
+    /// Whether it is this string, in any spelling.
     #[inline(never)]
     pub fn eq_str(self, text: &str) -> bool {
         match self.inner() {
@@ -95,7 +96,7 @@ impl<'a> JsonCursor<'a> {
         String::from_utf8(self.string()?).ok()
     }
 
-    /// A number that is a small whole one.
+    /// The value of a whole number.
     pub fn index(self) -> Option<u64> {
         self.text.parse().ok()
     }
@@ -115,12 +116,12 @@ impl<'a> JsonCursor<'a> {
         self.text.starts_with('"')
     }
 
-    /// Where the closing bracket or quote stands in the root's text.
+    /// The place of the closing bracket or quote in the root's text.
     pub fn end_bracket(self) -> usize {
         self.range().end.saturating_sub(1)
     }
 
-    /// A string without its quotes, as it is spelled.
+    /// A string's spelling, without its quotes.
     fn inner(self) -> Option<&'a str> {
         self.text.strip_prefix('"')?.strip_suffix('"')
     }
@@ -178,7 +179,7 @@ fn skip_blank(bytes: &[u8], from: usize) -> usize {
     from.saturating_add(blank)
 }
 
-/// The next key or value of a container from here, past a comma if there is one.
+/// The next key or value of a container, after a comma if there is one.
 fn next_value(bytes: &[u8], from: usize) -> Option<Range<usize>> {
     let mut start = skip_blank(bytes, from);
     if bytes.get(start) == Some(&b',') {
@@ -188,7 +189,7 @@ fn next_value(bytes: &[u8], from: usize) -> Option<Range<usize>> {
     Some(start..end)
 }
 
-/// Where the value that begins here ends. Without recursion: depth is only counted.
+/// The end of the value that begins here. Depth is counted, without recursion.
 #[inline(never)]
 fn value_end(bytes: &[u8], start: usize) -> Option<usize> {
     let mut at = start;
@@ -220,7 +221,7 @@ fn value_end(bytes: &[u8], start: usize) -> Option<usize> {
     }
 }
 
-/// Where the string that begins here ends, past its quote.
+/// The end of the string that begins here, after its quote.
 fn string_end(bytes: &[u8], start: usize) -> Option<usize> {
     let mut at = start.saturating_add(1);
     loop {
@@ -232,7 +233,7 @@ fn string_end(bytes: &[u8], start: usize) -> Option<usize> {
     }
 }
 
-/// What a string's spelling (without quotes) stands for.
+/// The value of a string's spelling, without quotes.
 #[inline(never)]
 fn unescape(inner: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(inner.len());
@@ -274,7 +275,7 @@ fn take_unit(rest: &mut &str) -> Option<u16> {
     Some(unit)
 }
 
-/// The character that two surrogates make.
+/// The character of a surrogate pair.
 pub(crate) fn pair(high: u16, low: u16) -> Option<u32> {
     char::decode_utf16([high, low]).next()?.ok().filter(|character| u32::from(*character) > 0xFFFF).map(u32::from)
 }
@@ -289,7 +290,7 @@ fn push_code_point(code: u32, out: &mut Vec<u8>) {
     }
 }
 
-/// A string's value as JSON, with quotes.
+/// A string as JSON, with quotes.
 #[inline(never)]
 pub fn to_json_string(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len().saturating_add(2));
@@ -299,7 +300,7 @@ pub fn to_json_string(text: &[u8]) -> Vec<u8> {
     out
 }
 
-/// A string's value as it is spelled between quotes.
+/// A string as JSON, without quotes.
 pub fn push_escaped(text: &[u8], out: &mut Vec<u8>) {
     let mut rest = text;
     while let [byte, after @ ..] = rest {
@@ -311,7 +312,7 @@ pub fn push_escaped(text: &[u8], out: &mut Vec<u8>) {
             b'\r' => out.extend_from_slice(b"\\r"),
             b'\t' => out.extend_from_slice(b"\\t"),
             0..0x20 => out.extend_from_slice(format!("\\u{byte:04x}").as_bytes()),
-            // What UTF-8 cannot hold: a lone surrogate.
+            // A lone surrogate, which UTF-8 cannot encode.
             0xED => match after {
                 [middle @ 0xA0..=0xBF, last, after @ ..] => {
                     let unit = 0xD000 | u16::from(middle & 0x3F) << 6 | u16::from(last & 0x3F);
@@ -325,18 +326,18 @@ pub fn push_escaped(text: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Replacements in a text, made all at once; in the order of their places.
+/// Replacements in a text, sorted by place and applied all at once.
 #[derive(Debug, Default)]
 pub struct TextEdits(Vec<(Range<usize>, Vec<u8>)>);
 
 impl TextEdits {
-    /// Puts `bytes` in the place of these.
+    /// Replaces this range with `bytes`.
     pub fn replace(&mut self, range: Range<usize>, bytes: Vec<u8>) {
         let before = self.0.iter().rposition(|(other, _)| other.start <= range.start);
         self.0.insert(before.map_or(0, |at| at.saturating_add(1)), (range, bytes));
     }
 
-    /// Puts `bytes` before the one at this place.
+    /// Inserts `bytes` at this place.
     pub fn insert(&mut self, at: usize, bytes: Vec<u8>) {
         self.replace(at..at, bytes);
     }
@@ -346,7 +347,7 @@ impl TextEdits {
         self.0.is_empty()
     }
 
-    /// The text with them.
+    /// The text with the replacements.
     pub fn apply(self, text: &str) -> Vec<u8> {
         let mut out = Vec::with_capacity(text.len());
         let mut done = 0;
@@ -365,7 +366,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_values_where_they_lie() {
+    fn values_are_found_with_their_place() {
         let text = " { \"a\" : [ 1.50 , {\"b\":\"]},\\\"\"} , [] ] ,\"c\":-0e1, \"\\u0061\":true } ";
         let root = JsonCursor::root(text);
         assert_eq!(root.get("a").unwrap().text(), "true");
@@ -382,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_ends_quietly() {
+    fn invalid_json_causes_no_panic() {
         for text in ["", "{", "{\"a", "{\"a\"", "{\"a\":", "{\"a\":}", "[1,", "{a:1}", "[", "\"\\", "{\"a\":[}"] {
             let root = JsonCursor::root(text);
             let _ = (root.members().count(), root.items().count(), root.string());
@@ -390,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn strings_come_back_as_they_were() {
+    fn strings_survive_decoding_and_encoding() {
         for (spelled, again) in [
             (r#""aé\u00e9\n\"\\\/\b""#, "\"aéé\\n\\\"\\\\/\\u0008\""),
             (r#""\ud83d\ude00""#, "\"😀\""),
@@ -406,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn edits_leave_the_rest_alone() {
+    fn edits_change_only_their_ranges() {
         let text = r#"{"a": 1.0, "b":[2]}"#;
         let root = JsonCursor::root(text);
         let mut edits = TextEdits::default();

@@ -1,4 +1,4 @@
-//! What is this question called? The SHA-256 of everything that makes it this question, and this asker's.
+//! The cache key: the SHA-256 of everything that identifies a request and its tenant.
 
 pub mod headers;
 pub mod ignore;
@@ -8,21 +8,21 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 use std::fmt;
 
-/// Changes whenever the same question would get another name, so that old entries are never read wrongly.
-const VERSION: &str = "reprise-key-2";
-/// The same for what entries are sealed with. A name of its own: who knows a key knows nothing about its [`EncryptionSalt`].
+/// Changes whenever the same request would get another key, so that old entries are never found.
+const VERSION: &str = "reprise-key-3";
+/// The same for the salt. It differs, so that a key reveals nothing about its [`EncryptionSalt`].
 const SALT_VERSION: &str = "reprise-sealing-1";
-/// The same for the tags of namespaces.
+/// The same for namespace tags.
 const NAMESPACE_VERSION: &str = "reprise-namespace-1";
-/// Length of a namespace's tag, in bytes: two of a million namespaces share one with a chance of 1 to 37 million.
+/// Length of a namespace's tag, in bytes. Among a million namespaces, two share a tag with a probability of 1 in 37 million.
 const TAG_LEN: usize = 8;
 /// Length of the rest of a key, in bytes.
 const HASH_LEN: usize = 32 - TAG_LEN;
 
-/// Top-level fields that only choose how the answer is carried.
+/// Top-level fields that choose only the response mode.
 const RESPONSE_MODE_FIELDS: [&str; 2] = ["stream", "stream_options"];
 
-/// Where the endpoints that hold a conversation keep it: OpenAI, Anthropic, Google, Cohere, Ollama.
+/// The fields with the conversation: OpenAI, Anthropic, Google, Cohere, Ollama.
 const CONVERSATION: [&str; 18] = [
     "messages",
     "system",
@@ -44,14 +44,14 @@ const CONVERSATION: [&str; 18] = [
     "suffix",
 ];
 
-/// The name of a question: 32 bytes, printed as 64 hexadecimal digits.
+/// A cache key: 32 bytes, printed as 64 hexadecimal digits.
 ///
-/// The first 24 are a hash of the whole question, the last 8 one of its namespace. So a key alone tells where its entry
-/// is, and the entries of one namespace can be listed: stores sort by [`CacheKey::storage_key`], which begins with the namespace's.
+/// The first 24 bytes are a hash of the whole request, the last 8 a hash of its namespace. A key alone locates its entry, and
+/// the entries of one namespace can be listed: stores sort by [`CacheKey::storage_key`], which begins with the namespace's tag.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CacheKey([u8; 32]);
 
-/// What the stored names of all entries of a namespace begin with.
+/// The beginning of all storage keys of a namespace.
 pub fn storage_prefix(namespace: &[u8]) -> String {
     format!("{}:", hex::encode(namespace_tag(namespace)))
 }
@@ -70,8 +70,8 @@ fn first<const N: usize>(digest: &[u8; 32]) -> [u8; N] {
     bytes
 }
 
-/// What an entry is sealed with besides the operator's secret: a hash of the whole question, its party included, that
-/// cannot be had from the key. It never leaves the process, but to the question's flight.
+/// The salt that an entry is encrypted with besides the operator's secret: a hash of the whole request and its tenant. It
+/// cannot be computed from the key, and is sent only to the key's coalescer.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct EncryptionSalt([u8; 32]);
 
@@ -84,7 +84,7 @@ impl EncryptionSalt {
 
 impl fmt::Debug for EncryptionSalt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Sealing(…)")
+        f.write_str("EncryptionSalt(…)")
     }
 }
 
@@ -98,13 +98,13 @@ impl<'de> Deserialize<'de> for EncryptionSalt {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<EncryptionSalt, D::Error> {
         let mut bytes = [0; 32];
         let text = String::deserialize(deserializer)?;
-        hex::decode_to_slice(&text, &mut bytes).map_err(|_| serde::de::Error::custom("not a sealing"))?;
+        hex::decode_to_slice(&text, &mut bytes).map_err(|_| serde::de::Error::custom("not a salt"))?;
         Ok(EncryptionSalt(bytes))
     }
 }
 
 impl CacheKey {
-    /// Reads a printed key. `None`: it is not one.
+    /// Reads a printed key. `None`: the text is no key.
     pub fn from_hex(text: &str) -> Option<CacheKey> {
         let mut bytes = [0; 32];
         hex::decode_to_slice(text, &mut bytes).ok()?;
@@ -117,7 +117,7 @@ impl CacheKey {
         format!("{}:", hex::encode(tag))
     }
 
-    /// Its entry's name in a store: the namespace's tag, a colon, and the rest of the key.
+    /// The entry's name in a store: the namespace's tag, a colon, and the rest of the key.
     pub fn storage_key(&self) -> String {
         let (hash, tag) = self.0.split_at(HASH_LEN);
         format!("{}:{}", hex::encode(tag), hex::encode(hash))
@@ -149,24 +149,24 @@ impl fmt::Debug for CacheKey {
     }
 }
 
-/// Who asks. Two parties never share an entry.
+/// A tenant: all clients with one credential. Two tenants never share an entry.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Tenant {
-    /// Everyone is one party: `CACHE_SCOPE=shared`.
+    /// All clients: `CACHE_SCOPE=shared`.
     Shared,
-    /// Whoever holds these credentials: (header name, value), in order of name. None at all is a party too.
+    /// Clients with these credentials: (field name, value), in order of name. Clients without any are one tenant.
     Credentials(Vec<(String, Vec<u8>)>),
-    /// Whoever holds the proxy token with this SHA-256, and these further credentials.
+    /// Clients with the proxy token of this SHA-256, and these further credentials.
     Token([u8; 32], Vec<(String, Vec<u8>)>),
 }
 
 impl fmt::Debug for Tenant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Party(…)")
+        f.write_str("Tenant(…)")
     }
 }
 
-/// How much of the body makes the question.
+/// How much of the body is keyed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum MatchMode {
     /// All of it.
@@ -191,23 +191,23 @@ impl MatchMode {
     }
 }
 
-/// Everything that a key is made of.
+/// Everything that is keyed.
 #[derive(Debug)]
 pub struct KeyInput<'a> {
-    /// The caller's `X-Proxy-Namespace`, or nothing.
+    /// `X-Proxy-Namespace`; empty without one.
     pub namespace: &'a [u8],
-    /// Who asks.
+    /// The tenant.
     pub tenant: &'a Tenant,
     /// The method, upper case.
     pub method: &'a str,
-    /// The URL that is asked, with its query, but for what only chooses how the answer is carried.
+    /// The upstream URL with its query, without what chooses only the response mode.
     pub url: &'a str,
-    /// Request headers that change answers: (name, value), in order of name.
+    /// The keyed request fields: (name, value), in order of name.
     pub key_headers: &'a [(String, Vec<u8>)],
-    /// How much of the body counts.
+    /// How much of the body is keyed.
     pub mode: MatchMode,
-    /// Top-level fields that the operator or the caller leaves out, sorted. They are part of the key: a caller who
-    /// ignores a field accepts answers that one who does not must never get.
+    /// The names that the operator or the client leaves out, sorted. They are keyed: a client that ignores a field accepts
+    /// responses that other clients must never get.
     pub ignored: &'a [String],
     /// The body that is sent, as bytes …
     pub body: &'a [u8],
@@ -216,13 +216,13 @@ pub struct KeyInput<'a> {
 }
 
 impl KeyInput<'_> {
-    /// The question's name.
+    /// The cache key.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn key(&self) -> CacheKey {
         self.key_and_salt().0
     }
 
-    /// The question's name, and what its entry is sealed with.
+    /// The cache key, and the salt of its entry.
     pub fn key_and_salt(&self) -> (CacheKey, EncryptionSalt) {
         let body = self.body_digest();
         let hash = first::<HASH_LEN>(&self.hash(VERSION, body));
@@ -253,29 +253,27 @@ impl KeyInput<'_> {
         list.push_pairs(self.key_headers);
         list.push(self.mode.as_str().as_bytes());
         list.push(&count(self.ignored.len()));
-        for storage_key in self.ignored {
-            list.push(storage_key.as_bytes());
+        for name in self.ignored {
+            list.push(name.as_bytes());
         }
         list.push(form);
         list.push(&body);
         list.0.finalize().into()
     }
 
-    /// The body's form and digest: of its canonical bytes, or of the raw ones where a repeated key leaves open what
-    /// the body means.
+    /// The body's form and digest: of its canonical bytes, or of the raw bytes if a repeated object key makes the body
+    /// ambiguous.
     fn body_digest(&self) -> (&'static [u8], [u8; 32]) {
-        let left_out: Vec<&str>;
-        let kept: Vec<&str>;
+        let excluded: Vec<&str>;
+        let included: Vec<&str>;
         let ignored = self.ignored.iter().map(String::as_str);
         let select = if self.mode == MatchMode::Chat && self.has_conversation() {
-            kept = CONVERSATION
-                .into_iter()
-                .filter(|storage_key| !self.ignored.iter().any(|ignored| ignored == storage_key))
-                .collect();
-            Select::Only(&kept)
+            included =
+                CONVERSATION.into_iter().filter(|name| !self.ignored.iter().any(|ignored| ignored == name)).collect();
+            Select::Only(&included)
         } else {
-            left_out = RESPONSE_MODE_FIELDS.into_iter().chain(ignored).collect();
-            Select::Except(&left_out)
+            excluded = RESPONSE_MODE_FIELDS.into_iter().chain(ignored).collect();
+            Select::Except(&excluded)
         };
         let mut hasher = Sha256::new();
         let written = self.document.write_canonical(select, &mut |piece| hasher.update(piece));
@@ -286,11 +284,11 @@ impl KeyInput<'_> {
     }
 
     fn has_conversation(&self) -> bool {
-        CONVERSATION.iter().any(|storage_key| self.document.fields(storage_key).next().is_some())
+        CONVERSATION.iter().any(|name| self.document.fields(name).next().is_some())
     }
 }
 
-/// A hash over a list whose items cannot run into each other: each is preceded by its length.
+/// A hash over a list. Each item is preceded by its length, so that two lists never have the same bytes.
 struct List(Sha256);
 
 impl List {
@@ -305,8 +303,8 @@ impl List {
 
     fn push_pairs(&mut self, pairs: &[(String, Vec<u8>)]) {
         self.push(&count(pairs.len()));
-        for (storage_key, value) in pairs {
-            self.push(storage_key.as_bytes());
+        for (name, value) in pairs {
+            self.push(name.as_bytes());
             self.push(value);
         }
     }

@@ -1,16 +1,16 @@
-//! What does the operator order? The endpoints behind `ADMIN_TOKEN`.
+//! The operator's endpoints, which require `ADMIN_TOKEN`.
 
 use crate::key::CacheKey;
 use crate::status::error::{ErrorKind, ProxyError};
 use http::Method;
 use percent_encoding::percent_decode_str;
 
-/// How many entries one call deletes unless it says otherwise: each is an operation, of which the free plan allows 50.
+/// How many entries one call deletes by default: each is an operation, and the free plan allows 50 in a request.
 const DEFAULT_LIMIT: usize = 40;
-/// The most that it may ask for: the platform allows 1,000 operations.
+/// The most that a call may request: the Workers runtime allows 1,000 operations.
 const MAX_LIMIT: usize = 900;
 
-/// An order.
+/// A command of the operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AdminCommand {
     /// `GET /metrics`.
@@ -21,26 +21,26 @@ pub enum AdminCommand {
     Purge(Purge),
 }
 
-/// A part of the deletion of a namespace.
+/// One step in the deletion of a namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Purge {
-    /// The namespace, as `X-Proxy-Namespace` has it.
+    /// The namespace, as in `X-Proxy-Namespace`.
     pub namespace: Vec<u8>,
-    /// Where the part before ended. The store's own.
+    /// Where the previous step ended. Only the store understands it.
     pub cursor: Option<String>,
-    /// How many entries are looked at, at most, as far as the store can be told.
+    /// How many entries are scanned at most, if the store can limit that.
     pub limit: usize,
 }
 
-/// Whether a path is one of the operator's.
+/// Whether a path is one of the operator's endpoints.
 pub fn is_admin_path(path: &str) -> bool {
     matches!(path, "/metrics" | "/dashboard" | "/admin") || path.starts_with("/admin/")
 }
 
-/// Reads an order. `None`: there is nothing at this place.
+/// Reads a command. `None`: there is no such endpoint.
 ///
 /// # Errors
-/// [`ErrorKind::InvalidParameter`], naming what cannot be read.
+/// [`ErrorKind::InvalidParameter`], naming the parameter that cannot be read.
 pub fn command(method: &Method, path: &str, query: Option<&str>) -> Result<Option<AdminCommand>, ProxyError> {
     let reads = matches!(*method, Method::GET | Method::HEAD);
     if path == "/metrics" && reads {
@@ -53,7 +53,7 @@ pub fn command(method: &Method, path: &str, query: Option<&str>) -> Result<Optio
         Some("" | "/") => purge(query.unwrap_or_default()).map(|purge| Some(AdminCommand::Purge(purge))),
         Some(key) => {
             let key = key.strip_prefix('/').and_then(CacheKey::from_hex);
-            let error = || wrong("The key must be the 64 hexadecimal digits that Cache-Status names.");
+            let error = || invalid("The key must be the 64 hexadecimal digits that Cache-Status shows.");
             key.map(|key| Some(AdminCommand::Delete(key))).ok_or_else(error)
         }
         None => Ok(None),
@@ -67,30 +67,30 @@ fn purge(query: &str) -> Result<Purge, ProxyError> {
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let value = value.replace('+', " ");
-        let value = percent_decode_str(&value).decode_utf8().map_err(|_| wrong("A parameter is not UTF-8."))?;
+        let value = percent_decode_str(&value).decode_utf8().map_err(|_| invalid("A parameter is not UTF-8."))?;
         match name {
-            // As the header is read.
+            // Trimmed like the header.
             "namespace" => namespace = Some(value.trim().as_bytes().to_vec()),
             "cursor" => cursor = Some(value.into_owned()).filter(|cursor| !cursor.is_empty()),
             "limit" => {
                 let number = value.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
-                limit = number.ok_or_else(|| wrong("The parameter limit must be a number from 1 to 900."))?;
+                limit = number.ok_or_else(|| invalid("The parameter limit must be a number from 1 to 900."))?;
             }
-            _ => return Err(wrong("The parameters are namespace, cursor and limit.")),
+            _ => return Err(invalid("The parameters are namespace, cursor and limit.")),
         }
     }
-    let message = "Name the namespace whose entries are to go: ?namespace=…, empty for those without one.";
-    let namespace = namespace.ok_or_else(|| wrong(message))?;
+    let message = "Name the namespace to delete: ?namespace=…, empty for entries without one.";
+    let namespace = namespace.ok_or_else(|| invalid(message))?;
     Ok(Purge { namespace, cursor, limit })
 }
 
-fn wrong(message: &str) -> ProxyError {
+fn invalid(message: &str) -> ProxyError {
     ProxyError::new(ErrorKind::InvalidParameter, message)
 }
 
-/// The error for a store that does not do as it is told.
+/// The error for a store that fails.
 pub fn store_failed() -> ProxyError {
-    let message = "The store failed or did not answer in time. Call again with the same cursor, or the last one given.";
+    let message = "The store failed or did not respond in time. Call again with the last cursor.";
     ProxyError::new(ErrorKind::StoreFailed, message)
 }
 
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn orders_are_read() {
+    fn commands_are_read() {
         assert_eq!(command(&Method::GET, "/metrics", None), Ok(Some(AdminCommand::Metrics)));
         let purge = |namespace: &str, cursor: Option<&str>, limit| {
             let (namespace, cursor) = (namespace.as_bytes().to_vec(), cursor.map(str::to_owned));
@@ -116,12 +116,12 @@ mod tests {
         );
         assert_eq!(deletes("/admin/cache?namespace=&limit=900&cursor="), purge("", None, 900));
         let key = "0123456789abcdef".repeat(4);
-        let forget = Ok(Some(AdminCommand::Delete(CacheKey::from_hex(&key).unwrap())));
-        assert_eq!(deletes(&format!("/admin/cache/{key}")), forget);
+        let deletion = Ok(Some(AdminCommand::Delete(CacheKey::from_hex(&key).unwrap())));
+        assert_eq!(deletes(&format!("/admin/cache/{key}")), deletion);
     }
 
     #[test]
-    fn what_cannot_be_read_deletes_nothing() {
+    fn an_invalid_command_deletes_nothing() {
         for target in
             ["/admin/cache", "/admin/cache?", "/admin/cache?namespace=a&limit=0", "/admin/cache?namespace=a&x=1"]
         {

@@ -1,12 +1,12 @@
-//! What does this path compute, and in whose grammar? Decides which endpoints have answers that can be kept.
+//! Recognises the cacheable endpoints by their path.
 
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 
-/// An endpoint that computes an answer without changing state.
+/// An endpoint that computes a response without changing state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Endpoint {
-    /// `chat/completions` in OpenAI's grammar, and Mistral's `fim/completions`, which answers in it.
+    /// `chat/completions` in OpenAI's protocol, and Mistral's `fim/completions`, which responds in it.
     ChatCompletions,
     /// OpenAI's legacy `completions`.
     Completions,
@@ -22,15 +22,15 @@ pub enum Endpoint {
     CohereChat,
     /// Ollama's `api/chat` and `api/generate`, which stream unless told not to.
     Ollama,
-    /// `audio/speech`: the answer is sound.
+    /// `audio/speech`: the response is audio.
     Speech,
-    /// Embeddings, moderations, images, token counts, rankings and the like: one JSON answer.
+    /// Embeddings, moderations, images, token counts, rankings and others with one JSON response.
     Compute,
-    /// One that `CACHE_PATHS` adds: nothing is known about its answers.
+    /// One that `CACHE_PATHS` adds. Nothing is known about its responses.
     Custom,
 }
 
-/// Collections that a provider keeps: whatever is posted below them changes state.
+/// Collections at a provider. A POST below them changes state.
 const STATEFUL: [&str; 17] = [
     "threads",
     "conversations",
@@ -52,9 +52,9 @@ const STATEFUL: [&str; 17] = [
 ];
 
 impl Endpoint {
-    /// The endpoint at `rest`, the path below the route's prefix, without query. `None`: not known to be one.
+    /// The endpoint at `rest`, the path below the route's prefix, without query. `None`: none is known there.
     pub fn at(rest: &str) -> Option<Endpoint> {
-        // An escaped letter is that letter.
+        // A percent-encoded letter equals that letter (RFC 3986, section 6.2.2.2).
         let rest = percent_decode_str(rest).decode_utf8().ok()?;
         let rest = rest.trim_matches('/');
         if let Some((path, method)) = rest.rsplit_once(':') {
@@ -73,16 +73,16 @@ impl Endpoint {
             ["api", "embed" | "embeddings"] => Some(Endpoint::Compute),
             [.., "engines" | "deployments", _, name] | [.., name] => {
                 let above = segments.len().checked_sub(2).and_then(|i| segments.get(i));
-                let by_last_segment = segments.iter().rev().nth(2);
+                let collection = segments.iter().rev().nth(2);
                 let below_version = above.is_none_or(|above| is_version(above))
-                    || by_last_segment.is_some_and(|n| matches!(*n, "engines" | "deployments"));
+                    || collection.is_some_and(|n| matches!(*n, "engines" | "deployments"));
                 Self::by_last_segment(name, below_version)
             }
             [] => None,
         }
     }
 
-    /// By the last segment. Words that other APIs use for other things count only directly below a version or a
+    /// The endpoint by the last segment. Words that other APIs use differently count only directly below a version or a
     /// deployment.
     fn by_last_segment(name: &str, below_version: bool) -> Option<Endpoint> {
         match name {
@@ -106,19 +106,19 @@ impl Endpoint {
         }
     }
 
-    /// Whether it holds a conversation, so that `chat` matching applies.
+    /// Whether requests hold a conversation, so that `chat` matching applies.
     pub fn is_chat(self) -> bool {
         !matches!(self, Endpoint::Speech | Endpoint::Compute | Endpoint::Custom)
     }
 
-    /// Whether its plain answers are JSON.
+    /// Whether its plain responses are JSON.
     pub fn responds_with_json(self) -> bool {
         !matches!(self, Endpoint::Speech | Endpoint::Custom)
     }
 
-    /// Whether a request whose body says `stream` (its JSON values, none where it does not) asks for a stream.
+    /// Whether a request asks for a stream. `stream`: the JSON values of that field.
     pub fn streams<'a>(self, mut stream: impl Iterator<Item = &'a str>) -> bool {
-        // Some servers take "true" or 1 for true: whatever is not plainly off counts as on.
+        // Some servers read "true" or 1 as true, so every other value counts as true.
         let on = |value: &str| !matches!(value, "false" | "null");
         match self {
             Endpoint::StreamGenerateContent => true,
@@ -129,11 +129,10 @@ impl Endpoint {
     }
 }
 
-/// The URL that names a question in its key. Google's method and `alt=sse` only choose how the answer is carried, as
-/// `stream` does elsewhere: both modes ask at one place. A stream in another framing keeps a name of its own, and so
-/// does whatever is not spelled in the usual way.
+/// The URL in the cache key. Google's method and `alt=sse` choose only the response mode, as `stream` does elsewhere, so both
+/// modes have one URL. A stream in another framing, or with an unusual spelling, keeps its own.
 pub fn key_url(endpoint: Endpoint, url: &str) -> String {
-    let carried_as_events = || {
+    let without_mode = || {
         let (path, query) = url.split_once('?')?;
         let path = path.strip_suffix(":streamGenerateContent")?;
         let (response_mode, others): (Vec<&str>, Vec<&str>) = query.split('&').partition(|pair| *pair == "alt=sse");
@@ -145,11 +144,11 @@ pub fn key_url(endpoint: Endpoint, url: &str) -> String {
         let mark = if others.is_empty() { "" } else { "?" };
         Some(format!("{path}:generateContent{mark}{}", others.join("&")))
     };
-    let by_last_segment = if endpoint == Endpoint::StreamGenerateContent { carried_as_events() } else { None };
-    by_last_segment.unwrap_or_else(|| url.to_owned())
+    let plain = if endpoint == Endpoint::StreamGenerateContent { without_mode() } else { None };
+    plain.unwrap_or_else(|| url.to_owned())
 }
 
-/// `v1`, `v1beta`, `v2alpha3`, …, and the `openai` below which some providers speak OpenAI's API.
+/// `v1`, `v1beta`, `v2alpha3`, …, and `openai`, below which some providers have OpenAI's API.
 fn is_version(segment: &str) -> bool {
     let number = |text: &str| text.starts_with(|c: char| c.is_ascii_digit());
     segment == "openai" || segment.strip_prefix('v').is_some_and(number)
@@ -160,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn knows_what_computes() {
+    fn cacheable_endpoints_are_recognised() {
         for (rest, endpoint) in [
             ("chat/completions", Endpoint::ChatCompletions),
             ("v1/chat/completions", Endpoint::ChatCompletions),
@@ -197,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn leaves_the_rest_alone() {
+    fn other_endpoints_are_not_cacheable() {
         for rest in [
             "",
             "files",
@@ -231,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn knows_who_streams() {
+    fn requests_for_a_stream_are_recognised() {
         let streams = |endpoint: Endpoint, values: &[&'static str]| endpoint.streams(values.iter().copied());
         assert!(streams(Endpoint::ChatCompletions, &["true"]));
         assert!(!streams(Endpoint::ChatCompletions, &["false"]));
@@ -244,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn both_modes_of_google_ask_at_one_place() {
+    fn both_modes_of_google_have_one_url_in_the_key() {
         let at = |url: &str| key_url(Endpoint::StreamGenerateContent, url);
         for (stream, plain) in [
             ("https://h/m:streamGenerateContent?alt=sse", "https://h/m:generateContent"),

@@ -10,11 +10,11 @@ use url::{Position, Url};
 
 /// The reference that the client gets in place of `location`: a path of this proxy if one leads to the same URL, else the
 /// absolute URL. `None`: it cannot be resolved, and stays as it is.
-pub fn map(config: &Config, asked: &Target, location: &[u8]) -> Option<String> {
+pub fn map(config: &Config, target: &Target, location: &[u8]) -> Option<String> {
     // A URL is ASCII (RFC 3986); other bytes are UTF-8 in browsers.
     let location = percent_encode(location, CONTROLS).to_string();
-    let resolved = Url::parse(&asked.url).ok()?.join(&location).ok()?;
-    let path = paths(config, asked, &resolved).find(|path| leads_to(config, asked, path, &resolved));
+    let resolved = Url::parse(&target.url).ok()?.join(&location).ok()?;
+    let path = paths(config, target, &resolved).find(|path| leads_to(config, target, path, &resolved));
     Some(match path {
         Some(path) => {
             let after_path = resolved.as_str().get(resolved[..Position::AfterPath].len()..).unwrap_or_default();
@@ -25,14 +25,14 @@ pub fn map(config: &Config, asked: &Target, location: &[u8]) -> Option<String> {
 }
 
 /// Paths that may lead to a URL at the origin of the upstream: below the client's own prefix first.
-fn paths<'a>(config: &'a Config, asked: &'a Target, url: &'a Url) -> impl Iterator<Item = String> + 'a {
-    let base = asked.upstream.base.path().trim_end_matches('/');
+fn paths<'a>(config: &'a Config, target: &'a Target, url: &'a Url) -> impl Iterator<Item = String> + 'a {
+    let base = target.upstream.base.path().trim_end_matches('/');
     let below_base = url.path().strip_prefix(base).filter(|rest| rest.is_empty() || rest.starts_with('/'));
     // Ollama's native endpoints are beside its base.
     let native = url.path().strip_prefix("/api/").map(|_| url.path());
-    let default = std::ptr::eq(&raw const *asked.upstream, &raw const *config.routing.default_upstream);
+    let default = std::ptr::eq(&raw const *target.upstream, &raw const *config.routing.default_upstream);
     let own = default.then_some(config.routing.path_prefix.as_str());
-    let prefixes = std::iter::once(asked.prefix.as_str()).chain(own).chain(default.then_some("/proxy"));
+    let prefixes = std::iter::once(target.prefix.as_str()).chain(own).chain(default.then_some("/proxy"));
     prefixes.flat_map(move |prefix| {
         let rests = [below_base.and_then(|rest| rest.strip_prefix("/v1")), below_base, native];
         rests.into_iter().flatten().map(move |rest| format!("{prefix}{rest}"))
@@ -40,10 +40,10 @@ fn paths<'a>(config: &'a Config, asked: &'a Target, url: &'a Url) -> impl Iterat
 }
 
 /// Whether a path of this proxy leads to this URL, at the same upstream.
-fn leads_to(config: &Config, asked: &Target, path: &str, url: &Url) -> bool {
-    let Route::Upstream(target) = route(config, path, url.query()) else { return false };
-    let Ok(there) = Url::parse(&target.url) else { return false };
-    target.upstream.name == asked.upstream.name && there[..Position::AfterQuery] == url[..Position::AfterQuery]
+fn leads_to(config: &Config, target: &Target, path: &str, url: &Url) -> bool {
+    let Route::Upstream(other) = route(config, path, url.query()) else { return false };
+    let Ok(there) = Url::parse(&other.url) else { return false };
+    other.upstream.name == target.upstream.name && there[..Position::AfterQuery] == url[..Position::AfterQuery]
 }
 
 #[cfg(test)]
@@ -55,10 +55,10 @@ mod tests {
         Config::read(|name| find(name).map(|(_, value)| (*value).to_owned())).unwrap()
     }
 
-    fn mapped(vars: &[(&str, &str)], asked: &str, location: &str) -> String {
+    fn mapped(vars: &[(&str, &str)], path: &str, location: &str) -> String {
         let config = config(vars);
-        let Route::Upstream(asked) = route(&config, asked, Some("key=k")) else { panic!("{asked}") };
-        map(&config, &asked, location.as_bytes()).unwrap()
+        let Route::Upstream(target) = route(&config, path, Some("key=k")) else { panic!("{path}") };
+        map(&config, &target, location.as_bytes()).unwrap()
     }
 
     #[test]
@@ -68,8 +68,8 @@ mod tests {
             for location in
                 ["https://h/v1/files/f?a=b#c", "//h/v1/files/f?a=b#c", "/v1/files/f?a=b#c", "../files/f?a=b#c"]
             {
-                let asked = format!("{prefix}/uploads/u");
-                assert_eq!(mapped(&base, &asked, location), format!("{prefix}/files/f?a=b#c"), "{location}");
+                let path = format!("{prefix}/uploads/u");
+                assert_eq!(mapped(&base, &path, location), format!("{prefix}/files/f?a=b#c"), "{location}");
             }
             assert_eq!(mapped(&base, &format!("{prefix}/uploads/u"), "v"), format!("{prefix}/uploads/v"));
             assert_eq!(mapped(&base, &format!("{prefix}/uploads/u"), "?a"), format!("{prefix}/uploads/u?a"));
@@ -123,8 +123,8 @@ mod tests {
         }
         assert_eq!(mapped(&base, "/other/x", "/v1/y"), "https://h/v1/y");
         let config = config(&base);
-        let Route::Upstream(asked) = route(&config, "/proxy/models", None) else { panic!() };
-        assert_eq!(map(&config, &asked, b"https://[/"), None);
-        assert_eq!(map(&config, &asked, b"/v1/\xe9\xff").as_deref(), Some("/proxy/%E9%FF"));
+        let Route::Upstream(target) = route(&config, "/proxy/models", None) else { panic!() };
+        assert_eq!(map(&config, &target, b"https://[/"), None);
+        assert_eq!(map(&config, &target, b"/v1/\xe9\xff").as_deref(), Some("/proxy/%E9%FF"));
     }
 }

@@ -18,7 +18,7 @@ const HEADERS = {
 const MAX_BODY_BYTES = 1_000;
 const PREFIX_BYTES = 4;
 const TIMEOUT_MS = 1_000;
-const IGNORED_HEADERS = ["cf-*", "x-request-id"];
+const IGNORED_HEADERS = ["cf-*", "x-request-id", "!cf-aig-*"];
 const KEY = "key";
 const ENTRY = Buffer.from("entry");
 
@@ -111,6 +111,7 @@ describe("which requests take the fast path", () => {
       "upgrade",
       "connection",
       "cf",
+      "cf-aig-cache-ttl",
       "x-request-idx",
       "xcf-ray",
     ].map((name) => ({ headers: { [name]: "1" } })),

@@ -1,4 +1,4 @@
-//! Which objects of a request body may have their keys sorted?
+//! Decides which objects of a request body have their keys sorted.
 //!
 //! The order of keys inside a JSON Schema, a tool's input or a document reaches the model and shapes the response. So keys are
 //! sorted only where every enclosing position is known to be a parameter: the tables below name these positions. Everything

@@ -1,12 +1,12 @@
-//! What is this body called? A JSON text in, its canonical bytes out.
+//! The canonical form of a JSON text, which the cache key hashes.
 //!
-//! Two texts have the same canonical bytes exactly when they are the same question: whitespace is gone, strings are
-//! compared by value, object keys are sorted (but not inside JSON Schemas, whose order shapes the answer), array
-//! order and number tokens are kept as they are.
+//! Two texts have the same canonical bytes exactly when they are the same request. Insignificant whitespace is removed, strings
+//! are compared by value, and the keys of parameter objects are sorted. Keys keep their order in JSON that the model reads, such
+//! as schemas and tool inputs. Array order and number tokens stay. (RFC 8785 would lose the spelling of numbers.)
 //!
-//! Two linear passes without recursion: [`Document::parse`] checks the text and writes it compactly in document order,
-//! noting where objects and members lie; [`Document::write_canonical`] walks those notes from the root down, so that
-//! whether an object is part of a schema is known before its members are ordered.
+//! Two linear passes without recursion. [`Document::parse`] checks the text, writes it compactly in document order, and records
+//! the places of objects and members. [`Document::write_canonical`] walks these from the root down, so that it knows whether an
+//! object holds parameters before it sorts the members.
 
 mod key_order;
 mod parse;
@@ -41,7 +41,7 @@ struct Member {
     first_object: usize,
 }
 
-/// A JSON text that was checked whole, and where its objects lie.
+/// A valid JSON text with the places of its objects.
 #[derive(Debug)]
 pub struct Document {
     /// The text without insignificant whitespace and with every string in one spelling, in document order.
@@ -50,7 +50,7 @@ pub struct Document {
     members: Vec<Member>,
 }
 
-/// Which top-level members take part.
+/// Which top-level members are written.
 #[derive(Debug, Clone, Copy)]
 pub enum Select<'a> {
     /// All but these.
@@ -69,11 +69,11 @@ impl Select<'_> {
     }
 }
 
-/// An object names a key twice: what it means is up to its reader, so it has no canonical form.
+/// An object has a key twice. Readers disagree about its meaning (RFC 8259, section 4), so it has no canonical form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DuplicateKey;
 
-/// What is still to be written; a stack of these stands in for recursion.
+/// Work that is left. A stack of these replaces recursion.
 enum Work {
     /// Copy `flat[at..end]`, ordering the objects in it, the first of which is `object`.
     Span { at: usize, end: usize, object: usize, position: Position },
@@ -87,13 +87,13 @@ impl Document {
         self.flat.first() == Some(&b'{')
     }
 
-    /// Whether this text stands anywhere in the document, in keys or values, however it was escaped.
+    /// Whether this text is anywhere in the document, in keys or values, in any spelling.
     pub fn contains(&self, needle: &str) -> bool {
         self.flat.windows(needle.len().max(1)).any(|window| window == needle.as_bytes())
     }
 
-    /// The values of the top-level member `name`, compact but in document order: none, one, or several where the key
-    /// is repeated. Empty where the text is not an object.
+    /// The values of the top-level member `name`, compact and in document order: none, one, or several if the key is
+    /// repeated. None if the text is not an object.
     pub fn fields<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         let root = self.objects.first().filter(|_| self.is_object());
         root.into_iter()
@@ -105,7 +105,7 @@ impl Document {
     /// Writes the canonical form of the members that `select` takes, in pieces.
     ///
     /// # Errors
-    /// [`DuplicateKey`] where any object that takes part names a key twice; what was written so far is then void.
+    /// [`DuplicateKey`] if an object has a key twice. What was written so far is then to be discarded.
     pub fn write_canonical(&self, select: Select<'_>, sink: &mut impl FnMut(&[u8])) -> Result<(), DuplicateKey> {
         let mut order: Vec<Member> = Vec::new();
         let mut stack = vec![Work::Span { at: 0, end: self.flat.len(), object: 0, position: Position::Root }];
@@ -163,7 +163,7 @@ impl Document {
         Ok(bytes)
     }
 
-    /// Puts one object's members in canonical order: sorted by key, or as they stand where the order has a meaning.
+    /// Puts one object's members in canonical order: sorted by key, or in document order where the model reads it.
     fn arrange(&self, members: &mut [Member], position: Position) -> Result<(), DuplicateKey> {
         let ascending = members.is_sorted_by(|a, b| self.key(a) < self.key(b));
         if ascending {
@@ -185,7 +185,7 @@ impl Document {
         self.members.get(object.first_member..end).unwrap_or_default()
     }
 
-    /// A member's key in its one spelling, without the quotes.
+    /// A member's key in its canonical spelling, without quotes.
     fn key(&self, member: &Member) -> &[u8] {
         self.slice(member.start.saturating_add(1), member.value.saturating_sub(2))
     }
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn sorts_keys_at_every_level_and_drops_whitespace() {
+    fn keys_are_sorted_at_every_level_and_whitespace_is_removed() {
         assert_eq!(
             canonical(r#" { "metadata" : [ {"y":1 , "x":{"q":[],"p":{}}} , 2 ] , "a" : null } "#),
             r#"{"a":null,"metadata":[{"x":{"p":{},"q":[]},"y":1},2]}"#
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn scalars_and_arrays_at_the_top_have_a_form_too() {
+    fn top_level_scalars_and_arrays_have_a_canonical_form() {
         assert_eq!(canonical(" [ 1 , {\"b\":1,\"a\":2} ] "), r#"[1,{"a":2,"b":1}]"#);
         assert_eq!(canonical("-0.10E+2"), "-0.10E+2");
     }
@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn schemas_keep_their_key_order() {
-        for (body, kept) in [
+        for (body, ordered) in [
             (
                 r#"{"tools":[{"function":{"parameters":{"b":1,"a":{"d":1,"c":2}},"name":"n"}}]}"#,
                 r#"{"b":1,"a":{"d":1,"c":2}}"#,
@@ -261,7 +261,7 @@ mod tests {
                 r#"{"b":1,"a":2}"#,
             ),
         ] {
-            assert!(canonical(body).contains(kept), "{body}");
+            assert!(canonical(body).contains(ordered), "{body}");
         }
         assert_eq!(
             canonical(r#"{"response_format":{"json_schema":{"strict":true,"schema":{},"name":"n"}}}"#),
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_mean_schemas_elsewhere_are_ordinary_here() {
+    fn schema_names_elsewhere_do_not_keep_key_order() {
         assert_eq!(
             canonical(r#"{"metadata":{"parameters":{"b":1,"a":2},"schema":{"b":1,"a":2}}}"#),
             r#"{"metadata":{"parameters":{"a":2,"b":1},"schema":{"a":2,"b":1}}}"#
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn selection_is_at_the_top_level_only() {
+    fn only_top_level_members_are_selected() {
         let body = br#"{"stream":true,"m":{"stream":1},"z":0}"#;
         let document = Document::parse(body).unwrap();
         let except = document.to_canonical(Select::Except(&["stream"])).unwrap();
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn depth_is_an_answer() {
+    fn deep_nesting_is_read_or_refused() {
         for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
             let text = format!("{}1{}", open.repeat(10_000), close.repeat(10_000));
             assert_eq!(canonical(&text), text);

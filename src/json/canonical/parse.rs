@@ -1,10 +1,10 @@
-//! The first pass: is this JSON (RFC 8259), and where do its objects lie?
+//! The first pass: checks that a text is JSON (RFC 8259), and records the places of its objects.
 
 use super::{Document, Member, Object};
 
-/// Deepest nesting that is followed; beyond it a text is [`ParseError::TooComplex`].
+/// The deepest nesting that is read. Beyond it a text is [`ParseError::TooComplex`].
 pub const MAX_DEPTH: usize = 100_000;
-/// Most objects and members, together, that are noted; a bound on memory (some 20 bytes each).
+/// The most objects and members, together, that are recorded. It bounds memory at some 20 bytes each.
 pub const MAX_NODES: usize = 1 << 20;
 
 /// Why a text has no [`Document`].
@@ -17,7 +17,7 @@ pub enum ParseError {
         /// What would have been right there.
         expected: &'static str,
     },
-    /// Perhaps JSON, but past [`MAX_DEPTH`] or [`MAX_NODES`]: nobody's honest question.
+    /// Beyond [`MAX_DEPTH`] or [`MAX_NODES`].
     TooComplex,
 }
 
@@ -35,12 +35,12 @@ enum Expect {
     Value,
     ValueOrClose,
     KeyOrClose,
-    CacheKey,
+    Key,
     CommaOrClose,
     End,
 }
 
-/// A container that is not closed yet.
+/// An open container.
 enum Open {
     Array,
     Object {
@@ -96,7 +96,7 @@ impl Parser<'_> {
                 Expect::ValueOrClose if self.peek() == Some(b']') => self.close(),
                 Expect::ValueOrClose => self.value()?,
                 Expect::KeyOrClose if self.peek() == Some(b'}') => self.close(),
-                Expect::KeyOrClose | Expect::CacheKey => self.key()?,
+                Expect::KeyOrClose | Expect::Key => self.key()?,
                 Expect::CommaOrClose => self.comma_or_close()?,
                 Expect::End if self.rest.is_empty() => return Ok(()),
                 Expect::End => return self.fail("the end"),
@@ -166,7 +166,7 @@ impl Parser<'_> {
             }
             (Some(Open::Object { .. }), Some(b',')) => {
                 self.take();
-                Ok(Expect::CacheKey)
+                Ok(Expect::Key)
             }
             (Some(Open::Array), Some(b']')) | (Some(Open::Object { .. }), Some(b'}')) => Ok(self.close()),
             (Some(Open::Array), _) => self.fail("a comma or ']'"),
@@ -174,7 +174,7 @@ impl Parser<'_> {
         }
     }
 
-    /// Takes the closing bracket of the innermost container.
+    /// Reads the closing bracket of the innermost container.
     fn close(&mut self) -> Expect {
         self.take();
         if let Some(Open::Object { index, base }) = self.open.pop() {
@@ -191,7 +191,7 @@ impl Parser<'_> {
         self.after_value()
     }
 
-    /// A value has just ended: notes its end if it is a member's.
+    /// After a value: records its end if it is a member's.
     fn after_value(&mut self) -> Expect {
         match self.open.last() {
             None => Expect::End,
@@ -216,7 +216,7 @@ impl Parser<'_> {
         }
     }
 
-    /// A number token, kept as it is: `1`, `1.0` and `1e0` are three.
+    /// A number token, verbatim: `1`, `1.0` and `1e0` differ.
     fn number(&mut self) -> Result<Expect, ParseError> {
         if self.peek() == Some(b'-') {
             self.take();
@@ -249,8 +249,8 @@ impl Parser<'_> {
         Ok(())
     }
 
-    /// A string with its quotes, in its one spelling: `\"`, `\\` and `\u00xx` for control characters, everything else
-    /// as itself; half of a surrogate pair stays `\udxxx`.
+    /// A string with its quotes, in its canonical spelling: `\"`, `\\`, `\u00xx` for control characters, `\udxxx` for lone
+    /// surrogates, and every other character as itself.
     fn string(&mut self) -> Result<(), ParseError> {
         self.take();
         loop {
