@@ -5,6 +5,7 @@ use crate::cache::stored_headers;
 use crate::http::fields;
 use crate::http::media_type;
 use crate::json::canonical::Document;
+use crate::key::CacheKey;
 use crate::protocol::finish_reason::reject_finish_reason;
 use crate::protocol::{Protocol, ResponseMode};
 use crate::routing::endpoint::Endpoint;
@@ -16,6 +17,7 @@ use serde_json::Value;
 /// An answer on its way into the store: opened on its head, fed its body, and an [`Entry`] only once it is complete.
 #[derive(Debug)]
 pub struct Capture {
+    key: CacheKey,
     endpoint: Endpoint,
     status: u16,
     headers: Vec<(String, String)>,
@@ -33,6 +35,8 @@ pub struct Capture {
 /// What a capture needs to know besides the answer.
 #[derive(Debug, Clone, Copy)]
 pub struct CaptureOptions {
+    /// The cache key.
+    pub key: CacheKey,
     /// What was asked.
     pub endpoint: Endpoint,
     /// How the answer was wanted.
@@ -74,6 +78,7 @@ impl Capture {
         }
         let kept = fields::collect(response, &|name| stored_headers::is_stored(name, capture_options.shared));
         Ok(Capture {
+            key: capture_options.key,
             endpoint: capture_options.endpoint,
             status: status.as_u16(),
             headers: kept
@@ -123,6 +128,8 @@ impl Capture {
         };
         Ok(Entry {
             head: EntryHead {
+                key: self.key,
+                valid_until: None,
                 status: self.status,
                 headers: self.headers,
                 stored_at: now,
@@ -218,6 +225,7 @@ mod tests {
 
     fn capture_options(endpoint: Endpoint) -> CaptureOptions {
         CaptureOptions {
+            key: CacheKey::from_hex(&"0".repeat(64)).unwrap(),
             endpoint,
             response_mode: ResponseMode::default(),
             max_bytes: 1000,
