@@ -4,6 +4,7 @@ import http from "node:http";
 import { setTimeout as sleep } from "node:timers/promises";
 import { gzipSync } from "node:zlib";
 import { WebSocketServer } from "ws";
+import { result } from "./fixtures.mjs";
 import { deferred, withTimeout } from "./wait.mjs";
 
 /** @param {ConstructorParameters<typeof Upstream>[0] & { port?: number }} [options] */
