@@ -5,14 +5,15 @@
 
 import { createHash } from "node:crypto";
 
+const VERSION = 3;
 export const VERSION_AT = 4;
 export const DIGEST_AT = 9;
 export const HEAD_AT = 41;
 
 export function decodeEntry(bytes) {
   const magic = bytes.toString("latin1", 0, 4);
-  if (magic !== "RPRS" || bytes[VERSION_AT] !== 1) {
-    throw new Error(`not an entry of version 1: ${bytes.toString("hex", 0, 16)}…`);
+  if (magic !== "RPRS" || bytes[VERSION_AT] !== VERSION) {
+    throw new Error(`not an entry of version ${VERSION}: ${bytes.toString("hex", 0, 16)}…`);
   }
   const bodyAt = HEAD_AT + bytes.readUInt32BE(5);
   const digest = createHash("sha256").update(bytes.subarray(HEAD_AT)).digest();
@@ -25,7 +26,7 @@ export function encodeEntry({ head, body }) {
   const rest = Buffer.concat([encodedHead, body]);
   const prefix = Buffer.alloc(HEAD_AT);
   prefix.write("RPRS", "latin1");
-  prefix[VERSION_AT] = 1;
+  prefix[VERSION_AT] = VERSION;
   prefix.writeUInt32BE(encodedHead.length, 5);
   createHash("sha256").update(rest).digest().copy(prefix, DIGEST_AT);
   return Buffer.concat([prefix, rest]);
@@ -36,7 +37,9 @@ export async function ageEntries(worker, seconds) {
   for (const [key, bytes, metadata] of await worker.entries()) {
     const { head, body } = decodeEntry(bytes);
     head.stored_at -= seconds * 1000;
-    if (head.expires_at !== null) head.expires_at -= seconds * 1000;
+    for (const time of ["expires_at", "valid_until"]) {
+      if (head[time] !== null) head[time] -= seconds * 1000;
+    }
     await worker.kv.put(key, encodeEntry({ head, body }), { metadata });
   }
 }

@@ -17,6 +17,26 @@ export const chatRequest = (
 });
 
 /**
+ * A result of each endpoint in one object, for requests whose response does not matter: others are not stored.
+ *
+ * @param {string} id
+ */
+export const result = (id) => ({
+  id,
+  status: "completed",
+  done: true,
+  choices: [{ index: 0, message: { role: "assistant", content: "hi" }, text: "hi", finish_reason: "stop" }],
+  output: [{ type: "message" }],
+  content: [{ type: "text", text: "hi" }],
+  candidates: [{ content: { parts: [{ text: "hi" }] }, finishReason: "STOP" }],
+  message: { role: "assistant", content: "hi" },
+  data: [{ embedding: [0.5], b64_json: "AA==" }],
+});
+
+/** @param {string} id */
+export const resultText = (id) => JSON.stringify(result(id));
+
+/**
  * A chat completion. `choice`: fields of its only choice; `fields`: further fields around it.
  *
  * @param {any} [content]

@@ -4,6 +4,7 @@ import http from "node:http";
 import { setTimeout as sleep } from "node:timers/promises";
 import { gzipSync } from "node:zlib";
 import { WebSocketServer } from "ws";
+import { result } from "./fixtures.mjs";
 import { deferred, withTimeout } from "./wait.mjs";
 
 /** @param {ConstructorParameters<typeof Upstream>[0] & { port?: number }} [options] */
@@ -139,7 +140,7 @@ export class Upstream {
 
   #onRequest(req, res) {
     const call = this.#arrived(req);
-    const response = this.#responses.shift() ?? this.#fallback ?? { json: { id: `answer-${call.n}` } };
+    const response = this.#responses.shift() ?? this.#fallback ?? { json: result(`answer-${call.n}`) };
     res.sendDate = false; // the wire carries what the test wrote, and no more than HTTP needs
     res.on("error", () => {}); // a client that disconnects early is no error of the upstream's
     req.on("error", () => {});

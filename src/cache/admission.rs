@@ -1,21 +1,27 @@
 //! Is this answer whole, valid, and worth keeping?
 
 use crate::cache::entry::{Entry, EntryHead};
-use crate::cache::stored_headers;
+use crate::cache::{expiry, stored_headers};
 use crate::http::fields;
 use crate::http::media_type;
+use crate::json::JsonCursor;
 use crate::json::canonical::Document;
+use crate::key::CacheKey;
+use crate::key::headers::{is_credential, is_keyed};
+use crate::protocol::error_body::{is_job, reports_error};
 use crate::protocol::finish_reason::reject_finish_reason;
+use crate::protocol::result::carries_result;
 use crate::protocol::{Protocol, ResponseMode};
 use crate::routing::endpoint::Endpoint;
 use crate::status::Reason;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
 
 /// An answer on its way into the store: opened on its head, fed its body, and an [`Entry`] only once it is complete.
 #[derive(Debug)]
 pub struct Capture {
+    key: CacheKey,
     endpoint: Endpoint,
     status: u16,
     headers: Vec<(String, String)>,
@@ -33,6 +39,8 @@ pub struct Capture {
 /// What a capture needs to know besides the answer.
 #[derive(Debug, Clone, Copy)]
 pub struct CaptureOptions {
+    /// The cache key.
+    pub key: CacheKey,
     /// What was asked.
     pub endpoint: Endpoint,
     /// How the answer was wanted.
@@ -62,7 +70,16 @@ impl Capture {
         if stream.is_none() && media_type::is_event_stream(&essence) {
             return Err(Reason::Stream);
         }
+        if !has_keyed_variants(response) {
+            return Err(Reason::Vary);
+        }
         let length = fields::content_length(response);
+        let is_json = capture_options.endpoint.responds_with_json() || media_type::is_json(&essence);
+        // The end of JSON and of a stream is in the bytes. Any other body that ends with the connection may be half of one.
+        let chunked = fields::joined_lowercase(response, http::header::TRANSFER_ENCODING).ends_with("chunked");
+        if stream.is_none() && !is_json && length.is_none() && !chunked {
+            return Err(Reason::LengthUnknown);
+        }
         if length.is_some_and(|length| length > capture_options.max_bytes) {
             return Err(Reason::TooLarge);
         }
@@ -74,6 +91,7 @@ impl Capture {
         }
         let kept = fields::collect(response, &|name| stored_headers::is_stored(name, capture_options.shared));
         Ok(Capture {
+            key: capture_options.key,
             endpoint: capture_options.endpoint,
             status: status.as_u16(),
             headers: kept
@@ -110,23 +128,30 @@ impl Capture {
         if self.expected_len.is_some_and(|len| len != self.body.len()) {
             return Err(Reason::Truncated);
         }
-        let has_usage = match self.stream {
+        let valid_until = |text: &str| expiry::valid_until(self.endpoint, text, now);
+        let (has_usage, valid_until) = match self.stream {
             Some(protocol) => {
                 let events = protocol.events(&self.body)?;
                 protocol.check(&events)?;
-                protocol.has_usage(&events)
+                (protocol.has_usage(&events), events.iter().filter_map(|event| valid_until(&event.data)).min())
             }
             None => {
                 self.check_body()?;
-                false
+                (false, std::str::from_utf8(&self.body).ok().and_then(valid_until))
             }
         };
+        if valid_until.is_some_and(|until| until <= now) {
+            return Err(Reason::Expired);
+        }
+        let expires_at = self.lifetime_ms.map(|ms| now.saturating_add(ms));
         Ok(Entry {
             head: EntryHead {
+                key: self.key,
                 status: self.status,
                 headers: self.headers,
                 stored_at: now,
-                expires_at: self.lifetime_ms.map(|ms| now.saturating_add(ms)),
+                expires_at: expires_at.into_iter().chain(valid_until).min(),
+                valid_until,
                 stream: self.stream.is_some(),
                 requested_mode: self.requested_mode,
                 has_usage,
@@ -139,13 +164,36 @@ impl Capture {
         if self.body.is_empty() {
             return Err(Reason::ResponseEmpty);
         }
-        if self.endpoint.responds_with_json() || media_type::is_json(&self.essence) {
+        let looks_like_json = matches!(self.body.trim_ascii_start().first(), Some(b'{' | b'['));
+        let is_json = media_type::is_json(&self.essence) || (looks_like_json && Document::parse(&self.body).is_ok());
+        if self.endpoint == Endpoint::Speech {
+            return if is_json || !is_audio(&self.essence) { Err(Reason::ResponseType) } else { Ok(()) };
+        }
+        if is_json || self.endpoint.responds_with_json() {
             return check_json(self.endpoint, &self.body);
         }
-        // A page where sound was asked for is somebody's error, whatever its status.
-        let page = self.endpoint == Endpoint::Speech && self.essence.starts_with("text/");
-        if page { Err(Reason::ResponseType) } else { Ok(()) }
+        // A page in place of the response is an error, whatever its status.
+        if self.essence == "text/html" { Err(Reason::ResponseType) } else { Ok(()) }
     }
+}
+
+fn is_audio(essence: &str) -> bool {
+    const BYTES: [&str; 3] = ["application/octet-stream", "application/ogg", "binary/octet-stream"];
+    essence.starts_with("audio/") || BYTES.contains(&essence)
+}
+
+/// Whether the cache key has each header field that `Vary` names (RFC 9111, section 4.1).
+fn has_keyed_variants(response: &HeaderMap) -> bool {
+    const KEYED: [&str; 3] = ["accept-encoding", "cookie", "host"];
+    let is_in_key = |name: &[u8]| {
+        let name = HeaderName::from_bytes(name).ok().filter(|name| name != "*");
+        name.is_some_and(|name| {
+            KEYED.contains(&name.as_str()) || is_credential(name.as_str()) || is_keyed(name.as_str())
+        })
+    };
+    let values = response.get_all(http::header::VARY).iter();
+    let names = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+    names.filter(|name| !name.is_empty()).all(is_in_key)
 }
 
 #[derive(Deserialize)]
@@ -162,19 +210,22 @@ fn check_json(endpoint: Endpoint, body: &[u8]) -> Result<(), Reason> {
     if !document.is_object() && body.trim_ascii_start().first() != Some(&b'[') {
         return Err(Reason::ResponseNotJson);
     }
-    let says = |field: &str, value: &str| document.fields(field).all(|found| found == value);
-    if !says("error", "null") {
+    if document.is_empty() {
+        return Err(Reason::ResponseEmpty);
+    }
+    let text = std::str::from_utf8(body).map_err(|_| Reason::ResponseNotJson)?;
+    let root = JsonCursor::root(text);
+    if reports_error(root) {
         return Err(Reason::ErrorBody);
     }
+    if is_job(root, endpoint == Endpoint::Custom) {
+        return Err(Reason::NotCompleted);
+    }
+    let says = |field: &str, value: &str| document.fields(field).all(|found| found == value);
     let is_response = endpoint == Endpoint::Responses || document.fields("object").any(|found| found == "\"response\"");
     let completed = document.fields("status").next().is_some() && says("status", "\"completed\"");
     if is_response && !completed {
         return Err(Reason::NotCompleted);
-    }
-    // Anthropic's, vLLM's and Cloudflare's errors, should they come with a good status.
-    let failed = |field: &str, value: &str| document.fields(field).any(|found| found == value);
-    if failed("type", "\"error\"") || failed("object", "\"error\"") || failed("success", "false") {
-        return Err(Reason::ErrorBody);
     }
     if endpoint == Endpoint::Ollama && !says("done", "true") {
         return Err(Reason::NotCompleted);
@@ -201,12 +252,13 @@ fn check_json(endpoint: Endpoint, body: &[u8]) -> Result<(), Reason> {
     if document.fields("promptFeedback").any(blocked) {
         return Err(Reason::ContentFilter);
     }
-    Ok(())
+    if carries_result(endpoint, &document) { Ok(()) } else { Err(Reason::ResponseType) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::routing::endpoint::Computation;
     use http::HeaderValue;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -218,6 +270,7 @@ mod tests {
 
     fn capture_options(endpoint: Endpoint) -> CaptureOptions {
         CaptureOptions {
+            key: CacheKey::from_hex(&"0".repeat(64)).unwrap(),
             endpoint,
             response_mode: ResponseMode::default(),
             max_bytes: 1000,
@@ -227,7 +280,12 @@ mod tests {
     }
 
     fn capture(endpoint: Endpoint, kind: &'static str, body: &[u8]) -> Result<Entry, Reason> {
-        let head = headers(&[("content-type", kind), ("x-request-id", "r"), ("set-cookie", "s")]);
+        let head = headers(&[
+            ("content-type", kind),
+            ("x-request-id", "r"),
+            ("set-cookie", "s"),
+            ("transfer-encoding", "chunked"),
+        ]);
         let mut capture = Capture::open(capture_options(endpoint), StatusCode::OK, &head)?;
         for piece in body.chunks(3) {
             capture.push(piece)?;
@@ -235,10 +293,12 @@ mod tests {
         capture.finish(10)
     }
 
+    const CHAT: &str = r#"{"choices":[{"message":{"role":"assistant","content":"a"},"finish_reason":"stop"}]}"#;
+
     #[test]
-    fn a_good_answer_becomes_an_entry() {
-        let entry = capture(Endpoint::ChatCompletions, "application/json", b"{\"a\":1}").unwrap();
-        assert_eq!(entry.body, b"{\"a\":1}");
+    fn a_complete_response_becomes_an_entry() {
+        let entry = capture(Endpoint::ChatCompletions, "application/json", CHAT.as_bytes()).unwrap();
+        assert_eq!(entry.body, CHAT.as_bytes());
         assert_eq!(
             entry.head.headers,
             [("content-type".into(), "application/json".into()), ("x-request-id".into(), "r".into())]
@@ -247,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_answer_is_not_kept() {
+    fn errors_and_incomplete_responses_are_not_stored() {
         use Endpoint::*;
         for (endpoint, body, reason) in [
             (ChatCompletions, "", Reason::ResponseEmpty),
@@ -265,38 +325,255 @@ mod tests {
             (ChatCompletions, r#"{"choices":[{"error":{"code":1}}]}"#, Reason::ErrorBody),
             (ChatCompletions, r#"{"choices":7}"#, Reason::NotCompleted),
             (Responses, r#"{"status":"incomplete"}"#, Reason::NotCompleted),
-            (Responses, r#"{}"#, Reason::NotCompleted),
+            (Responses, r#"{"output":[{"type":"message"}]}"#, Reason::NotCompleted),
             (Ollama, r#"{"done":false}"#, Reason::NotCompleted),
             (GenerateContent, r#"{"candidates":[{"finishReason":"SAFETY"}]}"#, Reason::ContentFilter),
             (GenerateContent, r#"{"promptFeedback":{"blockReason":"OTHER"}}"#, Reason::ContentFilter),
             (Messages, r#"{"stop_reason":"refusal"}"#, Reason::ContentFilter),
+            // Errors of MiniMax, Qianfan, Cloudflare, Spring, iFlytek and Groq.
+            (Custom, r#"{"a":1,"base_resp":{"status_code":1004,"status_msg":"m"}}"#, Reason::ErrorBody),
+            (Custom, r#"{"error_code":17,"error_msg":"m"}"#, Reason::ErrorBody),
+            (Custom, r#"{"success":false,"errors":[{"code":1}]}"#, Reason::ErrorBody),
+            (Custom, r#"{"code":"InvalidApiKey","message":"m"}"#, Reason::ErrorBody),
+            (Custom, r#"{"status":"failed"}"#, Reason::ErrorBody),
+            (Custom, r#"{"code":10007,"message":"m"}"#, Reason::ErrorBody),
+            (Custom, r#"{"x_groq":{"error":"e"}}"#, Reason::ErrorBody),
+            // Jobs.
+            (Custom, r#"{"id":"1","status":"CREATED"}"#, Reason::NotCompleted),
+            (Custom, r#"{"output":{"task_id":"1","task_status":"PENDING"}}"#, Reason::NotCompleted),
+            (Custom, r#"{"task_id":"1"}"#, Reason::NotCompleted),
+            (Custom, r#"{"id":"1","polling_url":"https://a"}"#, Reason::NotCompleted),
+            (Custom, r#"{"name":"operations/1","done":false}"#, Reason::NotCompleted),
+            (Custom, r#"{"object":"fine_tuning.job"}"#, Reason::NotCompleted),
+            (Compute(Computation::Images), r#"{"task_id":"1","task_status":"PROCESSING"}"#, Reason::NotCompleted),
         ] {
             assert_eq!(capture(endpoint, "application/json", body.as_bytes()), Err(reason), "{body}");
         }
     }
 
-    #[test]
-    fn answers_with_unusual_but_sound_fields_are_kept() {
+    /// Each endpoint, with responses that carry its result and responses that do not.
+    fn results() -> Vec<(Endpoint, Vec<&'static str>, Vec<&'static str>)> {
+        use Computation::*;
         use Endpoint::*;
-        for (endpoint, body) in [
-            (Responses, r#"{"status":"completed","error":null}"#),
-            (ChatCompletions, r#"{"choices":[{"finish_reason":null,"error":null}]}"#),
-            (Compute, "[[0.1]]"),
-            (Ollama, r#"{"done":true}"#),
-        ] {
-            assert!(capture(endpoint, "text/plain", body.as_bytes()).is_ok(), "{body}");
+        vec![
+            (
+                ChatCompletions,
+                vec![
+                    CHAT,
+                    r#"{"choices":[{"finish_reason":null,"error":null,"message":{"content":"a"}}],"base_resp":{"status_code":0}}"#,
+                    r#"{"choices":[{"message":{"role":"assistant","content":null,"tool_calls":[{"id":"c"}]}}]}"#,
+                    r#"{"choices":[{"message":{"role":"assistant","content":""},"finish_reason":"length"}]}"#,
+                    r#"{"choices":[{"text":"a","index":0}],"code":0,"message":"Success"}"#,
+                ],
+                vec![
+                    r#"{"choices":[]}"#,
+                    r#"{"choices":[{}]}"#,
+                    r#"{"choices":[{"message":{}}]}"#,
+                    r#"{"choices":[{"message":{"role":"assistant","content":null}}]}"#,
+                    r#"{"choices":[{"message":"m"}]}"#,
+                    r#"{"choices":[{"message":{"content":"a"}},{}]}"#,
+                    r#"{"choices":[{"message":{"content":"a"}}],"choices":[]}"#,
+                    r#"{"detail":"Not Found"}"#,
+                    r#"{"result":"a"}"#,
+                ],
+            ),
+            (
+                Completions,
+                vec![r#"{"choices":[{"text":"a"}]}"#],
+                vec![r#"{"choices":[{"text":7}]}"#, r#"{"text":"a"}"#],
+            ),
+            (
+                Responses,
+                vec![r#"{"status":"completed","error":null,"output":[{"type":"message"}]}"#],
+                vec![r#"{"status":"completed"}"#, r#"{"status":"completed","output":[]}"#],
+            ),
+            (
+                Messages,
+                vec![r#"{"content":[{"type":"text","text":"a"}],"stop_reason":"end_turn"}"#],
+                vec![r#"{"type":"message"}"#, r#"{"content":[]}"#, r#"{"content":"a"}"#, r#"{"content":[{}]}"#],
+            ),
+            (
+                GenerateContent,
+                vec![r#"{"candidates":[{"content":{"parts":[{"text":"a"}]},"finishReason":"STOP"}]}"#],
+                vec![r#"{"usageMetadata":{"totalTokenCount":1}}"#, r#"{"candidates":[]}"#, r#"{"candidates":[{}]}"#],
+            ),
+            (
+                CohereChat,
+                vec![
+                    r#"{"id":"i","message":{"role":"assistant","content":[{"type":"text","text":"a"}]}}"#,
+                    r#"{"message":{"role":"assistant","tool_calls":[{"id":"t"}]}}"#,
+                    r#"{"text":"a","generation_id":"g"}"#,
+                    r#"{"text":"","tool_calls":[{"name":"f"}]}"#,
+                ],
+                vec![r#"{"message":"invalid api token"}"#, r#"{"message":{"role":"assistant"}}"#, r#"{"text":""}"#],
+            ),
+            (
+                Ollama,
+                vec![
+                    r#"{"done":true,"message":{"role":"assistant","content":"a"}}"#,
+                    r#"{"done":true,"response":"a"}"#,
+                    r#"{"done":true,"message":{"content":"","tool_calls":[{"function":{"name":"f"}}]}}"#,
+                ],
+                vec![r#"{"done":true}"#, r#"{"done":true,"response":""}"#, r#"{"done":true,"message":{"role":"a"}}"#],
+            ),
+            (
+                Compute(Embeddings),
+                vec![
+                    r#"{"data":[{"embedding":[0.1]},{"embedding":"AAAA"}]}"#,
+                    r#"{"embeddings":[[-0.1],[1]]}"#,
+                    r#"{"embeddings":{"float":[[0.1]],"int8":[[1]]}}"#,
+                    r#"{"embedding":[0.1]}"#,
+                    r#"{"embedding":{"values":[0.1]}}"#,
+                    r#"{"embeddings":[{"values":[0.1]}]}"#,
+                    "[[0.1]]",
+                ],
+                vec![
+                    r#"{"data":[]}"#,
+                    r#"{"data":[{"embedding":[]}]}"#,
+                    r#"{"data":[{"embedding":[0.1]},{"object":"e"}]}"#,
+                    r#"{"embeddings":{}}"#,
+                    r#"{"embeddings":{"float":[]}}"#,
+                    r#"{"embeddings":[[]]}"#,
+                    r#"{"embedding":{}}"#,
+                    r#"[{"error":"m"}]"#,
+                    "[[]]",
+                    r#"["a"]"#,
+                ],
+            ),
+            (
+                Compute(Moderations),
+                vec![r#"{"results":[{"flagged":false}]}"#],
+                vec![r#"{"results":[]}"#, r#"{"id":"m"}"#],
+            ),
+            (
+                Compute(Images),
+                vec![r#"{"data":[{"url":"u"}]}"#, r#"{"data":[{"b64_json":"AA=="}]}"#],
+                vec![r#"{"data":[]}"#, r#"{"data":[{"url":null}]}"#, r#"{"created":1}"#],
+            ),
+            (
+                Compute(TokenCount),
+                vec![r#"{"input_tokens":7}"#, r#"{"totalTokens":7}"#],
+                vec![r#"{"input_tokens":"7"}"#, r#"{"totalTokens":null}"#],
+            ),
+            (
+                Compute(Rerank),
+                vec![
+                    r#"{"results":[{"index":0,"relevance_score":0.9}]}"#,
+                    r#"{"data":[{"index":0,"relevance_score":0.9}]}"#,
+                    r#"[{"index":0,"score":0.9}]"#,
+                ],
+                vec![r#"{"results":[]}"#, r#"[{"error":"m","error_type":"overloaded"}]"#, r#"{"results":[{}]}"#],
+            ),
+            (
+                Compute(Classify),
+                vec![r#"{"classifications":[{"prediction":"a"}]}"#],
+                vec![r#"{"classifications":[]}"#, r#"{"meta":{"a":1}}"#],
+            ),
+            (Compute(Ocr), vec![r#"{"pages":[{"markdown":"a"}]}"#], vec![r#"{"pages":[]}"#, r#"{"model":"m"}"#]),
+            (
+                Compute(Generate),
+                vec![
+                    r#"{"generations":[{"text":"a"}]}"#,
+                    r#"{"completions":[{"data":{}}]}"#,
+                    r#"{"generated_text":"a"}"#,
+                ],
+                vec![r#"{"generations":[]}"#, r#"{"generations":[{"text":""}]}"#],
+            ),
+            (Compute(Edits), vec![r#"{"choices":[{"text":"a"}]}"#], vec![r#"{"choices":[]}"#]),
+            (Compute(Answers), vec![r#"{"answers":["a"]}"#], vec![r#"{"answers":[]}"#]),
+            (Custom, vec![r#"{"a":1}"#], vec!["[1]", r#"[{"error":1}]"#]),
+        ]
+    }
+
+    #[test]
+    fn a_response_has_to_carry_its_result() {
+        for (endpoint, results, others) in results() {
+            for body in results {
+                assert!(capture(endpoint, "application/json", body.as_bytes()).is_ok(), "{endpoint:?} {body}");
+            }
+            for body in others {
+                let captured = capture(endpoint, "application/json", body.as_bytes());
+                assert_eq!(captured, Err(Reason::ResponseType), "{endpoint:?} {body}");
+            }
+            for body in ["{}", "[]", r#"{"detail":"d"}"#, r#"{"base_resp":{"status_code":1}}"#, r#"[{"error":{}}]"#] {
+                let known = endpoint != Endpoint::Custom || body != r#"{"detail":"d"}"#;
+                let captured = capture(endpoint, "application/json", body.as_bytes());
+                assert_eq!(captured.is_err(), known, "{endpoint:?} {body}");
+            }
         }
-        assert!(capture(Speech, "audio/mpeg", &[0, 1, 2]).is_ok());
-        assert!(capture(Custom, "text/plain", b"x").is_ok());
-        assert_eq!(capture(Speech, "text/html", b"x"), Err(Reason::ResponseType));
-        assert_eq!(capture(Custom, "application/json", b"{"), Err(Reason::ResponseNotJson));
+    }
+
+    #[test]
+    fn bodies_that_are_no_json_are_told_by_their_type() {
+        use Endpoint::*;
+        for (endpoint, essence, body, outcome) in [
+            (Speech, "audio/mpeg", "\0\u{1}", Ok(())),
+            (Speech, "application/octet-stream", "\0\u{1}", Ok(())),
+            (Custom, "text/plain", "x", Ok(())),
+            (Speech, "text/html", "x", Err(Reason::ResponseType)),
+            (Speech, "application/json", r#"{"audio":"AA=="}"#, Err(Reason::ResponseType)),
+            (Speech, "audio/mpeg", r#" {"detail":"d"}"#, Err(Reason::ResponseType)),
+            (Custom, "text/html", "x", Err(Reason::ResponseType)),
+            (Custom, "text/plain", r#"{"error":"e"}"#, Err(Reason::ErrorBody)),
+            (Custom, "application/json", "{", Err(Reason::ResponseNotJson)),
+            (Compute(Computation::Embeddings), "text/plain", "[[0.1]]", Ok(())),
+        ] {
+            let captured = capture(endpoint, essence, body.as_bytes()).map(|_| ());
+            assert_eq!(captured, outcome, "{endpoint:?} {essence} {body}");
+        }
+    }
+
+    #[test]
+    fn a_body_without_a_length_has_to_show_its_end() {
+        let open = |endpoint, pairs: &[(&'static str, &'static str)]| {
+            Capture::open(capture_options(endpoint), StatusCode::OK, &headers(pairs)).err()
+        };
+        let audio = ("content-type", "audio/mpeg");
+        assert_eq!(open(Endpoint::Speech, &[audio]), Some(Reason::LengthUnknown));
+        assert_eq!(open(Endpoint::Custom, &[("content-type", "text/plain")]), Some(Reason::LengthUnknown));
+        assert_eq!(open(Endpoint::Speech, &[audio, ("content-encoding", "gzip")]), Some(Reason::LengthUnknown));
+        assert_eq!(open(Endpoint::Speech, &[audio, ("content-length", "3")]), None);
+        assert_eq!(open(Endpoint::Speech, &[audio, ("transfer-encoding", "chunked")]), None);
+        assert_eq!(open(Endpoint::ChatCompletions, &[]), None);
+        assert_eq!(open(Endpoint::Custom, &[("content-type", "application/json")]), None);
+    }
+
+    #[test]
+    fn a_response_that_varies_by_an_unkeyed_header_is_not_stored() {
+        let open = |vary: &'static str| {
+            let response = headers(&[("vary", vary)]);
+            Capture::open(capture_options(Endpoint::ChatCompletions), StatusCode::OK, &response).err()
+        };
+        for vary in ["*", "Origin, *", "User-Agent", "Origin, X-Request-Id", "traceparent", "\"Origin\""] {
+            assert_eq!(open(vary), Some(Reason::Vary), "{vary}");
+        }
+        for vary in ["", "Accept-Encoding", "accept-encoding,Origin", "Cookie, Authorization", "X-Api-Key", "Accept"] {
+            assert_eq!(open(vary), None, "{vary}");
+        }
+    }
+
+    #[test]
+    fn a_response_that_ends_lives_no_longer() {
+        let images = Endpoint::Compute(Computation::Images);
+        let capture = |lifetime_ms, body: &str, now| {
+            let options = CaptureOptions { lifetime_ms, ..capture_options(images) };
+            let mut capture = Capture::open(options, StatusCode::OK, &headers(&[])).unwrap();
+            capture.push(body.as_bytes()).unwrap();
+            capture.finish(now).map(|entry| (entry.head.expires_at, entry.head.valid_until))
+        };
+        let body = r#"{"data":[{"url":"https://a"}]}"#;
+        assert_eq!(capture(None, body, 10), Ok((Some(3_600_010), Some(3_600_010))));
+        assert_eq!(capture(Some(5), body, 10), Ok((Some(15), Some(3_600_010))));
+        let body = r#"{"data":[{"b64_json":"AA=="}],"expires_at":7}"#;
+        assert_eq!(capture(None, body, 6_999), Ok((Some(7_000), Some(7_000))));
+        assert_eq!(capture(None, body, 7_000), Err(Reason::Expired));
     }
 
     #[test]
     fn the_head_decides_early() {
         let open = |status: u16, pairs: &[(&'static str, &'static str)]| {
             let status = StatusCode::from_u16(status).unwrap();
-            Capture::open(capture_options(Endpoint::Compute), status, &headers(pairs)).err()
+            Capture::open(capture_options(Endpoint::Compute(Computation::Embeddings)), status, &headers(pairs)).err()
         };
         for status in [202, 204, 206, 301, 304, 400, 401, 429, 500, 529] {
             assert_eq!(open(status, &[]), Some(Reason::Status), "{status}");
@@ -309,8 +586,8 @@ mod tests {
     #[test]
     fn a_body_shorter_than_promised_is_truncated() {
         let finish = |pairs: &[(&'static str, &'static str)]| {
-            let mut capture =
-                Capture::open(capture_options(Endpoint::Speech), StatusCode::OK, &headers(pairs)).unwrap();
+            let response = headers(&[&[("content-type", "audio/mpeg")], pairs].concat());
+            let mut capture = Capture::open(capture_options(Endpoint::Speech), StatusCode::OK, &response).unwrap();
             capture.push(b"1234").unwrap();
             capture.finish(0).err()
         };
@@ -321,7 +598,8 @@ mod tests {
 
     #[test]
     fn the_limit_holds_without_a_content_length() {
-        let mut capture = Capture::open(capture_options(Endpoint::Speech), StatusCode::OK, &headers(&[])).unwrap();
+        let mut capture =
+            Capture::open(capture_options(Endpoint::ChatCompletions), StatusCode::OK, &headers(&[])).unwrap();
         assert_eq!(capture.push(&[0; 1000]), Ok(()));
         assert_eq!(capture.push(&[0; 1]), Err(Reason::TooLarge));
     }

@@ -185,6 +185,7 @@ impl Disposition {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::key::CacheKey;
 
     const PLAIN: ResponseMode = ResponseMode { stream: false, include_usage: false };
     const STREAM: ResponseMode = ResponseMode { stream: true, include_usage: false };
@@ -230,10 +231,12 @@ mod tests {
     #[test]
     fn a_retained_response_is_used_only_while_it_would_be_a_hit() {
         let head = EntryHead {
+            key: CacheKey::from_hex(&"0".repeat(64)).unwrap(),
             status: 200,
             headers: Vec::new(),
             stored_at: 1_000,
             expires_at: Some(11_000),
+            valid_until: None,
             stream: false,
             requested_mode: PLAIN,
             has_usage: false,

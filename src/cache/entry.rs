@@ -19,12 +19,13 @@
 //! A store keeps it as an opaque value. On a hit the [`Prefix`] and the [`EntryHead`] are read; the body is handed on unread.
 
 use crate::json;
+use crate::key::CacheKey;
 use crate::protocol::ResponseMode;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 const MAGIC: [u8; 4] = *b"RPRS";
-const VERSION: u8 = 1;
+const VERSION: u8 = 3;
 /// What sealed entries begin with: no version that an unsealed entry has.
 pub const SEALED_HEAD: [u8; 5] = *b"RPRS\x02";
 /// Length of the fixed part before the head, in bytes.
@@ -33,6 +34,8 @@ pub const PREFIX_LEN: usize = 41;
 /// What is known about a stored answer besides its body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EntryHead {
+    /// The cache key that the response belongs to.
+    pub key: CacheKey,
     /// HTTP status.
     pub status: u16,
     /// The headers that belong to the answer, in order.
@@ -41,6 +44,8 @@ pub struct EntryHead {
     pub stored_at: u64,
     /// When it expires, likewise; `None`: never.
     pub expires_at: Option<u64>,
+    /// When what the response refers to is gone, likewise: past this it is not served stale either. `None`: never.
+    pub valid_until: Option<u64>,
     /// Whether the body is an event stream.
     pub stream: bool,
     /// How its asker wanted it carried, which the upstream need not have done.
@@ -65,7 +70,7 @@ impl EntryHead {
     /// Whole seconds for which a store has to keep it if it may be of use until `beyond_ms` after it has expired;
     /// `None`: for ever.
     pub fn retention_secs(&self, now: u64, beyond_ms: u64) -> Option<u64> {
-        let until = self.expires_at?.saturating_add(beyond_ms);
+        let until = self.expires_at?.saturating_add(beyond_ms).min(self.valid_until.unwrap_or(u64::MAX));
         Some(until.saturating_sub(now).div_ceil(1000))
     }
 }
@@ -96,10 +101,11 @@ impl Prefix {
     }
 }
 
-/// Reads the JSON of a head whose digest has been checked. `None`: not a head of this version.
-pub fn decode_head(json: &[u8]) -> Option<EntryHead> {
+/// Reads the JSON of a head whose digest has been checked. `None`: not a head of this version, or that of another key, which
+/// a store that mixes up its values may return.
+pub fn decode_head(json: &[u8], key: &CacheKey) -> Option<EntryHead> {
     let head: EntryHead = json::from_slice(json)?;
-    (200..300).contains(&head.status).then_some(head)
+    (head.key == *key && (200..300).contains(&head.status)).then_some(head)
 }
 
 /// An answer worth keeping. Only a finished capture makes one.
@@ -120,15 +126,15 @@ impl Entry {
         Some([&MAGIC[..], &[VERSION], &head_len.to_be_bytes(), &digest, &head, &self.body].concat())
     }
 
-    /// Reads a whole entry, checking its digest. `None`: damaged, cut short, or of another version.
-    pub fn decode(bytes: &[u8]) -> Option<Entry> {
+    /// Reads a whole entry, checking its digest. `None`: damaged, cut short, of another version or of another key.
+    pub fn decode(bytes: &[u8], key: &CacheKey) -> Option<Entry> {
         let prefix = Prefix::decode(bytes)?;
         let rest = bytes.get(PREFIX_LEN..)?;
         if Sha256::digest(rest) != prefix.digest {
             return None;
         }
         let (head, body) = rest.split_at_checked(prefix.head_len)?;
-        Some(Entry { head: decode_head(head)?, body: body.to_vec() })
+        Some(Entry { head: decode_head(head, key)?, body: body.to_vec() })
     }
 }
 
@@ -136,13 +142,19 @@ impl Entry {
 mod tests {
     use super::*;
 
+    fn key(digit: &str) -> CacheKey {
+        CacheKey::from_hex(&digit.repeat(64)).unwrap()
+    }
+
     fn entry() -> Entry {
         Entry {
             head: EntryHead {
+                key: key("a"),
                 status: 200,
                 headers: vec![("content-type".into(), "audio/mpeg".into())],
                 stored_at: 1_000,
                 expires_at: Some(61_500),
+                valid_until: None,
                 stream: false,
                 requested_mode: ResponseMode::default(),
                 has_usage: false,
@@ -154,7 +166,7 @@ mod tests {
     #[test]
     fn comes_back_as_it_went() {
         let bytes = entry().encode().unwrap();
-        assert_eq!(Entry::decode(&bytes), Some(entry()));
+        assert_eq!(Entry::decode(&bytes, &key("a")), Some(entry()));
         let prefix = Prefix::decode(&bytes).unwrap();
         assert_eq!(&bytes[prefix.body_start()..], [0, 255, 10]);
     }
@@ -163,14 +175,31 @@ mod tests {
     fn any_flipped_bit_and_any_cut_is_noticed() {
         let bytes = entry().encode().unwrap();
         for at in 0..bytes.len() {
-            assert_eq!(Entry::decode(&bytes[..at]), None, "cut at {at}");
+            assert_eq!(Entry::decode(&bytes[..at], &key("a")), None, "cut at {at}");
             for bit in 0..8 {
                 let mut flipped = bytes.clone();
                 flipped[at] ^= 1 << bit;
-                assert_eq!(Entry::decode(&flipped), None, "bit {bit} of byte {at}");
+                assert_eq!(Entry::decode(&flipped, &key("a")), None, "bit {bit} of byte {at}");
             }
         }
-        assert_eq!(Entry::decode(&[&bytes[..], &[0]].concat()), None);
+        assert_eq!(Entry::decode(&[&bytes[..], &[0]].concat(), &key("a")), None);
+    }
+
+    #[test]
+    fn an_entry_under_another_key_is_not_read() {
+        let bytes = entry().encode().unwrap();
+        assert_eq!(Entry::decode(&bytes, &key("b")), None);
+        let head = serde_json::to_vec(&entry().head).unwrap();
+        assert_eq!((decode_head(&head, &key("a")), decode_head(&head, &key("b"))), (Some(entry().head), None));
+    }
+
+    #[test]
+    fn entries_of_other_versions_are_not_read() {
+        for version in (0..=u8::MAX).filter(|version| *version != VERSION) {
+            let mut bytes = entry().encode().unwrap();
+            bytes[4] = version;
+            assert_eq!(Entry::decode(&bytes, &key("a")), None, "{version}");
+        }
     }
 
     #[test]
@@ -182,6 +211,8 @@ mod tests {
         assert_eq!(head.ttl(63_000), Some(-2));
         assert_eq!((head.retention_secs(1_000, 0), head.retention_secs(1_000, 10_000)), (Some(61), Some(71)));
         assert_eq!(head.retention_secs(90_000, 0), Some(0));
+        let ending = EntryHead { valid_until: Some(65_000), ..head.clone() };
+        assert_eq!((ending.retention_secs(1_000, 0), ending.retention_secs(1_000, 10_000)), (Some(61), Some(64)));
         let lasting = EntryHead { expires_at: None, ..head };
         assert_eq!((lasting.ttl(5), lasting.retention_secs(5, 9)), (None, None));
     }

@@ -4,6 +4,7 @@ pub mod admission;
 pub mod coalesce;
 pub mod directives;
 pub mod entry;
+pub mod expiry;
 pub mod policy;
 pub mod representation;
 pub mod stored_headers;

@@ -91,7 +91,9 @@ impl CachePolicy {
         if !expired && !too_old {
             return Freshness::Fresh(served(CacheOutcome::Hit));
         }
-        let revalidates = head.expires_at.is_some_and(|at| now < at.saturating_add(self.stale_while_revalidate));
+        let gone = head.valid_until.is_some_and(|at| at <= now);
+        let revalidates =
+            !gone && head.expires_at.is_some_and(|at| now < at.saturating_add(self.stale_while_revalidate));
         if revalidates && !too_old && (self.only_if_cached || self.store.is_ok()) {
             let outcome = if self.only_if_cached { CacheOutcome::Stale } else { CacheOutcome::Updating };
             return Freshness::Stale(CacheStatus { reason: Some(Reason::StaleWhileRevalidate), ..served(outcome) });
@@ -130,7 +132,7 @@ impl CachePolicy {
             (Some(_), None) => 0,
             (Some(most), Some(more)) => head.stored_at.saturating_add(most.saturating_mul(1000)).saturating_add(more),
         };
-        by_expiry.min(by_age)
+        by_expiry.min(by_age).min(head.valid_until.unwrap_or(u64::MAX))
     }
 
     /// What is reported when there is no entry, or (`failed`) none that could be read.

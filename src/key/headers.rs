@@ -60,7 +60,7 @@ pub const UNKEYED_HEADERS: [&str; 30] = [
 ];
 
 /// Whether a request field is part of the key by its name. (`accept` and `content-type` are by their values.)
-fn is_keyed(name: &str) -> bool {
+pub fn is_keyed(name: &str) -> bool {
     is_forwarded(name) && !is_credential(name) && !matches_any(name, &UNKEYED_HEADERS)
 }
 

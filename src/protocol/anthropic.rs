@@ -1,6 +1,7 @@
 //! Anthropic messages (API reference, "Streaming Messages").
 
 use super::finish_reason::reject_finish_reason;
+use super::open_parts::OpenParts;
 use super::{EventKind, object, text};
 use crate::http::sse::Event;
 use serde_json::{Map, Value, json};
@@ -16,6 +17,21 @@ pub(super) fn event_kind(value: &Value) -> EventKind {
             reject_finish_reason(end).map_or(EventKind::Delta, EventKind::Error)
         }
         _ => EventKind::Delta,
+    }
+}
+
+/// Takes note of the blocks, and of the message, which ends with its reason.
+pub(super) fn track(value: &Value, parts: &mut OpenParts) {
+    let index = value.get("index").and_then(Value::as_u64);
+    match text(value, "type") {
+        "message_start" => parts.begin("message", None),
+        "message_delta" => {
+            let ends = value.get("delta").is_some_and(|delta| !text(delta, "stop_reason").is_empty());
+            parts.update("message", None, false, ends);
+        }
+        "content_block_start" | "content_block_delta" => parts.begin("block", index),
+        "content_block_stop" => parts.end("block", index),
+        _ => {}
     }
 }
 

@@ -1,6 +1,7 @@
 //! OpenAI chat completions (API reference, "Chat completion chunk object") and everyone who speaks like them.
 
 use super::finish_reason::reject_finish_reason;
+use super::open_parts::OpenParts;
 use super::{EventKind, ResponseMode, is_set, items, object, text};
 use crate::http::sse::Event;
 use crate::status::Reason;
@@ -29,15 +30,42 @@ pub(super) fn is_usage(value: &Value) -> bool {
     is_set(value, "usage") && value.get("choices").and_then(Value::as_array).is_some_and(Vec::is_empty)
 }
 
-/// Whether a chunk has choices that say nothing: no end, and nothing in them but a role. A chunk without choices is of
-/// another shape, of which nothing is known.
-pub(super) fn is_empty(value: &Value) -> bool {
-    let says = |(name, value): (&String, &Value)| name != "role" && !value.is_null() && value != "";
-    let full = |choice: &Value| {
-        let said = choice.get("delta").and_then(Value::as_object);
-        is_set(choice, "finish_reason") || !text(choice, "text").is_empty() || said.is_some_and(|d| d.iter().any(says))
+/// Whether a usage chunk has nothing else that is not in another chunk too.
+pub(super) fn is_repeated_but_for_usage(usage: &Value, others: &[Value]) -> bool {
+    let is_repeated = |(name, value): (&String, &Value)| {
+        matches!(name.as_str(), "choices" | "usage" | "created")
+            || CHUNK_ONLY.contains(&name.as_str())
+            || value.is_null()
+            || others.iter().any(|other| other.get(name) == Some(value))
     };
-    value.get("choices").and_then(Value::as_array).is_some_and(|choices| !choices.iter().any(full))
+    usage.as_object().is_some_and(|members| members.iter().all(is_repeated))
+}
+
+/// Whether a chunk has choices or usage, or is a typed event that is not an error.
+pub(super) fn is_progress(value: &Value) -> bool {
+    const OF_ERRORS: [&str; 6] = ["code", "detail", "errors", "message", "msg", "status"];
+    let is_typed = !text(value, "type").is_empty() && !OF_ERRORS.iter().any(|name| is_set(value, name));
+    value.get("choices").is_some_and(Value::is_array) || is_set(value, "usage") || is_typed
+}
+
+/// Whether a choice of a chunk has more in it than a role.
+fn has_content(choice: &Value) -> bool {
+    let says = |(name, value): (&String, &Value)| name != "role" && !value.is_null() && value != "";
+    let delta = choice.get("delta").and_then(Value::as_object);
+    !text(choice, "text").is_empty() || delta.is_some_and(|delta| delta.iter().any(says))
+}
+
+/// Whether a chunk has a choice with content or an end.
+pub(super) fn says_something(value: &Value) -> bool {
+    items(value, "choices").any(|choice| !text(choice, "finish_reason").is_empty() || has_content(choice))
+}
+
+/// Takes note of the choices in a chunk. One that has ended goes on if more content comes.
+pub(super) fn track(value: &Value, parts: &mut OpenParts) {
+    for choice in items(value, "choices") {
+        let index = choice.get("index").map_or(Some(0), Value::as_u64);
+        parts.update("choice", index, has_content(choice), !text(choice, "finish_reason").is_empty());
+    }
 }
 
 /// Fields of a chunk that mean nothing in the object; `p` is Mistral's padding.

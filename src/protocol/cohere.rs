@@ -1,6 +1,7 @@
 //! Cohere chat, version 2 (API reference, "Chat with Streaming"). Version 1 is replayed but not converted.
 
 use super::finish_reason::reject_finish_reason;
+use super::open_parts::OpenParts;
 use super::{EventKind, object, parse, text};
 use crate::http::sse::Event;
 use crate::status::Reason;
@@ -19,10 +20,36 @@ pub(super) fn event_kind(value: &Value) -> EventKind {
     } else {
         return EventKind::Delta;
     };
-    if let Some(reason) = reason.and_then(Value::as_str).and_then(reject_finish_reason) {
+    let reason = reason.and_then(Value::as_str).unwrap_or_default();
+    if let Some(reason) = reject_finish_reason(reason) {
         return EventKind::Error(reason);
     }
-    if error.is_some_and(|error| !error.is_null()) { EventKind::Error(Reason::ErrorBody) } else { EventKind::Terminal }
+    match error {
+        Some(error) if !error.is_null() => EventKind::Error(Reason::ErrorBody),
+        _ if reason.is_empty() => EventKind::Delta,
+        _ => EventKind::Terminal,
+    }
+}
+
+/// Whether an event has content, a tool call or a plan in it.
+pub(super) fn says_something(value: &Value) -> bool {
+    const AROUND: [&str; 6] = ["message-start", "message-end", "stream-start", "stream-end", "debug", "ping"];
+    let (kind, old_kind) = (text(value, "type"), text(value, "event_type"));
+    !AROUND.iter().any(|around| *around == kind || *around == old_kind)
+}
+
+/// Takes note of the blocks of content and tool calls.
+pub(super) fn track(value: &Value, parts: &mut OpenParts) {
+    let index = value.get("index").and_then(Value::as_u64);
+    match text(value, "type") {
+        "content-start" | "content-delta" => parts.begin("content", index),
+        "content-end" => parts.end("content", index),
+        "tool-call-start" | "tool-call-delta" => parts.begin("tool call", index),
+        "tool-call-end" => parts.end("tool call", index),
+        "citation-start" => parts.begin("citation", index),
+        "citation-end" => parts.end("citation", index),
+        _ => {}
+    }
 }
 
 /// Lists and texts that a message announces, empty, before it has them.
@@ -363,8 +390,14 @@ mod tests {
 
     #[test]
     fn knows_its_ends() {
-        let end = |reason: &str, error: Value| json!([{"type": "message-end", "delta": {"finish_reason": reason, "error": error}}]);
-        let old = |reason: &str| json!([{"event_type": "stream-end", "is_finished": true, "finish_reason": reason}]);
+        let end = |reason: &str, error: Value| {
+            let end = json!({"type": "message-end", "delta": {"finish_reason": reason, "error": error}});
+            json!([start(0, "text"), {"type": "content-end", "index": 0}, end])
+        };
+        let old = |reason: &str| {
+            let end = json!({"event_type": "stream-end", "is_finished": true, "finish_reason": reason});
+            json!([{"event_type": "text-generation", "text": "a"}, end])
+        };
         for (chunks, outcome) in [
             (end("COMPLETE", json!(null)), Ok(())),
             (end("TOOL_CALL", json!(null)), Ok(())),
@@ -375,6 +408,13 @@ mod tests {
             (old("ERROR_TOXIC"), Err(Reason::ContentFilter)),
             (old("USER_CANCEL"), Err(Reason::NotCompleted)),
             (json!([{"type": "content-end", "index": 0}]), Err(Reason::Truncated)),
+            (end("", json!(null)), Err(Reason::Truncated)),
+            (stream(&[]), Err(Reason::ResponseEmpty)),
+            (stream(&[start(0, "text"), delta(0, "text", "a")]), Err(Reason::Truncated)),
+            (stream(&[json!({"type": "tool-call-start", "index": 0})]), Err(Reason::Truncated)),
+            (stream(&[json!({"type": "novelty"})]), Ok(())),
+            (stream(&[json!({"code": 1, "message": "m"})]), Err(Reason::ErrorBody)),
+            (stream(&[json!({"detail": "d"})]), Err(Reason::ErrorBody)),
         ] {
             assert_eq!(Protocol::Cohere.check(&events(&chunks)), outcome, "{chunks}");
         }

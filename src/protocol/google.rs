@@ -1,6 +1,7 @@
 //! Google `streamGenerateContent` (Gemini API reference). Each chunk is a partial `GenerateContentResponse`.
 
 use super::finish_reason::reject_finish_reason;
+use super::open_parts::OpenParts;
 use super::{EventKind, is_set, items, text};
 use crate::http::sse::Event;
 use crate::status::Reason;
@@ -37,24 +38,17 @@ fn index_of(candidate: &Value) -> Option<u64> {
     candidate.get("index").map_or(Some(0), Value::as_u64)
 }
 
-/// Which of a stream's candidates have ended.
-#[derive(Debug, Default)]
-pub(super) struct Ends(BTreeMap<Option<u64>, bool>);
+/// Whether an event is part of a response.
+pub(super) fn is_progress(value: &Value) -> bool {
+    const MEMBERS: [&str; 5] = ["candidates", "usageMetadata", "promptFeedback", "modelVersion", "responseId"];
+    MEMBERS.iter().any(|name| is_set(value, name))
+}
 
-impl Ends {
-    /// Takes note of a chunk.
-    pub(super) fn see(&mut self, chunk: &Value) {
-        for candidate in items(chunk, "candidates") {
-            let ended = self.0.entry(index_of(candidate)).or_default();
-            // Who goes on speaking has not ended.
-            let speaks = candidate.pointer("/content/parts/0").is_some();
-            *ended = is_end(text(candidate, "finishReason")) || (*ended && !speaks);
-        }
-    }
-
-    /// Whether none is open.
-    pub(super) fn all(&self) -> bool {
-        self.0.values().all(|ended| *ended)
+/// Takes note of the candidates in a chunk. One that has ended goes on if more content comes.
+pub(super) fn track(value: &Value, parts: &mut OpenParts) {
+    for candidate in items(value, "candidates") {
+        let has_content = candidate.pointer("/content/parts/0").is_some();
+        parts.update("candidate", index_of(candidate), has_content, is_end(text(candidate, "finishReason")));
     }
 }
 

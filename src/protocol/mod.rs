@@ -7,17 +7,22 @@ mod anthropic;
 mod chat;
 mod cohere;
 mod completions;
+pub mod error_body;
 pub mod finish_reason;
 mod google;
 mod ollama;
+mod open_parts;
 mod responses;
+pub mod result;
 
 use crate::http::media_type;
 use crate::http::sse::{self, Event, Framing};
-use crate::json;
 use crate::json::canonical::Document;
+use crate::json::{self, JsonCursor};
 use crate::routing::endpoint::Endpoint;
 use crate::status::Reason;
+use error_body::reports_error;
+use open_parts::OpenParts;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
@@ -84,7 +89,7 @@ impl Protocol {
             Endpoint::GenerateContent | Endpoint::StreamGenerateContent => Some(Protocol::Google),
             Endpoint::CohereChat => Some(Protocol::Cohere),
             Endpoint::Ollama => Some(Protocol::Ollama),
-            Endpoint::Speech | Endpoint::Compute | Endpoint::Custom => None,
+            Endpoint::Speech | Endpoint::Compute(_) | Endpoint::Custom => None,
         }
     }
 
@@ -120,17 +125,15 @@ impl Protocol {
             return Err(Reason::ResponseEmpty);
         }
         let mut terminal = false;
-        let mut empty = self.separates_usage();
-        let mut ends = google::Ends::default();
+        let mut empty = true;
+        let mut parts = OpenParts::default();
         for event in events {
             let event_kind = if is_done(event) {
                 self.done_kind()
             } else {
                 let value = parse(&event.data).ok_or(Reason::ResponseNotJson)?;
-                if self == Protocol::Google {
-                    ends.see(&value);
-                }
-                empty = empty && chat::is_empty(&value);
+                empty = empty && !self.says_something(&value);
+                self.track(&value, &mut parts);
                 self.event_kind(event, &value)
             };
             match event_kind {
@@ -139,14 +142,15 @@ impl Protocol {
                 EventKind::Error(reason) => return Err(reason),
             }
         }
-        if empty {
-            return Err(Reason::ResponseEmpty);
+        match (terminal && parts.have_ended(), empty) {
+            (true, false) => Ok(()),
+            (true, true) => Err(Reason::ResponseEmpty),
+            (false, _) => Err(Reason::Truncated),
         }
-        if terminal && ends.all() { Ok(()) } else { Err(Reason::Truncated) }
     }
 
     fn event_kind(self, event: &Event, value: &Value) -> EventKind {
-        if event.name == "error" || is_set(value, "error") || text(value, "object") == "error" {
+        if event.name == "error" || reports_error(JsonCursor::root(&event.data)) || !self.is_progress(value) {
             return EventKind::Error(Reason::ErrorBody);
         }
         match self {
@@ -156,6 +160,41 @@ impl Protocol {
             Protocol::Google => google::event_kind(value),
             Protocol::Cohere => cohere::event_kind(value),
             Protocol::Ollama => ollama::event_kind(value),
+        }
+    }
+
+    /// Whether an event is one of this protocol. Typed events of a type that is not known yet are.
+    fn is_progress(self, value: &Value) -> bool {
+        match self {
+            Protocol::Chat | Protocol::Completions => chat::is_progress(value),
+            Protocol::Responses | Protocol::Anthropic => !text(value, "type").is_empty(),
+            Protocol::Google => google::is_progress(value),
+            Protocol::Cohere => ["type", "event_type"].iter().any(|name| !text(value, name).is_empty()),
+            Protocol::Ollama => ollama::is_progress(value),
+        }
+    }
+
+    /// Whether an event has a part of the response in it.
+    fn says_something(self, value: &Value) -> bool {
+        match self {
+            Protocol::Chat | Protocol::Completions => chat::says_something(value),
+            Protocol::Responses => responses::says_something(value),
+            Protocol::Anthropic => text(value, "type") == "content_block_start",
+            Protocol::Google => items(value, "candidates").next().is_some(),
+            Protocol::Cohere => cohere::says_something(value),
+            Protocol::Ollama => ollama::says_something(value),
+        }
+    }
+
+    /// Takes note of what begins and ends in an event.
+    fn track(self, value: &Value, parts: &mut OpenParts) {
+        match self {
+            Protocol::Chat | Protocol::Completions => chat::track(value, parts),
+            Protocol::Responses => responses::track(value, parts),
+            Protocol::Anthropic => anthropic::track(value, parts),
+            Protocol::Google => google::track(value, parts),
+            Protocol::Cohere => cohere::track(value, parts),
+            Protocol::Ollama => ollama::track(value, parts),
         }
     }
 
@@ -187,7 +226,14 @@ impl Protocol {
     /// A stream's bytes without the final usage chunk; every other byte is kept. `None`: it cannot be told apart.
     pub fn without_usage(self, body: &[u8]) -> Option<Vec<u8>> {
         let text = std::str::from_utf8(body).ok()?;
-        let wanted: Vec<Event> = self.events(body).ok()?.into_iter().filter(|event| !self.is_usage(event)).collect();
+        let (usage, wanted): (Vec<Event>, Vec<Event>) =
+            self.events(body).ok()?.into_iter().partition(|event| self.is_usage(event));
+        let others: Vec<Value> = wanted.iter().filter_map(|event| parse(&event.data)).collect();
+        let is_repeated =
+            |event: &Event| parse(&event.data).is_some_and(|value| chat::is_repeated_but_for_usage(&value, &others));
+        if !usage.iter().all(is_repeated) {
+            return None;
+        }
         // A block is an event with the blank line that ends it, as the provider wrote it.
         let blank_line = if text.contains("\r\n\r\n") { "\r\n\r\n" } else { "\n\n" };
         let only_usage = |block: &&str| {
@@ -265,6 +311,16 @@ fn parse(text: &str) -> Option<Value> {
     if misread { None } else { serde_json::from_str(text).ok() }
 }
 
+/// Whether a value is more than `null`, `false` or an empty string, list or object.
+fn is_filled(value: JsonCursor<'_>) -> bool {
+    match value.text() {
+        "null" | "false" | "\"\"" => false,
+        _ if value.is_object() => value.members().next().is_some(),
+        _ if value.is_array() => value.items().next().is_some(),
+        _ => true,
+    }
+}
+
 /// Whether an object has this member with a value other than `null`.
 fn is_set(value: &Value, name: &str) -> bool {
     value.get(name).is_some_and(|value| !value.is_null())
@@ -288,6 +344,155 @@ fn object<const N: usize>(members: [(&str, Value); N]) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+
+    fn check(protocol: Protocol, chunks: &[Value]) -> Result<(), Reason> {
+        let mut events: Vec<Event> = chunks.iter().map(|chunk| Event::data(chunk.to_string())).collect();
+        if protocol.done_kind() == EventKind::Terminal {
+            events.push(Event::data("[DONE]"));
+        }
+        protocol.check(&events)
+    }
+
+    fn delta(index: u64) -> Value {
+        json!({"choices": [{"index": index, "delta": {"content": "a"}, "finish_reason": null}]})
+    }
+
+    fn end(index: u64) -> Value {
+        json!({"choices": [{"index": index, "delta": {}, "finish_reason": "stop"}]})
+    }
+
+    #[test]
+    fn every_choice_of_a_chat_has_to_end() {
+        let usage = json!({"choices": [], "usage": {"total_tokens": 1}});
+        for (chunks, outcome) in [
+            (vec![delta(0), end(0)], Ok(())),
+            (vec![delta(0), end(0), usage.clone()], Ok(())),
+            (vec![delta(0), delta(1), end(1), end(0)], Ok(())),
+            (vec![delta(0)], Err(Reason::Truncated)),
+            (vec![delta(0), usage.clone()], Err(Reason::Truncated)),
+            (vec![delta(0), delta(1), end(0)], Err(Reason::Truncated)),
+            (vec![delta(0), end(0), delta(0)], Err(Reason::Truncated)),
+            (vec![json!({"choices": [{"delta": {"content": "a"}}]})], Err(Reason::Truncated)),
+            (vec![json!({"choices": [{"delta": {"content": "a"}, "finish_reason": ""}]})], Err(Reason::Truncated)),
+            (vec![json!({"choices": [{"text": "a"}]})], Err(Reason::Truncated)),
+            (vec![usage], Err(Reason::ResponseEmpty)),
+        ] {
+            assert_eq!(check(Protocol::Chat, &chunks), outcome, "{chunks:?}");
+            assert_eq!(check(Protocol::Completions, &chunks), outcome, "{chunks:?}");
+        }
+    }
+
+    #[test]
+    fn a_chunk_of_another_kind_is_an_error() {
+        for chunk in [
+            json!({"code": "DataInspectionFailed", "message": "m"}),
+            json!({"code": 1, "message": "m", "choices": []}),
+            json!({"detail": "d"}),
+            json!({"base_resp": {"status_code": 1013, "status_msg": "m"}}),
+            json!({"base_resp": {"status_code": 1013}, "choices": []}),
+            json!({"errors": [{"message": "m"}]}),
+            json!({"errors": [{"message": "m"}], "choices": []}),
+            json!({"x_groq": {"error": "over capacity"}, "choices": []}),
+            json!({"error_code": 336_100, "error_msg": "m"}),
+            json!({"message": "m", "type": "rate_limited"}),
+            json!({"type": "error"}),
+            json!({"success": false}),
+            json!({"id": "i", "object": "chat.completion.chunk"}),
+            json!({"choices": null}),
+            json!({}),
+            json!([]),
+            json!("a"),
+            json!(null),
+        ] {
+            let chunks = [delta(0), chunk.clone(), end(0)];
+            assert_eq!(check(Protocol::Chat, &chunks), Err(Reason::ErrorBody), "{chunk}");
+        }
+        let others = [
+            json!({"choices": [], "prompt_filter_results": []}),
+            json!({"type": "novelty", "data": 1}),
+            json!({"choices": [], "base_resp": {"status_code": 0}, "code": 0, "errors": null, "x_groq": {"id": "r"}}),
+        ];
+        for chunk in others {
+            assert_eq!(check(Protocol::Chat, &[delta(0), chunk.clone(), end(0)]), Ok(()), "{chunk}");
+        }
+    }
+
+    #[test]
+    fn every_block_of_a_typed_stream_has_to_end() {
+        let anthropic = [
+            json!({"type": "message_start", "message": {}}),
+            json!({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}),
+            json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "a"}}),
+            json!({"type": "content_block_stop", "index": 0}),
+            json!({"type": "message_delta", "delta": {"stop_reason": "end_turn"}}),
+            json!({"type": "message_stop"}),
+        ];
+        let responses = [
+            json!({"type": "response.output_item.added", "output_index": 0, "item": {}}),
+            json!({"type": "response.output_item.done", "output_index": 0, "item": {}}),
+            json!({"type": "response.completed", "response": {"status": "completed"}}),
+        ];
+        let ollama = [json!({"response": "a", "done": false}), json!({"response": "", "done": true})];
+        for (protocol, whole, needed) in [
+            (Protocol::Anthropic, &anthropic[..], &[3, 4, 5][..]),
+            (Protocol::Responses, &responses[..], &[1, 2]),
+            (Protocol::Ollama, &ollama[..], &[0, 1]),
+        ] {
+            assert_eq!(check(protocol, whole), Ok(()), "{protocol:?}");
+            for left_out in needed {
+                let mut less = whole.to_vec();
+                less.remove(*left_out);
+                assert!(check(protocol, &less).is_err(), "{protocol:?} without {left_out}");
+            }
+            for chunk in
+                [json!({"code": "c", "message": 1}), json!({"detail": "d"}), json!({"errors": ["e"]}), json!({})]
+            {
+                let more = [&[chunk.clone()], whole].concat();
+                assert_eq!(check(protocol, &more), Err(Reason::ErrorBody), "{protocol:?} {chunk}");
+            }
+        }
+        let code = json!({"type": "response.code_interpreter_call_code.done", "code": "print()", "output_index": 0});
+        assert_eq!(check(Protocol::Responses, &[&[code], &responses[..]].concat()), Ok(()));
+        let novelty = json!({"type": "novelty"});
+        assert_eq!(
+            check(Protocol::Anthropic, &[&anthropic[..1], &[novelty.clone()], &anthropic[1..]].concat()),
+            Ok(())
+        );
+        assert_eq!(check(Protocol::Responses, &[&[novelty], &responses[..]].concat()), Ok(()));
+        let null_reason = json!({"type": "message_delta", "delta": {"stop_reason": null}});
+        assert_eq!(
+            check(Protocol::Anthropic, &[&anthropic[..4], &[null_reason], &anthropic[5..]].concat()),
+            Err(Reason::Truncated)
+        );
+        let empty = [&anthropic[..1], &anthropic[4..]].concat();
+        assert_eq!(check(Protocol::Anthropic, &empty), Err(Reason::ResponseEmpty));
+        // The whole object repeats the items.
+        let completed = json!({"type": "response.completed", "response": {"status": "completed", "output": [{}]}});
+        assert_eq!(check(Protocol::Responses, &[responses[0].clone(), completed]), Ok(()));
+        assert_eq!(check(Protocol::Responses, &responses[2..]), Err(Reason::ResponseEmpty));
+        let goes_on = [ollama[0].clone(), ollama[1].clone(), ollama[0].clone()];
+        assert_eq!(check(Protocol::Ollama, &goes_on), Err(Reason::Truncated));
+        assert_eq!(check(Protocol::Google, &[json!({"code": 1, "message": "m"})]), Err(Reason::ErrorBody));
+    }
+
+    #[test]
+    fn a_usage_chunk_is_left_out_only_if_nothing_is_lost() {
+        let body = |more: &str| {
+            let chunk =
+                r#"{"id":"i","created":1,"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"}]}"#;
+            format!(
+                "data: {chunk}\n\ndata: {{\"id\":\"i\",\"created\":2,\"choices\":[],\"usage\":{{\"a\":1}}{more}}}\n\ndata: [DONE]\n\n"
+            )
+        };
+        for more in ["", r#","citations":null"#, r#","obfuscation":"x""#] {
+            let left = Protocol::Chat.without_usage(body(more).as_bytes()).unwrap();
+            assert!(!String::from_utf8(left).unwrap().contains("usage"), "{more}");
+        }
+        for more in [r#","citations":["u"]"#, r#","search_results":[]"#, r#","timings":{"a":1}"#, r#","new":7"#] {
+            assert_eq!(Protocol::Chat.without_usage(body(more).as_bytes()), None, "{more}");
+        }
+    }
 
     #[test]
     fn numbers_are_not_faked() {

@@ -1,6 +1,7 @@
 //! Ollama chat and generate (its API documentation): one JSON object a line, the last with `"done": true`.
 
 use super::finish_reason::reject_finish_reason;
+use super::open_parts::OpenParts;
 use super::{EventKind, text};
 use crate::http::sse::Event;
 use serde_json::{Map, Value};
@@ -15,6 +16,24 @@ pub(super) fn event_kind(value: &Value) -> EventKind {
         }
         _ => EventKind::Delta,
     }
+}
+
+/// Whether a line is part of a response.
+pub(super) fn is_progress(value: &Value) -> bool {
+    let is = |name: &str, test: fn(&Value) -> bool| value.get(name).is_some_and(test);
+    is("message", Value::is_object) || is("response", Value::is_string) || is("done", Value::is_boolean)
+}
+
+/// Whether a line has text, reasoning, tool calls or images in it.
+pub(super) fn says_something(value: &Value) -> bool {
+    const MEMBERS: [&str; 6] = ["content", "image", "images", "response", "thinking", "tool_calls"];
+    let has_one = |part: &Value| MEMBERS.iter().filter_map(|name| part.get(*name)).any(|member| !is_empty(member));
+    has_one(value) || value.get("message").is_some_and(has_one)
+}
+
+/// Takes note of the end, which only the last line has.
+pub(super) fn track(value: &Value, parts: &mut OpenParts) {
+    parts.update("response", None, true, value.get("done") == Some(&Value::Bool(true)));
 }
 
 /// Stream to object: Ollama itself answers with the last line, in which it puts the texts, tool calls and log

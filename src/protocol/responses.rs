@@ -1,5 +1,6 @@
 //! OpenAI responses (API reference, "Streaming events"). The terminal event carries the whole object.
 
+use super::open_parts::OpenParts;
 use super::{EventKind, items, text};
 use crate::http::sse::Event;
 use crate::status::Reason;
@@ -17,6 +18,26 @@ pub(super) fn event_kind(value: &Value) -> EventKind {
         "response.completed" | "response.incomplete" | "response.cancelled" => EventKind::Error(Reason::NotCompleted),
         "response.failed" | "error" => EventKind::Error(Reason::ErrorBody),
         _ => EventKind::Delta,
+    }
+}
+
+/// Whether an event has output in it.
+pub(super) fn says_something(value: &Value) -> bool {
+    let output = value.pointer("/response/output").and_then(Value::as_array);
+    text(value, "type") == "response.output_item.done" || output.is_some_and(|output| !output.is_empty())
+}
+
+/// Takes note of the output items. The whole object at the end has all of them.
+pub(super) fn track(value: &Value, parts: &mut OpenParts) {
+    let index = value.get("output_index").and_then(Value::as_u64);
+    match text(value, "type") {
+        "response.output_item.added" => parts.begin("item", index),
+        "response.output_item.done" => parts.end("item", index),
+        "response.completed" => {
+            let output = value.pointer("/response/output").and_then(Value::as_array);
+            (0u64..).zip(output.into_iter().flatten()).for_each(|(index, _)| parts.end("item", Some(index)));
+        }
+        _ => {}
     }
 }
 

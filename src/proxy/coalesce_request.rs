@@ -90,6 +90,7 @@ impl CoalesceRequest {
     /// What the capture of the response needs to know.
     pub fn capture_options(&self, config: &Config) -> CaptureOptions {
         CaptureOptions {
+            key: self.key,
             endpoint: self.endpoint,
             response_mode: self.response_mode,
             max_bytes: config.cache.max_bytes,

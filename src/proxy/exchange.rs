@@ -263,7 +263,7 @@ async fn forward<P: Platform>(
         // The client has its response already or has disconnected.
         Joined::Handled | Joined::Busy => return log.delegate(),
         Joined::Entry { value, retained } => {
-            if let Some((head, body)) = platform.open_entry(&value).await
+            if let Some((head, body)) = platform.open_entry(&fetch.key, &value).await
                 && let Some(cached) =
                     fetch.respond_with_entry(&head, retained, platform.now(), || body.to_vec(), log.fields_mut())
             {

@@ -83,8 +83,12 @@ pub trait Platform: Clone + 'static {
     fn remember(&self, request: &CacheableRequest, log: &ExchangeLog);
     /// What the memory tier or the store holds.
     fn look_up(&self, request: &CacheableRequest) -> impl Future<Output = (Lookup, Option<Self::Buffer>)>;
-    /// Verifies an encoded entry and takes it apart. `None`: it is damaged.
-    fn open_entry(&self, value: &Self::Buffer) -> impl Future<Output = Option<(EntryHead, Self::Buffer)>>;
+    /// Verifies an encoded entry and takes it apart. `None`: it is damaged, or belongs to another key.
+    fn open_entry(
+        &self,
+        key: &CacheKey,
+        value: &Self::Buffer,
+    ) -> impl Future<Output = Option<(EntryHead, Self::Buffer)>>;
     /// A number that grows with every fetch, so that an older response never replaces a newer one.
     fn next_sequence(&self) -> u64;
     /// Stores an entry, unless a newer one has been stored or it has been deleted since `sequence`.

@@ -24,14 +24,40 @@ pub enum Endpoint {
     Ollama,
     /// `audio/speech`: the response is audio.
     Speech,
-    /// Embeddings, moderations, images, token counts, rankings and others with one JSON response.
-    Compute,
+    /// One that responds with JSON and never streams.
+    Compute(Computation),
     /// One that `CACHE_PATHS` adds. Nothing is known about its responses.
     Custom,
 }
 
-/// Collections at a provider. A POST below them changes state.
-const STATEFUL: [&str; 17] = [
+/// What an endpoint that does not generate a conversation computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Computation {
+    /// `embeddings`; Cohere's and Ollama's `embed`; Google's `:embedContent` and `:batchEmbedContents`.
+    Embeddings,
+    /// `moderations`.
+    Moderations,
+    /// `images/generations`.
+    Images,
+    /// Anthropic's `messages/count_tokens`, Google's `:countTokens`.
+    TokenCount,
+    /// `rerank`.
+    Rerank,
+    /// Cohere's `classify`.
+    Classify,
+    /// Mistral's `ocr`.
+    Ocr,
+    /// Cohere's and AI21's `generate`.
+    Generate,
+    /// OpenAI's legacy `edits`.
+    Edits,
+    /// OpenAI's legacy `answers`.
+    Answers,
+}
+
+/// Collections at a provider. A POST below them changes state. Below `async` it makes a job.
+const STATEFUL: [&str; 18] = [
+    "async",
     "threads",
     "conversations",
     "assistants",
@@ -67,10 +93,11 @@ impl Endpoint {
         match segments.as_slice() {
             [.., "chat" | "fim", "completions"] => Some(Endpoint::ChatCompletions),
             [.., "audio", "speech"] => Some(Endpoint::Speech),
-            [.., "images", "generations"] | [.., "messages", "count_tokens"] => Some(Endpoint::Compute),
+            [.., "images", "generations"] => Some(Endpoint::Compute(Computation::Images)),
+            [.., "messages", "count_tokens"] => Some(Endpoint::Compute(Computation::TokenCount)),
             [.., "images" | "audio" | "videos", _] => None,
             ["api", "chat" | "generate"] => Some(Endpoint::Ollama),
-            ["api", "embed" | "embeddings"] => Some(Endpoint::Compute),
+            ["api", "embed" | "embeddings"] => Some(Endpoint::Compute(Computation::Embeddings)),
             [.., "engines" | "deployments", _, name] | [.., name] => {
                 let above = segments.len().checked_sub(2).and_then(|i| segments.get(i));
                 let collection = segments.iter().rev().nth(2);
@@ -82,17 +109,29 @@ impl Endpoint {
         }
     }
 
+    /// Whether a request to `rest` makes a job, whose result comes later: it is below `async`.
+    pub fn makes_job(rest: &str) -> bool {
+        percent_decode_str(rest).decode_utf8_lossy().split('/').any(|segment| segment == "async")
+    }
+
     /// The endpoint by the last segment. Words that other APIs use differently count only directly below a version or a
     /// deployment.
     fn by_last_segment(name: &str, below_version: bool) -> Option<Endpoint> {
         match name {
-            "embeddings" | "moderations" | "rerank" => Some(Endpoint::Compute),
+            "embeddings" => Some(Endpoint::Compute(Computation::Embeddings)),
+            "moderations" => Some(Endpoint::Compute(Computation::Moderations)),
+            "rerank" => Some(Endpoint::Compute(Computation::Rerank)),
             "responses" => Some(Endpoint::Responses),
             _ if !below_version => None,
             "completions" => Some(Endpoint::Completions),
             "messages" => Some(Endpoint::Messages),
             "chat" => Some(Endpoint::CohereChat),
-            "edits" | "answers" | "generate" | "embed" | "classify" | "ocr" => Some(Endpoint::Compute),
+            "edits" => Some(Endpoint::Compute(Computation::Edits)),
+            "answers" => Some(Endpoint::Compute(Computation::Answers)),
+            "generate" => Some(Endpoint::Compute(Computation::Generate)),
+            "embed" => Some(Endpoint::Compute(Computation::Embeddings)),
+            "classify" => Some(Endpoint::Compute(Computation::Classify)),
+            "ocr" => Some(Endpoint::Compute(Computation::Ocr)),
             _ => None,
         }
     }
@@ -101,14 +140,15 @@ impl Endpoint {
         match method {
             "generateContent" => Some(Endpoint::GenerateContent),
             "streamGenerateContent" => Some(Endpoint::StreamGenerateContent),
-            "embedContent" | "batchEmbedContents" | "countTokens" => Some(Endpoint::Compute),
+            "embedContent" | "batchEmbedContents" => Some(Endpoint::Compute(Computation::Embeddings)),
+            "countTokens" => Some(Endpoint::Compute(Computation::TokenCount)),
             _ => None,
         }
     }
 
     /// Whether requests hold a conversation, so that `chat` matching applies.
     pub fn is_chat(self) -> bool {
-        !matches!(self, Endpoint::Speech | Endpoint::Compute | Endpoint::Custom)
+        !matches!(self, Endpoint::Speech | Endpoint::Compute(_) | Endpoint::Custom)
     }
 
     /// Whether its plain responses are JSON.
@@ -170,26 +210,26 @@ mod tests {
             ("completions", Endpoint::Completions),
             ("v1/engines/davinci/completions", Endpoint::Completions),
             ("responses", Endpoint::Responses),
-            ("v1/embeddings", Endpoint::Compute),
-            ("embeddings/", Endpoint::Compute),
-            ("moderations", Endpoint::Compute),
-            ("edits", Endpoint::Compute),
-            ("answers", Endpoint::Compute),
-            ("images/generations", Endpoint::Compute),
+            ("v1/embeddings", Endpoint::Compute(Computation::Embeddings)),
+            ("embeddings/", Endpoint::Compute(Computation::Embeddings)),
+            ("moderations", Endpoint::Compute(Computation::Moderations)),
+            ("edits", Endpoint::Compute(Computation::Edits)),
+            ("answers", Endpoint::Compute(Computation::Answers)),
+            ("images/generations", Endpoint::Compute(Computation::Images)),
             ("audio/speech", Endpoint::Speech),
             ("v1/messages", Endpoint::Messages),
-            ("v1/messages/count_tokens", Endpoint::Compute),
+            ("v1/messages/count_tokens", Endpoint::Compute(Computation::TokenCount)),
             ("v1beta/models/m:generateContent", Endpoint::GenerateContent),
             ("v1beta/models/m:streamGenerateContent", Endpoint::StreamGenerateContent),
-            ("v1beta/models/m:batchEmbedContents", Endpoint::Compute),
-            ("v1beta/models/m:countTokens", Endpoint::Compute),
+            ("v1beta/models/m:batchEmbedContents", Endpoint::Compute(Computation::Embeddings)),
+            ("v1beta/models/m:countTokens", Endpoint::Compute(Computation::TokenCount)),
             ("v2/chat", Endpoint::CohereChat),
-            ("v2/rerank", Endpoint::Compute),
-            ("v1/classify", Endpoint::Compute),
-            ("v1/ocr", Endpoint::Compute),
+            ("v2/rerank", Endpoint::Compute(Computation::Rerank)),
+            ("v1/classify", Endpoint::Compute(Computation::Classify)),
+            ("v1/ocr", Endpoint::Compute(Computation::Ocr)),
             ("api/chat", Endpoint::Ollama),
             ("api/generate", Endpoint::Ollama),
-            ("api/embed", Endpoint::Compute),
+            ("api/embed", Endpoint::Compute(Computation::Embeddings)),
         ] {
             assert_eq!(Endpoint::at(rest), Some(endpoint), "{rest}");
         }
@@ -200,6 +240,9 @@ mod tests {
         for rest in [
             "",
             "files",
+            "async/chat/completions",
+            "api/paas/v4/async/chat/completions",
+            "%61sync/embeddings",
             "v1/threads/t/messages",
             "threads/t/runs",
             "batches",

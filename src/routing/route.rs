@@ -131,6 +131,7 @@ fn custom(config: &Config, rest: &str) -> Option<Endpoint> {
         .iter()
         .any(|glob| glob.matches(rest) || glob.matches(shorter))
         .then_some(Endpoint::Custom)
+        .filter(|_| !Endpoint::makes_job(rest))
 }
 
 /// `base_path` + `/` + `rest` at the base's origin. `None` where the rest would climb out of the base path.
@@ -305,6 +306,7 @@ mod tests {
             _ => None,
         };
         assert_eq!(endpoint("/proxy/x/y/z"), Some(Endpoint::Custom));
+        assert_eq!(endpoint("/proxy/x/async/z"), None);
         assert_eq!(endpoint("/proxy/y"), None);
         let vars = [("CACHE_PATHS", "tokenize"), ("OPENAI_BASE_URL", "https://h")];
         let target = route(&config(&vars), "/v1/tokenize", None);

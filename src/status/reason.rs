@@ -115,6 +115,10 @@ reasons! {
     Superseded = "superseded",
     /// Not stored: the response body is empty.
     ResponseEmpty = "answer-empty",
+    /// Not stored: `Vary` is `*` or names a header that is not part of the cache key.
+    Vary = "vary",
+    /// Not stored: the body is neither JSON nor a stream and has no length, so half of it would look whole.
+    LengthUnknown = "length-unknown",
     /// Not stored: the response was truncated.
     Truncated = "truncated",
     /// Not stored: the response paused for longer than `IDLE_TIMEOUT`.

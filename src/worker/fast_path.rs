@@ -175,7 +175,7 @@ impl Plan {
         }
         let body_start = prefix.body_start();
         let head = value.subarray(prefix_len, u32::try_from(body_start).ok()?).to_vec();
-        let head = entry::decode_head(&head)?;
+        let head = entry::decode_head(&head, &self.plan.key)?;
         let FastPathHit { response, log, valid_until } = self.plan.hit(&head, digest.is_none(), millis(now))?;
         let length = usize::try_from(value.length()).ok()?.saturating_sub(body_start);
         let measurements = Measurements { bytes: u64::try_from(length).ok(), ..Measurements::default() };

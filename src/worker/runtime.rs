@@ -257,18 +257,18 @@ impl Platform for Runtime {
     async fn look_up(&self, request: &CacheableRequest) -> (Lookup, Option<Uint8Array>) {
         let Some(store) = self.0.store.as_ref().filter(|_| request.reads()) else { return (Lookup::Miss, None) };
         let name = request.key.storage_key();
-        let in_memory = memory::get(&name).and_then(|value| store::split_verified(&value));
+        let in_memory = memory::get(&name).and_then(|value| store::split_verified(&request.key, &value));
         match in_memory.filter(|(head, _)| request.is_fresh_hit(head, now())) {
             Some((head, body)) => (Lookup::InMemory(head), Some(body)),
             None => match self.0.probe.as_ref().and_then(|probe| fast_path::store_read(probe, &name)) {
-                Some(value) => store::verify_and_cache(&name, value).await,
-                None => store.get(&name, request.salt.as_ref(), &self.0.config).await,
+                Some(value) => store::verify_and_cache(&request.key, value).await,
+                None => store.get(&request.key, request.salt.as_ref(), &self.0.config).await,
             },
         }
     }
 
-    async fn open_entry(&self, value: &Uint8Array) -> Option<(EntryHead, Uint8Array)> {
-        store::verify(value).await
+    async fn open_entry(&self, key: &CacheKey, value: &Uint8Array) -> Option<(EntryHead, Uint8Array)> {
+        store::verify(key, value).await
     }
 
     fn next_sequence(&self) -> u64 {

@@ -61,8 +61,8 @@ struct Message {
     repeat: Option<Repeat>,
     #[serde(default)]
     unreachable: bool,
-    #[serde(default, rename = "chunked")]
-    _chunked: bool,
+    #[serde(default)]
+    chunked: bool,
     truncate: Option<usize>,
 }
 
@@ -153,10 +153,13 @@ impl Message {
     /// The response to the n-th upstream call. Without a body it has that of `default`.
     fn response(&self, default: &Message, call: usize) -> UpstreamResponse {
         let default = || String::from_utf8(default.bytes().unwrap()).unwrap().replace("{call}", &call.to_string());
+        let body = self.bytes().unwrap_or_else(|| default().into_bytes());
+        let length = body.len().to_string();
+        let framing = if self.chunked { ("transfer-encoding", "chunked") } else { ("content-length", length.as_str()) };
         UpstreamResponse {
             status: self.status.unwrap_or(200).try_into().unwrap(),
-            headers: self.header_map(&[("content-type", "application/json")]),
-            body: self.bytes().unwrap_or_else(|| default().into_bytes()),
+            headers: self.header_map(&[("content-type", "application/json"), framing]),
+            body,
             unreachable: self.unreachable,
             truncated: self.truncate.is_some(),
         }

@@ -3,8 +3,8 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use proptest::prelude::*;
 use reprise::testing::{
-    CacheOutcome, CacheableRequest, CachedResponse, Config, Decision, EntryHead, FastPathPlan, LogFields, Lookup,
-    OnBody, OnHead, OnLookup, OnRequest, RequestHead, ResponseMode, fast_path_ignored_headers, on_head,
+    CacheKey, CacheOutcome, CacheableRequest, CachedResponse, Config, Decision, EntryHead, FastPathPlan, LogFields,
+    Lookup, OnBody, OnHead, OnLookup, OnRequest, RequestHead, ResponseMode, fast_path_ignored_headers, on_head,
 };
 
 const BODY: &[u8] = br#"{"model":"m","messages":[{"role":"user","content":"a question"}]}"#;
@@ -95,10 +95,12 @@ const STORED_AT: u64 = 1_700_000_000_000;
 fn entries() -> impl Strategy<Value = EntryHead> {
     let expires = prop_oneof![Just(None), (1u64..20_000).prop_map(|ms| Some(STORED_AT + ms))];
     (expires, any::<bool>(), any::<bool>()).prop_map(|(expires_at, stream, include_usage)| EntryHead {
+        key: CacheKey::from_hex(&"0".repeat(64)).unwrap(),
         status: 200,
         headers: vec![("content-type".into(), "application/json".into()), ("x-request-id".into(), "r".into())],
         stored_at: STORED_AT,
         expires_at,
+        valid_until: None,
         stream,
         requested_mode: ResponseMode { stream, include_usage },
         has_usage: include_usage,

@@ -335,15 +335,15 @@ impl Platform for Plain {
         let store = self.state.store.borrow();
         match store.get(&request.key.to_string()).filter(|_| request.reads()) {
             Some(value) => {
-                let entry = Entry::decode(value).unwrap();
+                let entry = Entry::decode(value, &request.key).unwrap();
                 (Lookup::Stored(entry.head), Some(Bytes(entry.body.into())))
             }
             None => (Lookup::Miss, None),
         }
     }
 
-    async fn open_entry(&self, value: &Bytes) -> Option<(EntryHead, Bytes)> {
-        Entry::decode(&value.0).map(|entry| (entry.head, Bytes(entry.body.into())))
+    async fn open_entry(&self, key: &CacheKey, value: &Bytes) -> Option<(EntryHead, Bytes)> {
+        Entry::decode(&value.0, key).map(|entry| (entry.head, Bytes(entry.body.into())))
     }
 
     fn next_sequence(&self) -> u64 {

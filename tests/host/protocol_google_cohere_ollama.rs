@@ -356,6 +356,8 @@ fn ollama_answer() -> impl Strategy<Value = Value> {
     let logprobs = prop::collection::vec(any_json(), 0..3);
     (any::<bool>(), texts, logprobs, any_json()).prop_map(|(chat, (said, thought, calls), logprobs, future)| {
         let some = |items: Vec<Value>| (!items.is_empty()).then(|| Value::Array(items));
+        // An empty response is not stored.
+        let said = if thought.is_none() { format!("a{said}") } else { said };
         let thought = thought.map(Value::from);
         let (message, others) = if chat {
             let message = [

@@ -62,7 +62,7 @@ fn block() -> impl Strategy<Value = Value> {
 
 fn message() -> impl Strategy<Value = Value> {
     let usage = (any::<u32>(), members(value()));
-    let blocks = prop::collection::vec(block(), 0..5);
+    let blocks = prop::collection::vec(block(), 1..5);
     (blocks, usage, prop::option::of(text()), value(), members(value())).prop_map(
         |(content, (tokens, counts), stop_sequence, container, future)| {
             let usage = json!({"input_tokens": 7, "server_tool_use": null, "output_tokens": tokens});
@@ -106,7 +106,7 @@ fn item() -> impl Strategy<Value = Value> {
 }
 
 fn response() -> impl Strategy<Value = Value> {
-    (prop::collection::vec(item(), 0..5), members(value())).prop_map(|(mut output, future)| {
+    (prop::collection::vec(item(), 1..5), members(value())).prop_map(|(mut output, future)| {
         for (index, item) in output.iter_mut().enumerate() {
             item["id"] = format!("id_{index}").into();
             item["call_id"] = format!("call_{index}").into();

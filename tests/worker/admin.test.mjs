@@ -5,7 +5,7 @@ import { after, beforeEach, describe, test } from "node:test";
 import { assertProxyError } from "../../testkit/assertions.mjs";
 import { detailOf, keyOf, xCacheStatusOf } from "../../testkit/cache-status.mjs";
 import { send } from "../../testkit/client.mjs";
-import { chatCompletion, chatRequest } from "../../testkit/fixtures.mjs";
+import { chatCompletion, chatRequest, result, resultText } from "../../testkit/fixtures.mjs";
 import { DETAIL } from "../../testkit/names.mjs";
 import { worker } from "../../testkit/test-worker.mjs";
 import { startUpstream } from "../../testkit/upstream.mjs";
@@ -128,20 +128,20 @@ test("a coalesced fetch forgets a deleted response at once", async () => {
   await admin(proxy, "DELETE", `/admin/cache/${keyOf(first)}`);
   const again = await ask(proxy);
   assert.equal(xCacheStatusOf(again), "MISS");
-  assert.equal(again.body.toString(), '{"id":"answer-2"}');
+  assert.equal(again.body.toString(), resultText("answer-2"));
 });
 
 test("a response that is in flight when its key is deleted is sent but not stored", async () => {
   const proxy = await worker({ vars: { ...VARS, COALESCE: "true" } });
   await proxy.clear();
   const first = await ask(proxy);
-  const release = upstream.holdNext({ json: { id: "late" } });
+  const release = upstream.holdNext({ json: result("late") });
   const lines = proxy.lines.length;
   const late = send(proxy.origin, chatRequest("Hi", { headers: { "x-proxy-refresh": "true" } }));
   await upstream.received(2);
   await admin(proxy, "DELETE", `/admin/cache/${keyOf(first)}`);
   release();
-  assert.equal((await late).body.toString(), '{"id":"late"}');
+  assert.equal((await late).body.toString(), resultText("late"));
   await proxy.logged(lines + 2);
   assert.deepEqual(await proxy.entries(), []);
 });

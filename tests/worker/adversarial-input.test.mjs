@@ -10,7 +10,7 @@ import { createGzip, gunzipSync, gzipSync } from "node:zlib";
 import { assertProxyError, assertSameBytes } from "../../testkit/assertions.mjs";
 import { detailOf, xCacheStatusOf } from "../../testkit/cache-status.mjs";
 import { open, send, sendRaw } from "../../testkit/client.mjs";
-import { chatRequest } from "../../testkit/fixtures.mjs";
+import { chatRequest, result, resultText } from "../../testkit/fixtures.mjs";
 import { worker } from "../../testkit/test-worker.mjs";
 import { startUpstream } from "../../testkit/upstream.mjs";
 import { waitFor, withTimeout } from "../../testkit/wait.mjs";
@@ -81,12 +81,12 @@ let checked = 0; // how much of the Worker's output has been checked
 async function assertStillWorks() {
   upstream.reset();
   ordinary += 1;
-  upstream.next({ json: { id: `ordinary response ${ordinary}` } });
+  upstream.next({ json: result(`ordinary response ${ordinary}`) });
   for (const status of ["MISS", "HIT"]) {
     const reply = await proxy.settled(() => ask(requestBody(`ordinary request ${ordinary}`)));
     assert.equal(reply.status, 200);
     assert.equal(xCacheStatusOf(reply), status);
-    assert.equal(reply.body.toString(), JSON.stringify({ id: `ordinary response ${ordinary}` }));
+    assert.equal(reply.body.toString(), resultText(`ordinary response ${ordinary}`));
   }
   assert.equal(upstream.calls.length, 1);
   assertNoPanic(proxy.output.slice(checked));
@@ -220,7 +220,7 @@ for (const [name, request] of /** @type {any[][]} */ ([
 
 test("a compressed response that is too large to store reaches its client complete", async () => {
   upstream.reset();
-  const long = Buffer.from(JSON.stringify({ id: "x".repeat(30 * MB) }));
+  const long = Buffer.from(resultText("x".repeat(30 * MB)));
   upstream.next(gzipped(gzipSync(long, { level: 1 })));
   const reply = await proxy.settled(() =>
     send(proxy.origin, chatRequest("long and compressed", { headers: { "accept-encoding": "gzip" } })),
@@ -360,7 +360,7 @@ test("clients that never finish their requests delay no other", async () => {
 
 test("a client that reads slowly delays no other, and its response is stored", async () => {
   upstream.reset();
-  const big = JSON.stringify({ id: "x".repeat(5 * MB) });
+  const big = resultText("x".repeat(5 * MB));
   upstream.next({ body: big });
   const lines = proxy.lines.length;
   const reply = await open(proxy.origin, chatRequest("slow reader"));

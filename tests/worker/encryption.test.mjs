@@ -6,7 +6,7 @@ import { after, beforeEach, test } from "node:test";
 import { detailOf, keyOf, xCacheStatusOf } from "../../testkit/cache-status.mjs";
 import { send } from "../../testkit/client.mjs";
 import { decodeEntry } from "../../testkit/entry.mjs";
-import { chatEvent, chatRequest, DONE, EVENT_STREAM } from "../../testkit/fixtures.mjs";
+import { chatEvent, chatRequest, DONE, EVENT_STREAM, result, resultText } from "../../testkit/fixtures.mjs";
 import { worker } from "../../testkit/test-worker.mjs";
 import { startUpstream } from "../../testkit/upstream.mjs";
 import { waitFor } from "../../testkit/wait.mjs";
@@ -33,7 +33,7 @@ for (const store of ["kv", "upstash"]) {
   test(`a stored entry reveals nothing of its request or response, and is a hit (${store})`, async () => {
     const proxy = await encrypted("geheim", { store });
     await proxy.clear();
-    upstream.next({ headers: { "x-request-id": "req_plain" }, json: { id: "plain-response" } });
+    upstream.next({ headers: { "x-request-id": "req_plain" }, json: result("plain-response") });
     await ask(proxy);
     const [[name, bytes]] = await proxy.entries();
     assert.deepEqual(bytes.subarray(0, HEAD.length), HEAD);
@@ -41,7 +41,7 @@ for (const store of ["kv", "upstash"]) {
     assert.ok(Buffer.byteLength(name) <= 512);
     const hit = await ask(proxy);
     assert.equal(xCacheStatusOf(hit), "HIT");
-    assert.equal(hit.body.toString(), '{"id":"plain-response"}');
+    assert.equal(hit.body.toString(), resultText("plain-response"));
     assert.equal(hit.headers["x-request-id"], "req_plain");
     assert.equal(upstream.calls.length, 1);
   });
@@ -74,7 +74,7 @@ for (const COALESCE of ["true", "false"]) {
 test("two encryptions of one response have nothing in common", async () => {
   const proxy = await encrypted("geheim");
   await proxy.clear();
-  upstream.otherwise({ json: { id: "the same" } });
+  upstream.otherwise({ json: result("the same") });
   const seen = [];
   for (const refresh of ["false", "true"]) {
     await ask(proxy, { "x-proxy-refresh": refresh });
@@ -88,7 +88,7 @@ test("two encryptions of one response have nothing in common", async () => {
 test("secrets can be rotated: the first encrypts, all decrypt, and anything else is a miss", async () => {
   const [old, rotated, fresh] = [await encrypted("old"), await encrypted("new, old"), await encrypted("new")];
   await old.clear();
-  upstream.next({ json: { id: "of the old" } });
+  upstream.next({ json: result("of the old") });
   await ask(old);
   await copy(old, rotated);
   assert.equal(xCacheStatusOf(await ask(rotated)), "HIT");
@@ -123,7 +123,7 @@ test("an encrypted entry is a miss under another request's key, or another tenan
 test("an encrypted entry is a miss after any change", async () => {
   const proxy = await encrypted("geheim");
   await proxy.clear();
-  upstream.otherwise({ json: { id: "right" } });
+  upstream.otherwise({ json: result("right") });
   await ask(proxy);
   const [[name, bytes]] = await proxy.entries();
   const flipped = (at) => Buffer.from(bytes.map((byte, i) => (i === at ? byte ^ 1 : byte)));
@@ -135,7 +135,7 @@ test("an encrypted entry is a miss after any change", async () => {
     const reply = await ask(proxy);
     assert.equal(xCacheStatusOf(reply), "MISS");
     assert.equal(detailOf(reply), "entry-corrupt");
-    assert.equal(reply.body.toString(), '{"id":"right"}');
+    assert.equal(reply.body.toString(), resultText("right"));
   }
   assert.equal(xCacheStatusOf(await ask(proxy)), "HIT");
 });
@@ -143,12 +143,12 @@ test("an encrypted entry is a miss after any change", async () => {
 test("with a secret, an unencrypted entry is a miss", async () => {
   const [plain, proxy] = [await worker({ vars: VARS }), await encrypted("geheim")];
   await plain.clear();
-  upstream.next({ json: { id: "planted" } });
+  upstream.next({ json: result("planted") });
   await ask(plain);
   await copy(plain, proxy);
   const reply = await ask(proxy);
   assert.equal(detailOf(reply), "entry-corrupt");
-  assert.equal(reply.body.toString(), '{"id":"answer-2"}');
+  assert.equal(reply.body.toString(), resultText("answer-2"));
   // And without the secret an encrypted entry is a miss.
   await copy(proxy, plain);
   assert.equal(detailOf(await ask(plain)), "entry-corrupt");
@@ -186,5 +186,5 @@ test("neither the secret nor the store's key is enough to decrypt an entry", asy
   const target = ["POST", `${upstream.origin}/v1/chat/completions`, length(0), "exact", length(0)];
   const body = ["canonical", sha256('{"messages":[{"content":"Hi","role":"user"}],"model":"m"}')];
   const request = list("reprise-sealing-1", "", ...tenant, ...target, ...body);
-  assert.equal(decrypt(sha256(request)).body.toString(), '{"id":"answer-1"}');
+  assert.equal(decrypt(sha256(request)).body.toString(), resultText("answer-1"));
 });

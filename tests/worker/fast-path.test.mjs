@@ -6,7 +6,7 @@ import { after, beforeEach, test } from "node:test";
 import { detailOf, keyOf, xCacheStatusOf } from "../../testkit/cache-status.mjs";
 import { send } from "../../testkit/client.mjs";
 import { decodeEntry, encodeEntry, HEAD_AT } from "../../testkit/entry.mjs";
-import { chatCompletion, chatEvent, chatRequest, DONE, EVENT_STREAM } from "../../testkit/fixtures.mjs";
+import { chatCompletion, chatEvent, chatRequest, DONE, EVENT_STREAM, result, resultText } from "../../testkit/fixtures.mjs";
 import { DETAIL, METRIC } from "../../testkit/names.mjs";
 import { worker } from "../../testkit/test-worker.mjs";
 import { startUpstream } from "../../testkit/upstream.mjs";
@@ -54,7 +54,7 @@ for (const store of ["kv", "upstash"]) {
         const prompt = freshPrompt();
         // The isolate must know the head first.
         for (let n = 0; n < 2; n += 1) await ask(proxy, freshPrompt());
-        upstream.next({ headers: { "x-request-id": "req_1", "openai-version": "1" }, json: { id: "a", text: "äöü" } });
+        upstream.next({ headers: { "x-request-id": "req_1", "openai-version": "1" }, json: result("äöü") });
         await ask(proxy, prompt);
         const [slow, bySlowPath] = await countFastPath(proxy, () => ask(proxy, prompt, { "x-unheard-of": "1" }));
         const slowLine = proxy.lines.at(-2);
@@ -100,8 +100,8 @@ test("the fast path serves no client another's response, and none without a toke
   const proxy = await worker({ vars: { ...VARS, ...MEMORY, PROXY_TOKENS: "tok-a,tok-b" } });
   const prompt = freshPrompt();
   const as = (token) => ask(proxy, prompt, { authorization: `Bearer ${token}` });
-  for (let n = 0; n < 4; n += 1) assert.equal((await as("tok-a")).body.toString(), '{"id":"answer-1"}');
-  for (let n = 0; n < 4; n += 1) assert.equal((await as("tok-b")).body.toString(), '{"id":"answer-2"}');
+  for (let n = 0; n < 4; n += 1) assert.equal((await as("tok-a")).body.toString(), resultText("answer-1"));
+  for (let n = 0; n < 4; n += 1) assert.equal((await as("tok-b")).body.toString(), resultText("answer-2"));
   for (let n = 0; n < 2; n += 1) assert.equal((await as("tok-c")).status, 401);
   assert.equal(upstream.calls.length, 2);
 });
@@ -111,7 +111,7 @@ for (const [tier, more] of Object.entries(tiers)) {
     const proxy = await worker({ vars: { ...VARS, ...more } });
     const prompt = freshPrompt();
     const answers = async (id) => {
-      for (let n = 0; n < 4; n += 1) assert.equal((await ask(proxy, prompt)).body.toString(), `{"id":"answer-${id}"}`);
+      for (let n = 0; n < 4; n += 1) assert.equal((await ask(proxy, prompt)).body.toString(), resultText(`answer-${id}`));
     };
     await answers(1);
     await ask(proxy, prompt, { "x-proxy-refresh": "true" });
@@ -126,7 +126,7 @@ for (const [tier, more] of Object.entries(tiers)) {
     let reply;
     do reply = await ask(proxy, other, brief);
     while (xCacheStatusOf(reply) === "HIT");
-    assert.equal(reply.body.toString(), '{"id":"answer-5"}');
+    assert.equal(reply.body.toString(), resultText("answer-5"));
   });
 }
 
@@ -186,11 +186,11 @@ test("an entry that is damaged after the fast path was learned is a miss with a 
   for (const at of [0, 4, HEAD_AT - 1, HEAD_AT, bytes.length - 1]) {
     const damaged = Buffer.from(bytes);
     damaged[at] ^= 1;
-    upstream.next({ body: JSON.stringify({ id: "answer-1" }), headers: { "content-type": "application/json" } });
+    upstream.next({ body: resultText("answer-1"), headers: { "content-type": "application/json" } });
     await proxy.kv.put(name, damaged, { metadata });
     const reply = await ask(proxy, prompt);
     assert.deepEqual([xCacheStatusOf(reply), detailOf(reply)], ["MISS", "entry-corrupt"], `byte ${at}`);
-    assert.equal(reply.body.toString(), '{"id":"answer-1"}');
+    assert.equal(reply.body.toString(), resultText("answer-1"));
     upstream.reset();
     await ask(proxy, prompt);
   }

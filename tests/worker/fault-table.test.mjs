@@ -21,7 +21,7 @@ import { assertHeaders, assertProxyError, assertSameBytes } from "../../testkit/
 import { detailOf, xCacheStatusOf } from "../../testkit/cache-status.mjs";
 import { send } from "../../testkit/client.mjs";
 import { ageEntries, DIGEST_AT, decodeEntry, VERSION_AT } from "../../testkit/entry.mjs";
-import { chatRequest, chatStream } from "../../testkit/fixtures.mjs";
+import { chatRequest, chatStream, resultText } from "../../testkit/fixtures.mjs";
 import { LOG } from "../../testkit/names.mjs";
 import { worker } from "../../testkit/test-worker.mjs";
 import { startUpstream } from "../../testkit/upstream.mjs";
@@ -42,7 +42,7 @@ const VARS = {
 const NEVER = new Promise(() => {});
 
 const responses = {
-  plain: (name) => ({ type: "application/json", bytes: Buffer.from(JSON.stringify({ id: name, choices: [] })) }),
+  plain: (name) => ({ type: "application/json", bytes: Buffer.from(resultText(name)) }),
   stream: (name) => ({
     type: "text/event-stream",
     bytes: Buffer.from(chatStream([name, "more"])),

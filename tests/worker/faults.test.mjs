@@ -6,7 +6,7 @@ import { assertProxyError } from "../../testkit/assertions.mjs";
 import { detailOf, xCacheStatusOf } from "../../testkit/cache-status.mjs";
 import { send } from "../../testkit/client.mjs";
 import { DIGEST_AT, decodeEntry, encodeEntry, HEAD_AT, VERSION_AT } from "../../testkit/entry.mjs";
-import { chatRequest } from "../../testkit/fixtures.mjs";
+import { chatRequest, resultText } from "../../testkit/fixtures.mjs";
 import { worker } from "../../testkit/test-worker.mjs";
 import { controlledStream, startUpstream } from "../../testkit/upstream.mjs";
 import { withTimeout } from "../../testkit/wait.mjs";
@@ -25,7 +25,7 @@ const ask = (proxy, content = "Hi", headers = {}) =>
 // The reply is the upstream's n-th response, complete.
 function assertResponse(reply, n) {
   assert.equal(reply.status, 200, reply.body.toString("utf8", 0, 300));
-  assert.equal(reply.body.toString(), `{"id":"answer-${n}"}`);
+  assert.equal(reply.body.toString(), resultText(`answer-${n}`));
   assert.equal(upstream.calls.length, n, "calls upstream");
 }
 
@@ -163,6 +163,8 @@ describe("a damaged entry is a miss and is replaced", () => {
     "with a head without a status": withHead(({ status, ...head }) => head),
     "with an invalid status": withHead((head) => ({ ...head, status: 99999 })),
     "with a status below 200": withHead((head) => ({ ...head, status: 101 })),
+    "of another key": withHead((head) => ({ ...head, key: "0".repeat(64) })),
+    "without a key": withHead(({ key, ...head }) => head),
     "with text for a time": withHead((head) => ({ ...head, stored_at: "yesterday" })),
   };
   for (const [name, damage] of Object.entries(damages)) {
@@ -181,6 +183,29 @@ describe("a damaged entry is a miss and is replaced", () => {
     });
   }
 
+  test("the value of another key", async () => {
+    await proxy.clear();
+    await proxy.settled(() => ask(proxy, "one"));
+    const [[one]] = await proxy.entries();
+    await proxy.settled(() => ask(proxy, "two"));
+    const other = (await proxy.entries()).find(([key]) => key !== one)[1];
+    await proxy.kv.put(one, other);
+    for (const [n, status] of [
+      [3, "MISS"],
+      [3, "HIT"],
+    ]) {
+      // From the second time on this is the fast path.
+      const reply = await proxy.settled(() => ask(proxy, "one"));
+      assertResponse(reply, n);
+      assert.equal(xCacheStatusOf(reply), status);
+      assert.equal(detailOf(reply), status === "MISS" ? "entry-corrupt" : null);
+    }
+    await proxy.kv.put(one, other);
+    const fast = await proxy.settled(() => ask(proxy, "one"));
+    assertResponse(fast, 4);
+    assert.equal(detailOf(fast), "entry-corrupt");
+  });
+
   for (const header of [
     ["bad name\n", "x"],
     ["x-a", "a\r\nset-cookie: b=1"],
@@ -198,11 +223,11 @@ describe("a damaged entry is a miss and is replaced", () => {
 
   test("the format of an entry is the one defined in testkit/entry.mjs", async () => {
     await proxy.clear();
-    upstream.next({ headers: { "content-type": "application/json", "x-request-id": "req_1" }, body: '{ "id" : 1 }' });
+    upstream.next({ headers: { "content-type": "application/json", "x-request-id": "req_1" }, body: '{ "choices" : [ { "text" : "a" } ] }' });
     await proxy.settled(() => ask(proxy, "Hi", { "x-proxy-ttl": "60" }));
     const [[key, bytes]] = await proxy.entries();
     const { head, body } = decodeEntry(bytes);
-    assert.equal(body.toString(), '{ "id" : 1 }');
+    assert.equal(body.toString(), '{ "choices" : [ { "text" : "a" } ] }');
     assert.equal(head.status, 200);
     assert.equal(head.stream, false);
     assert.equal(head.expires_at - head.stored_at, 60_000);
@@ -264,8 +289,8 @@ describe("a failing upstream", () => {
     await withTimeout(slow.started, "the slow response");
     // The second request is the clock: when it has timed out, the first has waited for longer.
     assert.equal((await ask(limited, "silent")).status, 504);
-    await slow.send('{"id":"slow"}');
+    await slow.send(resultText("slow"));
     await slow.end();
-    assert.equal((await slowReply).body.toString(), '{"id":"slow"}');
+    assert.equal((await slowReply).body.toString(), resultText("slow"));
   });
 });

@@ -5,7 +5,7 @@ import { after, test } from "node:test";
 import { assertProxyError, assertSameBytes } from "../../testkit/assertions.mjs";
 import { xCacheStatusOf } from "../../testkit/cache-status.mjs";
 import { send, sendRaw } from "../../testkit/client.mjs";
-import { chatRequest } from "../../testkit/fixtures.mjs";
+import { chatRequest, result, resultText } from "../../testkit/fixtures.mjs";
 import { worker } from "../../testkit/test-worker.mjs";
 import { startUpstream } from "../../testkit/upstream.mjs";
 
@@ -25,12 +25,12 @@ async function assertStillWorks() {
   upstream.reset();
   ordinary += 1;
   const { body } = chatRequest(`ordinary request ${ordinary}`);
-  upstream.next({ json: { id: `ordinary response ${ordinary}` } });
+  upstream.next({ json: result(`ordinary response ${ordinary}`) });
   for (const status of ["MISS", "HIT"]) {
     const reply = await proxy.settled(() => chat(body));
     assert.equal(reply.status, 200);
     assert.equal(xCacheStatusOf(reply), status);
-    assert.equal(reply.body.toString(), JSON.stringify({ id: `ordinary response ${ordinary}` }));
+    assert.equal(reply.body.toString(), resultText(`ordinary response ${ordinary}`));
   }
   assert.equal(upstream.calls.length, 1);
   const output = proxy.output.slice(checked);

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
 import { send } from "../../testkit/client.mjs";
-import { chatEvent, chatRequest, DONE, EVENT_STREAM } from "../../testkit/fixtures.mjs";
+import { chatEvent, chatRequest, DONE, EVENT_STREAM, resultText } from "../../testkit/fixtures.mjs";
 import { LOG } from "../../testkit/names.mjs";
 import { worker } from "../../testkit/test-worker.mjs";
 import { startUpstream } from "../../testkit/upstream.mjs";
@@ -15,7 +15,7 @@ const chat = (more = {}) => ({ ...chatRequest("Hi", { model: "gpt-4o" }), ...mor
 
 test("a log line describes the request and its response", async () => {
   const proxy = await worker({ vars: VARS });
-  upstream.next({ body: '{"id":"answer"}' });
+  upstream.next({ body: resultText("answer") });
   await proxy.settled(() => send(proxy.origin, chat()));
   await proxy.settled(() => send(proxy.origin, chat()));
   await proxy.settled(() => send(proxy.origin, { method: "GET", path: "/proxy/models", headers: {} }));

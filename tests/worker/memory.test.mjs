@@ -5,7 +5,7 @@ import { after, beforeEach, test } from "node:test";
 import { assertSameBytes } from "../../testkit/assertions.mjs";
 import { cacheStatusOf, detailOf, keyOf, xCacheStatusOf } from "../../testkit/cache-status.mjs";
 import { send } from "../../testkit/client.mjs";
-import { chatCompletion, chatRequest } from "../../testkit/fixtures.mjs";
+import { chatCompletion, chatRequest, result, resultText } from "../../testkit/fixtures.mjs";
 import { DETAIL } from "../../testkit/names.mjs";
 import { worker } from "../../testkit/test-worker.mjs";
 import { startUpstream } from "../../testkit/upstream.mjs";
@@ -54,7 +54,7 @@ for (const proxy of proxies) {
     let reply;
     do reply = await ask(proxy, prompt, { headers });
     while (xCacheStatusOf(reply) === "HIT");
-    assert.equal(reply.body.toString(), '{"id":"answer-2"}');
+    assert.equal(reply.body.toString(), resultText("answer-2"));
   });
 
   test(`${mode}: a refresh takes effect at once`, async () => {
@@ -62,11 +62,11 @@ for (const proxy of proxies) {
     await ask(proxy, prompt);
     await ask(proxy, prompt);
     const refreshed = await ask(proxy, prompt, { headers: { "x-proxy-refresh": "true" } });
-    assert.equal(refreshed.body.toString(), '{"id":"answer-2"}');
+    assert.equal(refreshed.body.toString(), resultText("answer-2"));
     for (const _ of [1, 2]) {
       const reply = await ask(proxy, prompt);
       assert.equal(xCacheStatusOf(reply), "HIT");
-      assert.equal(reply.body.toString(), '{"id":"answer-2"}');
+      assert.equal(reply.body.toString(), resultText("answer-2"));
     }
   });
 
@@ -80,7 +80,7 @@ for (const proxy of proxies) {
       { "x-proxy-ttl": "0" },
     ].entries()) {
       const reply = await ask(proxy, prompt, { headers });
-      assert.equal(reply.body.toString(), `{"id":"answer-${n + 2}"}`, JSON.stringify(headers));
+      assert.equal(reply.body.toString(), resultText(`answer-${n + 2}`), JSON.stringify(headers));
     }
     for (const headers of [
       { authorization: "Bearer sk-other" },
@@ -92,7 +92,7 @@ for (const proxy of proxies) {
   });
 
   test(`${mode}: the tier is bounded and evicts the least recently used entry first`, async () => {
-    const body = JSON.stringify({ id: "x".repeat(50_000) });
+    const body = resultText("x".repeat(50_000));
     upstream.otherwise({ body });
     const favourite = freshPrompt();
     await ask(proxy, favourite);
@@ -117,7 +117,7 @@ for (const proxy of proxies) {
     const [small, large] = [freshPrompt(), freshPrompt()];
     await ask(proxy, small);
     await ask(proxy, small);
-    upstream.next({ json: { id: "x".repeat(300_000) } });
+    upstream.next({ json: result("x".repeat(300_000)) });
     for (const _ of [1, 2]) await ask(proxy, large);
     assertHit(await ask(proxy, large), null);
     assertHit(await ask(proxy, small), DETAIL.memory);
@@ -142,7 +142,7 @@ test("the store is read again after MEMORY_CACHE_TTL", async () => {
   let reply;
   do reply = await ask(proxy, prompt);
   while (xCacheStatusOf(reply) === "HIT");
-  assert.equal(reply.body.toString(), '{"id":"answer-2"}');
+  assert.equal(reply.body.toString(), resultText("answer-2"));
 });
 
 for (const COALESCE of ["true", "false"]) {
@@ -212,7 +212,7 @@ for (const COALESCE of ["true", "false"]) {
       release();
       await reader;
       const reply = await ask(other, prompt);
-      assert.notEqual(reply.body.toString(), '{"id":"answer-1"}', reply.headers["cache-status"]);
+      assert.notEqual(reply.body.toString(), resultText("answer-1"), reply.headers["cache-status"]);
     });
   }
 

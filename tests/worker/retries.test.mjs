@@ -10,7 +10,7 @@ import { assertHeaders, assertProxyError, assertSameBytes } from "../../testkit/
 import { cacheStatusOf, xCacheStatusOf } from "../../testkit/cache-status.mjs";
 import { send } from "../../testkit/client.mjs";
 import { ageEntries } from "../../testkit/entry.mjs";
-import { chatEvent, chatRequest, DONE, EVENT_STREAM } from "../../testkit/fixtures.mjs";
+import { chatEvent, chatRequest, DONE, EVENT_STREAM, result, resultText } from "../../testkit/fixtures.mjs";
 import { worker } from "../../testkit/test-worker.mjs";
 import { startUpstream } from "../../testkit/upstream.mjs";
 import { withTimeout } from "../../testkit/wait.mjs";
@@ -41,13 +41,13 @@ const chat = (fields = {}, headers = {}) => chatRequest("Hi", { headers, model: 
 const ask = (instance = proxy, request = chat(), more = {}) =>
   instance.settled(() => send(instance.origin, { ...request, ...more }));
 const error = (status, headers = {}) => ({ status, headers, json: { error: { message: `a ${status}` } } });
-const GOOD = { json: { id: "good" } };
+const GOOD = { json: result("good") };
 const STREAM = { headers: EVENT_STREAM, body: chatEvent({ content: "Hi" }, "stop") + DONE };
 const closeConnection = (_call, res) => void res.destroy();
 
 function assertGood(reply, calls) {
   assert.equal(reply.status, 200, reply.body.toString());
-  assert.equal(reply.body.toString(), '{"id":"good"}');
+  assert.equal(reply.body.toString(), resultText("good"));
   assert.equal(upstream.calls.length, calls, "calls to the upstream");
 }
 
@@ -507,7 +507,7 @@ describe("requests that may have side effects", () => {
 
   for (const [method, body] of [["GET"], ["HEAD"], ["DELETE"], ["OPTIONS"], ["PUT", "whole \u00fc"]]) {
     test(`${method} has no side effects: every failure is retried`, async () => {
-      upstream.next(error(500), closeConnection, { json: { id: "good" } });
+      upstream.next(error(500), closeConnection, { json: result("good") });
       const reply = await ask(proxy, { method, path: "/proxy/files/f", headers: KEY, body });
       assert.equal(reply.status, 200);
       assert.equal(upstream.calls.length, 3);
@@ -594,7 +594,7 @@ describe("a client that disconnects", () => {
 
   test("a background revalidation continues without its client", async () => {
     const revalidating = await worker({ vars: { ...BASE, CACHE_TTL: "60", STALE_WHILE_REVALIDATE: "30" } });
-    upstream.next({ json: { id: "old" } });
+    upstream.next({ json: result("old") });
     await ask(revalidating);
     await ageEntries(revalidating, 70);
     const release = upstream.holdNext(error(500));
@@ -602,7 +602,7 @@ describe("a client that disconnects", () => {
     const logged = revalidating.lines.length + 1;
     const reply = await send(revalidating.origin, chat());
     assert.equal(xCacheStatusOf(reply), "UPDATING");
-    assert.equal(reply.body.toString(), '{"id":"old"}');
+    assert.equal(reply.body.toString(), resultText("old"));
     release();
     assert.equal((await revalidating.logged(logged)).retries, 1);
     assertGood(await ask(revalidating), 3);
@@ -662,7 +662,7 @@ describe("a stale entry", async () => {
   const stale = await worker({ vars: { ...BASE, CACHE_TTL: "60", STALE_IF_ERROR: "30" } });
   beforeEach(async () => {
     await stale.clear();
-    upstream.next({ json: { id: "old" } });
+    upstream.next({ json: result("old") });
     await ask(stale);
     await ageEntries(stale, 70);
   });
@@ -670,7 +670,7 @@ describe("a stale entry", async () => {
   test("a stale entry is served only if the last attempt fails", async () => {
     upstream.next(error(503), error(503), error(503));
     const reply = await ask(stale);
-    assert.deepEqual([reply.body.toString(), xCacheStatusOf(reply)], ['{"id":"old"}', "STALE"]);
+    assert.deepEqual([reply.body.toString(), xCacheStatusOf(reply)], [resultText("old"), "STALE"]);
     assert.equal(upstream.calls.length, 4);
     assertRetries(stale, 2);
   });
@@ -685,7 +685,7 @@ describe("a stale entry", async () => {
   test("a stale entry is served at once if the quota is exceeded", async () => {
     upstream.next({ status: 429, json: { error: { code: "insufficient_quota" } } });
     const reply = await ask(stale);
-    assert.deepEqual([reply.body.toString(), xCacheStatusOf(reply)], ['{"id":"old"}', "STALE"]);
+    assert.deepEqual([reply.body.toString(), xCacheStatusOf(reply)], [resultText("old"), "STALE"]);
     assert.equal(upstream.calls.length, 2);
   });
 });

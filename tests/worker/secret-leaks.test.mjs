@@ -5,7 +5,7 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { after, test } from "node:test";
 import { send } from "../../testkit/client.mjs";
-import { chatEvent, DONE, EVENT_STREAM } from "../../testkit/fixtures.mjs";
+import { chatEvent, DONE, EVENT_STREAM, result } from "../../testkit/fixtures.mjs";
 import { worker } from "../../testkit/test-worker.mjs";
 import { startUpstream } from "../../testkit/upstream.mjs";
 
@@ -108,8 +108,8 @@ for (const store of ["kv", "upstash"]) {
           { json: { choices: [{ message: { content: response() } }] }, headers: { "set-cookie": secret("setcookie") } },
         ],
         [chat({ stream: true }), { headers: events, body: stream(response()) }],
-        [chat({}, { "x-proxy-namespace": secret("namespace") }), { json: { id: response() } }],
-        [chat({}, { "x-proxy-refresh": "true" }), { json: { id: response() } }],
+        [chat({}, { "x-proxy-namespace": secret("namespace") }), { json: result(response()) }],
+        [chat({}, { "x-proxy-refresh": "true" }), { json: result(response()) }],
         [chat({}, { "cache-control": "only-if-cached" })],
         [chat(), { status: 401, json: { error: { message: `Incorrect API key: ${secret("error")}` } } }],
         [chat(), { status: 500, body: secret("error500") }],

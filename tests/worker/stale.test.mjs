@@ -5,7 +5,7 @@ import { after, beforeEach, test } from "node:test";
 import { xCacheStatusOf } from "../../testkit/cache-status.mjs";
 import { send } from "../../testkit/client.mjs";
 import { ageEntries } from "../../testkit/entry.mjs";
-import { chatRequest } from "../../testkit/fixtures.mjs";
+import { chatRequest, result, resultText } from "../../testkit/fixtures.mjs";
 import { worker } from "../../testkit/test-worker.mjs";
 import { startUpstream } from "../../testkit/upstream.mjs";
 import { deferred, withTimeout } from "../../testkit/wait.mjs";
@@ -16,7 +16,7 @@ beforeEach(() => upstream.reset());
 
 const VARS = { OPENAI_BASE_URL: `${upstream.origin}/v1`, MAX_RETRIES: "0", CACHE_TTL: "600" };
 const chat = (headers = {}) => chatRequest("Hi", { headers, model: "gpt-4o" });
-const OLD = '{"id":"answer-1"}';
+const OLD = resultText("answer-1");
 
 for (const [windows, seconds] of /** @type {any[][]} */ ([
   [{}, 600],
@@ -51,7 +51,7 @@ test("many clients are served the stale response while one revalidation runs", a
   await proxy.settled(() => send(proxy.origin, chat()));
   await ageEntries(proxy, 700);
   const { promise, resolve: release } = deferred();
-  upstream.otherwise({ json: { id: "new" }, hold: promise });
+  upstream.otherwise({ json: result("new"), hold: promise });
   const logged = proxy.lines.length;
   // None waits for the upstream, which responds only when all have been served.
   const replies = await Promise.all(Array.from({ length: 20 }, () => send(proxy.origin, chat())));
@@ -65,7 +65,7 @@ test("many clients are served the stale response while one revalidation runs", a
   assert.equal(upstream.calls.length, 2, "one revalidation");
   const hit = await send(proxy.origin, chat());
   assert.equal(xCacheStatusOf(hit), "HIT");
-  assert.equal(hit.body.toString(), '{"id":"new"}');
+  assert.equal(hit.body.toString(), resultText("new"));
 });
 
 for (const [how, response] of [
@@ -78,14 +78,14 @@ for (const [how, response] of [
     await proxy.clear();
     await proxy.settled(() => send(proxy.origin, chat()));
     await ageEntries(proxy, 700);
-    upstream.next(response, { json: { id: "new" } });
+    upstream.next(response, { json: result("new") });
     for (const calls of [2, 3]) {
       const reply = await proxy.settled(() => send(proxy.origin, chat()));
       assert.equal(xCacheStatusOf(reply), "UPDATING");
       assert.equal(reply.body.toString(), OLD);
       assert.equal(upstream.calls.length, calls);
     }
-    assert.equal((await send(proxy.origin, chat())).body.toString(), '{"id":"new"}');
+    assert.equal((await send(proxy.origin, chat())).body.toString(), resultText("new"));
   });
 }
 

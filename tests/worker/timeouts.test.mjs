@@ -7,7 +7,7 @@ import { gzipSync } from "node:zlib";
 import { assertSameBytes } from "../../testkit/assertions.mjs";
 import { xCacheStatusOf } from "../../testkit/cache-status.mjs";
 import { send } from "../../testkit/client.mjs";
-import { chatRequest } from "../../testkit/fixtures.mjs";
+import { chatRequest, result, resultText } from "../../testkit/fixtures.mjs";
 import { worker } from "../../testkit/test-worker.mjs";
 import { startUpstream } from "../../testkit/upstream.mjs";
 import { deferred, withTimeout } from "../../testkit/wait.mjs";
@@ -35,7 +35,7 @@ const pausing = (status, headers, bytes) => async (call, res) => {
 describe("a cacheable response that pauses for IDLE_TIMEOUT is aborted, for the client too", async () => {
   const small = await worker({ vars: { ...VARS, CACHE_MAX_BYTES: "300" } });
   const json = { "content-type": "application/json" };
-  const half = gzipSync(JSON.stringify({ id: "x".repeat(2000) })).subarray(0, 30);
+  const half = gzipSync(resultText("x".repeat(2000))).subarray(0, 30);
   const cases = {
     "an object": [proxy, 200, json, '{"id":"'],
     "a stream": [proxy, 200, { "content-type": "text/event-stream" }, "data: {}\n\n"],
@@ -77,7 +77,7 @@ describe("a cacheable response that pauses for IDLE_TIMEOUT is aborted, for the 
 
 describe("a client that pauses for longer than IDLE_TIMEOUT still gets its whole response", () => {
   // More than the buffers between the upstream and the client hold.
-  const body = Buffer.from(JSON.stringify({ id: "x".repeat(9_000_000) }));
+  const body = Buffer.from(resultText("x".repeat(9_000_000)));
 
   for (const [name, request] of /** @type {any[][]} */ ([
     ["of a cacheable request", chat()],
@@ -115,18 +115,18 @@ test("a retried KV write does not replace an entry that was stored meanwhile", a
   await faulty.clear();
   const verdicts = ["fail"];
   faulty.gate("put", () => verdicts.shift() ?? "pass");
-  upstream.next({ json: { id: "older" } }, { json: { id: "newer" } });
+  upstream.next({ json: result("older") }, { json: result("newer") });
   const logged = faulty.lines.length;
   const older = await send(faulty.origin, chat());
   const newer = await send(faulty.origin, chat({}, { "x-proxy-refresh": "true" }));
   assert.deepEqual(
     [older, newer].map((reply) => reply.body.toString()),
-    ['{"id":"older"}', '{"id":"newer"}'],
+    [resultText("older"), resultText("newer")],
   );
   await faulty.logged(logged + 2);
   const hit = await send(faulty.origin, chat());
   assert.equal(xCacheStatusOf(hit), "HIT");
-  assert.equal(hit.body.toString(), '{"id":"newer"}');
+  assert.equal(hit.body.toString(), resultText("newer"));
 });
 
 test("no retry starts after TIMEOUT, even if a failed response ends late", async () => {

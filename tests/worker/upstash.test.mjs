@@ -8,7 +8,7 @@ import { assertProxyError, assertSameBytes } from "../../testkit/assertions.mjs"
 import { detailOf, xCacheStatusOf } from "../../testkit/cache-status.mjs";
 import { send } from "../../testkit/client.mjs";
 import { decodeEntry, VERSION_AT } from "../../testkit/entry.mjs";
-import { chatRequest } from "../../testkit/fixtures.mjs";
+import { chatRequest, resultText } from "../../testkit/fixtures.mjs";
 import { MAX_REQUEST_BYTES } from "../../testkit/redis.mjs";
 import { worker } from "../../testkit/test-worker.mjs";
 import { startUpstream } from "../../testkit/upstream.mjs";
@@ -35,7 +35,7 @@ const ask = (proxy, headers = {}) => send(proxy.origin, chatRequest("Hi", { head
 // The reply is the upstream's n-th response, complete, after so many calls to it.
 function assertResponse(reply, n, calls = n) {
   assert.equal(reply.status, 200, reply.body.toString("utf8", 0, 300));
-  assert.equal(reply.body.toString(), `{"id":"answer-${n}"}`);
+  assert.equal(reply.body.toString(), resultText(`answer-${n}`));
   assert.equal(upstream.calls.length, calls, "calls upstream");
 }
 
@@ -97,7 +97,7 @@ describe("the stored value", () => {
     const value = (await proxy.redis.command("GET", await stored())).toString();
     const bytes = Buffer.from(value, "base64");
     assert.equal(bytes.toString("base64"), value);
-    assert.equal(decodeEntry(bytes).body.toString(), '{"id":"answer-1"}');
+    assert.equal(decodeEntry(bytes).body.toString(), resultText("answer-1"));
     assert.doesNotMatch(bytes.toString("latin1"), /sk-test/, "a credential is at rest");
   });
 
@@ -147,8 +147,8 @@ describe("the stored value", () => {
   });
 
   const text = (length) => {
-    const frame = '{"id":""}'.length;
-    return `{"id":"${"x".repeat(length - frame)}"}`;
+    const frame = resultText("").length;
+    return resultText("x".repeat(length - frame));
   };
   // The most that base64 leaves of a request, less some room for the key and the entry's head.
   const fits = Math.floor(MAX_REQUEST_BYTES / 4) * 3 - 3000;
@@ -337,6 +337,17 @@ describe("an invalid value is a miss and is replaced", () => {
       await replaced("entry-corrupt");
     });
   }
+
+  test("the value is that of another key", async () => {
+    await proxy.settled(() => ask(proxy, { "x-proxy-namespace": "another" }));
+    const [other] = await proxy.redis.command("KEYS", "*");
+    await proxy.settled(() => ask(proxy));
+    const key = (await proxy.redis.command("KEYS", "*")).map(String).find((key) => key !== String(other));
+    await proxy.redis.command("SET", key, await proxy.redis.command("GET", other));
+    const reply = await proxy.settled(() => ask(proxy));
+    assertResponse(reply, 3);
+    assertMiss(reply, proxy, "entry-corrupt");
+  });
 
   test("the value is not a string: the next response replaces it", async () => {
     assertResponse(await proxy.settled(() => ask(proxy)), 1);

@@ -20,11 +20,11 @@ test("wrangler dev serves requests, and a repeat is a hit", async (t) => {
   const alive = await send(dev.url, { method: "GET", path: "/healthz" });
   assert.equal(alive.body.toString(), '{"ok":true}');
 
-  upstream.otherwise({ body: '{ "id" : "answer" }\n' });
+  upstream.otherwise({ body: '{ "choices" : [ { "text" : "answer" } ] }\n' });
   const first = await ask();
   assert.equal(first.status, 200);
   assert.equal(xCacheStatusOf(first), "MISS");
-  assert.equal(first.body.toString(), '{ "id" : "answer" }\n');
+  assert.equal(first.body.toString(), '{ "choices" : [ { "text" : "answer" } ] }\n');
   // The entry is written after the first response: repeat until it is there. The upstream counts the repeats.
   const hit = await waitFor(async () => {
     const reply = await ask();

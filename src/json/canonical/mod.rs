@@ -87,6 +87,16 @@ impl Document {
         self.flat.first() == Some(&b'{')
     }
 
+    /// Whether it is an object or array without members or items.
+    pub fn is_empty(&self) -> bool {
+        matches!(self.flat.as_slice(), b"{}" | b"[]")
+    }
+
+    /// The compact text of an array.
+    pub fn array(&self) -> Option<&str> {
+        std::str::from_utf8(&self.flat).ok().filter(|text| text.starts_with('['))
+    }
+
     /// Whether this text is anywhere in the document, in keys or values, in any spelling.
     pub fn contains(&self, needle: &str) -> bool {
         self.flat.windows(needle.len().max(1)).any(|window| window == needle.as_bytes())

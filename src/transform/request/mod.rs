@@ -11,7 +11,7 @@ use crate::config::think_tags::ThinkTags;
 use crate::config::{Config, ModelParams};
 use crate::json::JsonCursor;
 use crate::json::canonical::Document;
-use crate::routing::endpoint::Endpoint;
+use crate::routing::endpoint::{Computation, Endpoint};
 use crate::routing::route::Target;
 use crate::transform::inspect;
 use crate::transform::response::ResponseTransform;
@@ -129,7 +129,8 @@ fn tags(config: &Config, params: Option<&ModelParams>) -> Option<ThinkTags> {
 }
 
 fn is_embedding(target: RequestTarget<'_>) -> bool {
-    target.endpoint == Some(Endpoint::Compute) && path(target.url).trim_end_matches('/').ends_with("/embeddings")
+    target.endpoint == Some(Endpoint::Compute(Computation::Embeddings))
+        && path(target.url).trim_end_matches('/').ends_with("/embeddings")
 }
 
 fn path(url: &str) -> &str {

@@ -58,11 +58,11 @@ impl Store {
     /// Reads and verifies an entry: its head, and its body in the runtime's buffer.
     pub async fn get(
         &self,
-        name: &str,
+        key: &CacheKey,
         salt: Option<&EncryptionSalt>,
         config: &Config,
     ) -> (Lookup, Option<Uint8Array>) {
-        verify_and_cache(name, self.read(name, salt, config).await).await
+        verify_and_cache(key, self.read(&key.storage_key(), salt, config).await).await
     }
 
     /// Reads an encoded entry within `STORE_TIMEOUT_MS`, decrypted but not yet verified: see [`verify_and_cache`].
@@ -214,16 +214,19 @@ impl Store {
     }
 }
 
-/// Verifies what the store returned under a name, and puts it into memory.
-pub async fn verify_and_cache(name: &str, value: Result<Option<Uint8Array>, Reason>) -> (Lookup, Option<Uint8Array>) {
+/// Verifies what the store returned for a key, and puts it into memory.
+pub async fn verify_and_cache(
+    key: &CacheKey,
+    value: Result<Option<Uint8Array>, Reason>,
+) -> (Lookup, Option<Uint8Array>) {
     let value = match value {
         Ok(Some(value)) => value,
         Ok(None) => return (Lookup::Miss, None),
         Err(reason) => return (Lookup::Failed(reason), None),
     };
-    match verify(&value).await {
+    match verify(key, &value).await {
         Some((head, body)) => {
-            memory::put_if_current(name, &value);
+            memory::put_if_current(&key.storage_key(), &value);
             (Lookup::Stored(head), Some(body))
         }
         None => (Lookup::Failed(Reason::EntryCorrupt), None),
@@ -231,7 +234,7 @@ pub async fn verify_and_cache(name: &str, value: Result<Option<Uint8Array>, Reas
 }
 
 /// Verifies an encoded entry and takes it apart. The body stays in its buffer; the runtime computes the digest.
-pub async fn verify(value: &Uint8Array) -> Option<(EntryHead, Uint8Array)> {
+pub async fn verify(key: &CacheKey, value: &Uint8Array) -> Option<(EntryHead, Uint8Array)> {
     let prefix_len = u32::try_from(entry::PREFIX_LEN).ok()?;
     let prefix = Prefix::decode(&value.subarray(0, prefix_len).to_vec())?;
     let rest = value.subarray(prefix_len, value.length());
@@ -239,14 +242,14 @@ pub async fn verify(value: &Uint8Array) -> Option<(EntryHead, Uint8Array)> {
     if Uint8Array::new(&digest).to_vec() != prefix.digest {
         return None;
     }
-    split_verified(value)
+    split_verified(key, value)
 }
 
 /// Takes an entry apart that has been verified before.
-pub fn split_verified(value: &Uint8Array) -> Option<(EntryHead, Uint8Array)> {
+pub fn split_verified(key: &CacheKey, value: &Uint8Array) -> Option<(EntryHead, Uint8Array)> {
     let prefix_len = u32::try_from(entry::PREFIX_LEN).ok()?;
     let prefix = Prefix::decode(&value.subarray(0, prefix_len).to_vec())?;
     let body_start = u32::try_from(prefix.body_start()).ok()?;
-    let head = entry::decode_head(&value.subarray(prefix_len, body_start).to_vec())?;
+    let head = entry::decode_head(&value.subarray(prefix_len, body_start).to_vec(), key)?;
     Some((head, value.subarray(body_start, value.length())))
 }
