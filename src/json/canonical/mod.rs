@@ -1,12 +1,11 @@
-//! What is this body called? A JSON text in, its canonical bytes out.
+//! The canonical form of a request body, for the cache key.
 //!
-//! Two texts have the same canonical bytes exactly when they are the same question: whitespace is gone, strings are
-//! compared by value, object keys are sorted (but not inside JSON Schemas, whose order shapes the answer), array
-//! order and number tokens are kept as they are.
+//! Equivalent bodies have the same canonical bytes: without whitespace, with one spelling of each string, and with sorted keys in
+//! parameters ([`key_order`] decides which objects these are). Array order and number tokens stay as they are.
 //!
 //! Two linear passes without recursion: [`Document::parse`] checks the text and writes it compactly in document order,
-//! noting where objects and members lie; [`Document::write_canonical`] walks those notes from the root down, so that
-//! whether an object is part of a schema is known before its members are ordered.
+//! with the offsets of objects and members. [`Document::write_canonical`] walks these from the root down, so that the position of
+//! an object is known before its members are ordered.
 
 mod key_order;
 mod parse;
@@ -41,7 +40,7 @@ struct Member {
     first_object: usize,
 }
 
-/// A JSON text that was checked whole, and where its objects lie.
+/// A valid JSON text and the offsets of its objects.
 #[derive(Debug)]
 pub struct Document {
     /// The text without insignificant whitespace and with every string in one spelling, in document order.
@@ -50,30 +49,30 @@ pub struct Document {
     members: Vec<Member>,
 }
 
-/// Which top-level members take part.
+/// Which top-level members are included.
 #[derive(Debug, Clone, Copy)]
 pub enum Select<'a> {
     /// All but these.
     Except(&'a [&'a str]),
-    /// These alone.
+    /// Only these.
     Only(&'a [&'a str]),
 }
 
 impl Select<'_> {
-    fn takes(&self, key: &[u8]) -> bool {
-        let named = |names: &[&str]| names.iter().any(|name| name.as_bytes() == key);
+    fn includes(&self, key: &[u8]) -> bool {
+        let is_in = |names: &[&str]| names.iter().any(|name| name.as_bytes() == key);
         match self {
-            Select::Except(names) => !named(names),
-            Select::Only(names) => named(names),
+            Select::Except(names) => !is_in(names),
+            Select::Only(names) => is_in(names),
         }
     }
 }
 
-/// An object names a key twice: what it means is up to its reader, so it has no canonical form.
+/// An object has a key twice. Its meaning depends on the reader, so it has no canonical form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DuplicateKey;
 
-/// What is still to be written; a stack of these stands in for recursion.
+/// What is still to be written. A stack of these replaces recursion.
 enum Work {
     /// Copy `flat[at..end]`, ordering the objects in it, the first of which is `object`.
     Span { at: usize, end: usize, object: usize, position: Position },
@@ -97,13 +96,13 @@ impl Document {
         std::str::from_utf8(&self.flat).ok().filter(|text| text.starts_with('['))
     }
 
-    /// Whether this text stands anywhere in the document, in keys or values, however it was escaped.
+    /// Whether this text occurs in a key or value, however it was escaped.
     pub fn contains(&self, needle: &str) -> bool {
         self.flat.windows(needle.len().max(1)).any(|window| window == needle.as_bytes())
     }
 
-    /// The values of the top-level member `name`, compact but in document order: none, one, or several where the key
-    /// is repeated. Empty where the text is not an object.
+    /// The values of the top-level member `name`, compact and in document order: several if the key is repeated, none if the text
+    /// is not an object.
     pub fn fields<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         let root = self.objects.first().filter(|_| self.is_object());
         root.into_iter()
@@ -112,10 +111,10 @@ impl Document {
             .filter_map(|member| std::str::from_utf8(self.slice(member.value, member.end)).ok())
     }
 
-    /// Writes the canonical form of the members that `select` takes, in pieces.
+    /// Writes the canonical form of the selected members in chunks.
     ///
     /// # Errors
-    /// [`DuplicateKey`] where any object that takes part names a key twice; what was written so far is then void.
+    /// [`DuplicateKey`] if an included object has a key twice. The bytes written so far are then invalid.
     pub fn write_canonical(&self, select: Select<'_>, sink: &mut impl FnMut(&[u8])) -> Result<(), DuplicateKey> {
         let mut order: Vec<Member> = Vec::new();
         let mut stack = vec![Work::Span { at: 0, end: self.flat.len(), object: 0, position: Position::Root }];
@@ -133,7 +132,7 @@ impl Document {
                         let position = position.resolve(keys.map(|member| self.key(member)));
                         self.arrange(order.get_mut(base..).unwrap_or_default(), position)?;
                         if found.open == 0 {
-                            order.retain(|member| select.takes(self.key(member)));
+                            order.retain(|member| select.includes(self.key(member)));
                         }
                         stack.push(Work::Members { base, next: base, position });
                     }
@@ -162,7 +161,7 @@ impl Document {
         Ok(())
     }
 
-    /// The canonical bytes as one piece; see [`Document::write_canonical`].
+    /// The canonical bytes: see [`Document::write_canonical`].
     ///
     /// # Errors
     /// [`DuplicateKey`], as there.
@@ -173,7 +172,7 @@ impl Document {
         Ok(bytes)
     }
 
-    /// Puts one object's members in canonical order: sorted by key, or as they stand where the order has a meaning.
+    /// Puts the members of an object in canonical order: sorted by key, or as they are if the order has a meaning.
     fn arrange(&self, members: &mut [Member], position: Position) -> Result<(), DuplicateKey> {
         let ascending = members.is_sorted_by(|a, b| self.key(a) < self.key(b));
         if ascending {
@@ -195,7 +194,7 @@ impl Document {
         self.members.get(object.first_member..end).unwrap_or_default()
     }
 
-    /// A member's key in its one spelling, without the quotes.
+    /// A member's key in its canonical spelling, without the quotes.
     fn key(&self, member: &Member) -> &[u8] {
         self.slice(member.start.saturating_add(1), member.value.saturating_sub(2))
     }
@@ -216,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn sorts_keys_at_every_level_and_drops_whitespace() {
+    fn keys_of_parameters_are_sorted_at_every_level() {
         assert_eq!(
             canonical(r#" { "metadata" : [ {"y":1 , "x":{"q":[],"p":{}}} , 2 ] , "a" : null } "#),
             r#"{"a":null,"metadata":[{"x":{"p":{},"q":[]},"y":1},2]}"#
@@ -224,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn scalars_and_arrays_at_the_top_have_a_form_too() {
+    fn scalars_and_arrays_have_a_canonical_form() {
         assert_eq!(canonical(" [ 1 , {\"b\":1,\"a\":2} ] "), r#"[1,{"a":2,"b":1}]"#);
         assert_eq!(canonical("-0.10E+2"), "-0.10E+2");
     }
@@ -347,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_mean_schemas_elsewhere_are_ordinary_here() {
+    fn names_of_schemas_are_ordinary_inside_parameters() {
         assert_eq!(
             canonical(r#"{"metadata":{"parameters":{"b":1,"a":2},"schema":{"b":1,"a":2}}}"#),
             r#"{"metadata":{"parameters":{"a":2,"b":1},"schema":{"a":2,"b":1}}}"#
@@ -389,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn depth_is_an_answer() {
+    fn deep_nesting_is_read_up_to_the_limit() {
         for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
             let text = format!("{}1{}", open.repeat(10_000), close.repeat(10_000));
             assert_eq!(canonical(&text), text);

@@ -1,10 +1,10 @@
-//! The first pass: is this JSON (RFC 8259), and where do its objects lie?
+//! The first pass: is the text JSON (RFC 8259), and where are its objects?
 
 use super::{Document, Member, Object};
 
-/// Deepest nesting that is followed; beyond it a text is [`ParseError::TooComplex`].
+/// The deepest nesting. A deeper text is [`ParseError::TooComplex`].
 pub const MAX_DEPTH: usize = 100_000;
-/// Most objects and members, together, that are noted; a bound on memory (some 20 bytes each).
+/// The largest number of objects and members together, which bounds the memory (some 20 bytes each).
 pub const MAX_NODES: usize = 1 << 20;
 
 /// Why a text has no [`Document`].
@@ -14,10 +14,10 @@ pub enum ParseError {
     Syntax {
         /// Offset of the offending byte, from 0.
         at: usize,
-        /// What would have been right there.
+        /// What was expected.
         expected: &'static str,
     },
-    /// Perhaps JSON, but past [`MAX_DEPTH`] or [`MAX_NODES`]: nobody's honest question.
+    /// Beyond [`MAX_DEPTH`] or [`MAX_NODES`].
     TooComplex,
 }
 
@@ -30,12 +30,12 @@ impl std::fmt::Display for ParseError {
     }
 }
 
-/// What may come next.
+/// What may follow.
 enum Expect {
     Value,
     ValueOrClose,
     KeyOrClose,
-    CacheKey,
+    Key,
     CommaOrClose,
     End,
 }
@@ -63,11 +63,11 @@ struct Parser<'a> {
 }
 
 impl Document {
-    /// Reads a whole JSON text.
+    /// Reads a JSON text.
     ///
     /// # Errors
     /// [`ParseError::Syntax`] if it is not JSON in UTF-8 (a byte order mark is not JSON), [`ParseError::TooComplex`] if
-    /// it passes a limit.
+    /// it exceeds a limit.
     pub fn parse(text: &[u8]) -> Result<Document, ParseError> {
         if let Err(error) = std::str::from_utf8(text) {
             return Err(ParseError::Syntax { at: error.valid_up_to(), expected: "UTF-8" });
@@ -96,7 +96,7 @@ impl Parser<'_> {
                 Expect::ValueOrClose if self.peek() == Some(b']') => self.close(),
                 Expect::ValueOrClose => self.value()?,
                 Expect::KeyOrClose if self.peek() == Some(b'}') => self.close(),
-                Expect::KeyOrClose | Expect::CacheKey => self.key()?,
+                Expect::KeyOrClose | Expect::Key => self.key()?,
                 Expect::CommaOrClose => self.comma_or_close()?,
                 Expect::End if self.rest.is_empty() => return Ok(()),
                 Expect::End => return self.fail("the end"),
@@ -166,7 +166,7 @@ impl Parser<'_> {
             }
             (Some(Open::Object { .. }), Some(b',')) => {
                 self.take();
-                Ok(Expect::CacheKey)
+                Ok(Expect::Key)
             }
             (Some(Open::Array), Some(b']')) | (Some(Open::Object { .. }), Some(b'}')) => Ok(self.close()),
             (Some(Open::Array), _) => self.fail("a comma or ']'"),
@@ -216,7 +216,7 @@ impl Parser<'_> {
         }
     }
 
-    /// A number token, kept as it is: `1`, `1.0` and `1e0` are three.
+    /// A number token, verbatim: `1`, `1.0` and `1e0` are different.
     fn number(&mut self) -> Result<Expect, ParseError> {
         if self.peek() == Some(b'-') {
             self.take();
