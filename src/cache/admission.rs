@@ -29,7 +29,7 @@ pub struct Capture {
     /// The protocol of a stream. `None`: the response is not a stream.
     stream: Option<Protocol>,
     requested_mode: ResponseMode,
-    /// The length of the decoded body, if `Content-Length` says it.
+    /// The length of the decoded body, if `Content-Length` has it.
     expected_len: Option<usize>,
     max_bytes: usize,
     lifetime_ms: Option<u64>,
@@ -221,13 +221,13 @@ fn check_json(endpoint: Endpoint, body: &[u8]) -> Result<(), Reason> {
     if is_job(root, endpoint == Endpoint::Custom) {
         return Err(Reason::NotCompleted);
     }
-    let says = |field: &str, value: &str| document.fields(field).all(|found| found == value);
+    let field_is = |field: &str, value: &str| document.fields(field).all(|found| found == value);
     let is_response = endpoint == Endpoint::Responses || document.fields("object").any(|found| found == "\"response\"");
-    let completed = document.fields("status").next().is_some() && says("status", "\"completed\"");
+    let completed = document.fields("status").next().is_some() && field_is("status", "\"completed\"");
     if is_response && !completed {
         return Err(Reason::NotCompleted);
     }
-    if endpoint == Endpoint::Ollama && !says("done", "true") {
+    if endpoint == Endpoint::Ollama && !field_is("done", "true") {
         return Err(Reason::NotCompleted);
     }
     for choices in ["choices", "candidates"].iter().flat_map(|name| document.fields(name)) {

@@ -50,9 +50,9 @@ pub(super) fn is_progress(value: &Value) -> bool {
 
 /// Whether a choice of a chunk has more in it than a role.
 fn has_content(choice: &Value) -> bool {
-    let says = |(name, value): (&String, &Value)| name != "role" && !value.is_null() && value != "";
+    let is_content = |(name, value): (&String, &Value)| name != "role" && !value.is_null() && value != "";
     let delta = choice.get("delta").and_then(Value::as_object);
-    !text(choice, "text").is_empty() || delta.is_some_and(|delta| delta.iter().any(says))
+    !text(choice, "text").is_empty() || delta.is_some_and(|delta| delta.iter().any(is_content))
 }
 
 /// Whether a chunk has a choice with content or an end.

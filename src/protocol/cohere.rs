@@ -331,16 +331,16 @@ fn opened(block: Value, logprobs: &mut Vec<Value>) -> Option<(Value, &'static st
     let mut block = block;
     let kind = text(&block, "type");
     let name = ["text", "thinking"].into_iter().find(|name| *name == kind)?;
-    let Value::String(said) = std::mem::replace(block.get_mut(name)?, "".into()) else {
+    let Value::String(content_text) = std::mem::replace(block.get_mut(name)?, "".into()) else {
         return None;
     };
     let spelled: String = logprobs.iter().map(|item| text(item, "text")).collect();
-    let fragments = if name == "text" && spelled == said {
+    let fragments = if name == "text" && spelled == content_text {
         logprobs.drain(..).map(|item| (text(&item, "text").into(), Some(item))).collect()
-    } else if said.is_empty() {
+    } else if content_text.is_empty() {
         Vec::new()
     } else {
-        vec![(said.into(), None)]
+        vec![(content_text.into(), None)]
     };
     Some((block, name, fragments))
 }

@@ -91,16 +91,16 @@ pub(super) fn to_events(mut whole: Object) -> Option<Vec<Event>> {
     shared.insert("done".to_owned(), false.into());
     let mut probabilities = whole.shift_remove("logprobs").filter(|items| !is_empty(items));
     let is_chat = whole.contains_key("message");
-    let (said, text) = if is_chat {
+    let (part, text) = if is_chat {
         (whole.get_mut("message")?.as_object_mut()?, "content")
     } else {
         whole.get("response")?;
         (&mut whole, "response")
     };
-    let role = said.get("role").filter(|_| is_chat).cloned();
+    let role = part.get("role").filter(|_| is_chat).cloned();
     let mut events = Vec::new();
     for name in ["thinking", text, "tool_calls"] {
-        let Some(value) = said.get_mut(name).filter(|value| !is_empty(value)) else {
+        let Some(value) = part.get_mut(name).filter(|value| !is_empty(value)) else {
             continue;
         };
         let mut parts = Object::new();
@@ -110,7 +110,7 @@ pub(super) fn to_events(mut whole: Object) -> Option<Vec<Event>> {
             parts.insert(name.to_owned(), std::mem::replace(value, "".into()));
         } else {
             parts.insert(name.to_owned(), value.take());
-            said.shift_remove(name);
+            part.shift_remove(name);
         }
         let mut line = shared.clone();
         if is_chat {

@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn schemas_keep_their_key_order() {
-        for (body, kept) in [
+        for (body, schema) in [
             (
                 r#"{"tools":[{"function":{"parameters":{"b":1,"a":{"d":1,"c":2}},"name":"n"}}]}"#,
                 r#"{"b":1,"a":{"d":1,"c":2}}"#,
@@ -270,7 +270,7 @@ mod tests {
                 r#"{"b":1,"a":2}"#,
             ),
         ] {
-            assert!(canonical(body).contains(kept), "{body}");
+            assert!(canonical(body).contains(schema), "{body}");
         }
         assert_eq!(
             canonical(r#"{"response_format":{"json_schema":{"strict":true,"schema":{},"name":"n"}}}"#),
