@@ -1,4 +1,4 @@
-//! Is this answer whole, valid, and worth keeping?
+//! May a response be stored?
 
 use crate::cache::entry::{Entry, EntryHead};
 use crate::cache::{expiry, stored_headers};
@@ -18,7 +18,7 @@ use http::{HeaderMap, HeaderName, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
 
-/// An answer on its way into the store: opened on its head, fed its body, and an [`Entry`] only once it is complete.
+/// A response that may be stored: opened with its head, given its body, and an [`Entry`] only if it is complete.
 #[derive(Debug)]
 pub struct Capture {
     key: CacheKey,
@@ -26,47 +26,47 @@ pub struct Capture {
     status: u16,
     headers: Vec<(String, String)>,
     essence: String,
-    /// The grammar of a stream; `None`: the answer is plain.
+    /// The protocol of a stream. `None`: the response is not a stream.
     stream: Option<Protocol>,
     requested_mode: ResponseMode,
-    /// What `Content-Length` promises of the bytes that we see.
+    /// The length of the decoded body, if `Content-Length` has it.
     expected_len: Option<usize>,
     max_bytes: usize,
     lifetime_ms: Option<u64>,
     body: Vec<u8>,
 }
 
-/// What a capture needs to know besides the answer.
+/// What a capture needs to know besides the response.
 #[derive(Debug, Clone, Copy)]
 pub struct CaptureOptions {
     /// The cache key.
     pub key: CacheKey,
-    /// What was asked.
+    /// The endpoint.
     pub endpoint: Endpoint,
-    /// How the answer was wanted.
+    /// The mode in which the client wants the response.
     pub response_mode: ResponseMode,
-    /// The largest body kept, in bytes.
+    /// The largest body that is stored, in bytes.
     pub max_bytes: usize,
-    /// Milliseconds to expiry; `None`: never.
+    /// The lifetime in milliseconds. `None`: unlimited.
     pub lifetime_ms: Option<u64>,
-    /// Whether others than the asker will read the entry.
+    /// Whether other clients read the entry.
     pub shared: bool,
 }
 
 impl Capture {
-    /// Begins with the upstream's status and headers.
+    /// Opens a capture with the upstream's status and headers.
     ///
     /// # Errors
-    /// Why the answer is not kept, where its head tells already.
+    /// Why the response is not stored, if its head decides.
     pub fn open(capture_options: CaptureOptions, status: StatusCode, response: &HeaderMap) -> Result<Capture, Reason> {
-        // 202: the answer is still to come; 204, 205: there is none; 206: it is a part.
+        // 202: the result follows later. 204 and 205: there is none. 206: it is a part.
         if !status.is_success() || matches!(status.as_u16(), 202 | 204..=206) {
             return Err(Reason::Status);
         }
         let essence = media_type::essence(response);
         let stream = Protocol::of(capture_options.endpoint)
             .filter(|protocol| protocol.is_stream(&essence, capture_options.response_mode.stream));
-        // A stream in no grammar that we know has no end that we could recognise.
+        // The end of a stream in an unknown protocol cannot be recognised.
         if stream.is_none() && media_type::is_event_stream(&essence) {
             return Err(Reason::Stream);
         }
@@ -84,46 +84,46 @@ impl Capture {
             return Err(Reason::TooLarge);
         }
         let coding = fields::joined_lowercase(response, http::header::CONTENT_ENCODING);
-        let coded = !matches!(coding.as_str(), "" | "identity");
-        // The platform decodes these two alone; of others we would store the coded bytes.
-        if coded && !matches!(coding.as_str(), "gzip" | "br") {
+        let encoded = !matches!(coding.as_str(), "" | "identity");
+        // The Workers runtime decodes only these. Of others, the encoded bytes would be stored.
+        if encoded && !matches!(coding.as_str(), "gzip" | "br") {
             return Err(Reason::ContentEncoding);
         }
-        let kept = fields::collect(response, &|name| stored_headers::is_stored(name, capture_options.shared));
+        let stored = fields::collect(response, &|name| stored_headers::is_stored(name, capture_options.shared));
         Ok(Capture {
             key: capture_options.key,
             endpoint: capture_options.endpoint,
             status: status.as_u16(),
-            headers: kept
+            headers: stored
                 .into_iter()
                 .map(|(name, value)| (name, String::from_utf8_lossy(&value).into_owned()))
                 .collect(),
             essence,
             stream,
             requested_mode: capture_options.response_mode,
-            expected_len: length.filter(|_| !coded),
+            expected_len: length.filter(|_| !encoded),
             max_bytes: capture_options.max_bytes,
             lifetime_ms: capture_options.lifetime_ms,
             body: Vec::new(),
         })
     }
 
-    /// Takes the next piece of the body, as decoded from any content coding.
+    /// Adds a chunk of the body, without its content coding.
     ///
     /// # Errors
-    /// [`Reason::TooLarge`]: the answer is not kept and the capture is over.
-    pub fn push(&mut self, piece: &[u8]) -> Result<(), Reason> {
-        if self.body.len().saturating_add(piece.len()) > self.max_bytes {
+    /// [`Reason::TooLarge`]: the response is not stored.
+    pub fn push(&mut self, chunk: &[u8]) -> Result<(), Reason> {
+        if self.body.len().saturating_add(chunk.len()) > self.max_bytes {
             return Err(Reason::TooLarge);
         }
-        self.body.extend_from_slice(piece);
+        self.body.extend_from_slice(chunk);
         Ok(())
     }
 
     /// The body ended without an error. `now`: milliseconds since 1970.
     ///
     /// # Errors
-    /// Why the answer is not kept.
+    /// Why the response is not stored.
     pub fn finish(self, now: u64) -> Result<Entry, Reason> {
         if self.expected_len.is_some_and(|len| len != self.body.len()) {
             return Err(Reason::Truncated);
@@ -204,7 +204,7 @@ struct Choice {
     error: Value,
 }
 
-/// Whether a JSON body is an answer.
+/// Checks that a JSON body is a complete response with a result.
 fn check_json(endpoint: Endpoint, body: &[u8]) -> Result<(), Reason> {
     let document = Document::parse(body).map_err(|_| Reason::ResponseNotJson)?;
     if !document.is_object() && body.trim_ascii_start().first() != Some(&b'[') {
@@ -221,13 +221,13 @@ fn check_json(endpoint: Endpoint, body: &[u8]) -> Result<(), Reason> {
     if is_job(root, endpoint == Endpoint::Custom) {
         return Err(Reason::NotCompleted);
     }
-    let says = |field: &str, value: &str| document.fields(field).all(|found| found == value);
+    let field_is = |field: &str, value: &str| document.fields(field).all(|found| found == value);
     let is_response = endpoint == Endpoint::Responses || document.fields("object").any(|found| found == "\"response\"");
-    let completed = document.fields("status").next().is_some() && says("status", "\"completed\"");
+    let completed = document.fields("status").next().is_some() && field_is("status", "\"completed\"");
     if is_response && !completed {
         return Err(Reason::NotCompleted);
     }
-    if endpoint == Endpoint::Ollama && !says("done", "true") {
+    if endpoint == Endpoint::Ollama && !field_is("done", "true") {
         return Err(Reason::NotCompleted);
     }
     for choices in ["choices", "candidates"].iter().flat_map(|name| document.fields(name)) {
@@ -504,7 +504,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_that_are_no_json_are_told_by_their_type() {
+    fn other_bodies_are_checked_by_their_type() {
         use Endpoint::*;
         for (endpoint, essence, body, outcome) in [
             (Speech, "audio/mpeg", "\0\u{1}", Ok(())),
@@ -570,7 +570,7 @@ mod tests {
     }
 
     #[test]
-    fn the_head_decides_early() {
+    fn a_head_may_rule_out_storing() {
         let open = |status: u16, pairs: &[(&'static str, &'static str)]| {
             let status = StatusCode::from_u16(status).unwrap();
             Capture::open(capture_options(Endpoint::Compute(Computation::Embeddings)), status, &headers(pairs)).err()
@@ -584,7 +584,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_shorter_than_promised_is_truncated() {
+    fn a_body_shorter_than_its_content_length_is_truncated() {
         let finish = |pairs: &[(&'static str, &'static str)]| {
             let response = headers(&[&[("content-type", "audio/mpeg")], pairs].concat());
             let mut capture = Capture::open(capture_options(Endpoint::Speech), StatusCode::OK, &response).unwrap();
@@ -597,7 +597,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_holds_without_a_content_length() {
+    fn the_size_limit_holds_without_a_content_length() {
         let mut capture =
             Capture::open(capture_options(Endpoint::ChatCompletions), StatusCode::OK, &headers(&[])).unwrap();
         assert_eq!(capture.push(&[0; 1000]), Ok(()));

@@ -1,4 +1,4 @@
-//! The stored thing: an answer's head and body as one run of bytes.
+//! The encoding of a stored response: its head and body as one value.
 //!
 //! | bytes | |
 //! |---|---|
@@ -8,15 +8,15 @@
 //! | 9..41 | SHA-256 over everything after it |
 //! | 41.. | the head as JSON, then the body as it is |
 //!
-//! Where entries are sealed (`CACHE_ENCRYPTION_KEY`), a store keeps all of that inside another:
+//! With `CACHE_ENCRYPTION_KEY`, the stored value is an encrypted entry:
 //!
 //! | bytes | |
 //! |---|---|
-//! | 0..5 | [`SEALED_HEAD`]: `RPRS` and the version of a sealed entry, which are authenticated too |
+//! | 0..5 | [`SEALED_HEAD`]: `RPRS` and the version of encrypted entries, also authenticated |
 //! | 5..17 | the nonce |
 //! | 17.. | AES-256-GCM of an entry as above, with its tag |
 //!
-//! A store keeps it as an opaque value. On a hit the [`Prefix`] and the [`EntryHead`] are read; the body is handed on unread.
+//! A hit reads the [`Prefix`] and the [`EntryHead`]. The body is not looked at.
 
 use crate::json;
 use crate::key::CacheKey;
@@ -26,19 +26,19 @@ use sha2::{Digest, Sha256};
 
 const MAGIC: [u8; 4] = *b"RPRS";
 const VERSION: u8 = 3;
-/// What sealed entries begin with: no version that an unsealed entry has.
+/// The beginning of encrypted entries. Unencrypted ones never have this version.
 pub const SEALED_HEAD: [u8; 5] = *b"RPRS\x02";
 /// Length of the fixed part before the head, in bytes.
 pub const PREFIX_LEN: usize = 41;
 
-/// What is known about a stored answer besides its body.
+/// A stored response without its body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EntryHead {
     /// The cache key that the response belongs to.
     pub key: CacheKey,
     /// HTTP status.
     pub status: u16,
-    /// The headers that belong to the answer, in order.
+    /// The stored header fields, in order.
     pub headers: Vec<(String, String)>,
     /// When it was stored, in milliseconds since 1970.
     pub stored_at: u64,
@@ -48,9 +48,9 @@ pub struct EntryHead {
     pub valid_until: Option<u64>,
     /// Whether the body is an event stream.
     pub stream: bool,
-    /// How its asker wanted it carried, which the upstream need not have done.
+    /// The mode that the client asked for. The upstream may have responded in the other one.
     pub requested_mode: ResponseMode,
-    /// Whether it has one.
+    /// Whether the stream ends in its usage.
     pub has_usage: bool,
 }
 
@@ -60,15 +60,15 @@ impl EntryHead {
         now.saturating_sub(self.stored_at) / 1000
     }
 
-    /// Whole seconds until it expires, or since then as a negative number; begun ones count. `None`: it never does.
+    /// Seconds until it expires, rounded up, or since then as a negative number. `None`: it never expires.
     pub fn ttl(&self, now: u64) -> Option<i64> {
         let at = self.expires_at?;
         let seconds = i64::try_from(at.abs_diff(now).div_ceil(1000)).unwrap_or(i64::MAX);
         Some(if at <= now { seconds.max(1).saturating_neg() } else { seconds })
     }
 
-    /// Whole seconds for which a store has to keep it if it may be of use until `beyond_ms` after it has expired;
-    /// `None`: for ever.
+    /// Seconds for which a store keeps the entry, if it may be served stale until `beyond_ms` after it has expired. `None`:
+    /// without end.
     pub fn retention_secs(&self, now: u64, beyond_ms: u64) -> Option<u64> {
         let until = self.expires_at?.saturating_add(beyond_ms).min(self.valid_until.unwrap_or(u64::MAX));
         Some(until.saturating_sub(now).div_ceil(1000))
@@ -108,7 +108,7 @@ pub fn decode_head(json: &[u8], key: &CacheKey) -> Option<EntryHead> {
     (head.key == *key && (200..300).contains(&head.status)).then_some(head)
 }
 
-/// An answer worth keeping. Only a finished capture makes one.
+/// A response to store. Only a finished capture makes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// All but the body.
@@ -118,7 +118,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// The entry as a store keeps it. `None` only for a head beyond 4 GiB.
+    /// The encoded entry. `None` only for a head beyond 4 GiB.
     pub fn encode(&self) -> Option<Vec<u8>> {
         let head = serde_json::to_vec(&self.head).ok()?;
         let head_len = u32::try_from(head.len()).ok()?;
@@ -126,7 +126,7 @@ impl Entry {
         Some([&MAGIC[..], &[VERSION], &head_len.to_be_bytes(), &digest, &head, &self.body].concat())
     }
 
-    /// Reads a whole entry, checking its digest. `None`: damaged, cut short, of another version or of another key.
+    /// Reads an entry and checks its digest. `None`: damaged, truncated, of another version or of another key.
     pub fn decode(bytes: &[u8], key: &CacheKey) -> Option<Entry> {
         let prefix = Prefix::decode(bytes)?;
         let rest = bytes.get(PREFIX_LEN..)?;
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn comes_back_as_it_went() {
+    fn an_entry_survives_encoding() {
         let bytes = entry().encode().unwrap();
         assert_eq!(Entry::decode(&bytes, &key("a")), Some(entry()));
         let prefix = Prefix::decode(&bytes).unwrap();
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn ages_in_whole_seconds() {
+    fn age_and_ttl_are_whole_seconds() {
         let head = entry().head;
         assert_eq!((head.age(500), head.age(1_999), head.age(2_000)), (0, 0, 1));
         assert_eq!(head.ttl(1_000), Some(61));

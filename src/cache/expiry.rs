@@ -1,7 +1,7 @@
 //! When is what a response refers to gone?
 //!
-//! A response may say so itself (`expires_at`), and the URL of a generated image works for an hour. Both limit how long the
-//! response is stored. A time that cannot be read counts as over.
+//! A response may have an expiry time (`expires_at`), and the URL of a generated image works for an hour. Both limit how long the
+//! response is stored. A time that cannot be read counts as past.
 
 use crate::json::cursor::JsonCursor;
 use crate::routing::endpoint::{Computation, Endpoint};
@@ -15,7 +15,7 @@ const IMAGE_URL_MS: u64 = 3_600_000;
 /// How many levels of a response are looked at.
 const MAX_DEPTH: usize = 8;
 
-/// Members that say when something ends: a number of seconds or milliseconds since 1970, or a date.
+/// Members with an expiry time: a number of seconds or milliseconds since 1970, or a date.
 const ABSOLUTE: [&str; 13] = [
     "expires_at",
     "expiresAt",
@@ -32,13 +32,13 @@ const ABSOLUTE: [&str; 13] = [
     "validUntil",
 ];
 
-/// Members that say in how many seconds something ends.
+/// Members with a number of seconds until the expiry.
 const RELATIVE: [&str; 2] = ["expires_in", "expiresIn"];
 
 /// Members whose JSON is the model's or the client's own.
 const CONTENT: [&str; 6] = ["args", "arguments", "input", "metadata", "parameters", "response_format"];
 
-/// When the response is gone, in milliseconds since 1970; `None`: it does not say. `text`: JSON. `now`: likewise.
+/// When the response is gone, in milliseconds since 1970; `None`: unknown. `text`: JSON.
 pub fn valid_until(endpoint: Endpoint, text: &str, now: u64) -> Option<u64> {
     let has_dates = ["xpir", "alid_until", "alidUntil", "://", ":\\/\\/"].iter().any(|sign| text.contains(sign));
     let mut found = None;
@@ -90,7 +90,7 @@ impl Search<'_> {
     }
 }
 
-/// When a time is, in milliseconds since 1970. `None`: it says never.
+/// A time in milliseconds since 1970. `None`: never.
 fn time(value: JsonCursor<'_>, now: u64) -> Option<u64> {
     if let Some(number) = number(value) {
         return (number > 0.0).then(|| since_1970(number));
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_says_when_it_ends() {
+    fn a_body_may_have_an_expiry_time() {
         for (text, end) in [
             (r#"{"expires_at":1800000060}"#, Some(NOW + 60_000)),
             (r#"{"expires_at":1800000060.5}"#, Some(NOW + 60_500)),

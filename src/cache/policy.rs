@@ -1,46 +1,46 @@
-//! May this be read, may this be stored, for how long, and if not, why not?
+//! May the cache be read, may a response be stored, and is a stored response fresh (RFC 9111, RFC 5861)?
 
 use crate::cache::directives::Directives;
 use crate::cache::entry;
 use crate::config::Config;
 use crate::status::{CacheOutcome, CacheStatus, Fwd, Reason};
 
-/// What is allowed for one cacheable question.
+/// What a cacheable request allows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CachePolicy {
-    /// Whether the store is read; if not, what is reported.
+    /// Whether the store is read. If not, the reported status.
     pub read: Result<(), CacheStatus>,
-    /// How long the answer is kept, in milliseconds (`None`: for ever), or why it is not.
+    /// The response's lifetime in milliseconds (`None`: unlimited), or why it is not stored.
     pub store: Result<Option<u64>, Reason>,
-    /// The oldest entry that the caller accepts, in seconds.
+    /// `max-age` of the request: the highest age that the client accepts, in seconds (RFC 9111, section 5.2.1.1).
     pub max_age: Option<u64>,
-    /// The caller takes a stored answer or none.
+    /// `only-if-cached` of the request (RFC 9111, section 5.2.1.7).
     pub only_if_cached: bool,
-    /// How long past its lifetime an entry may stand in for an upstream that fails, in milliseconds: the operator's
-    /// limit, and the caller's where the caller names one.
+    /// How long after its expiry an entry may be served stale if the upstream fails, in milliseconds: the operator's limit, and
+    /// the client's, if it sends one (RFC 5861, section 4).
     pub stale_if_error: (u64, Option<u64>),
-    /// How long past its lifetime an entry may answer while the upstream is asked, in milliseconds.
+    /// How long after its expiry an entry may be served stale during revalidation, in milliseconds (RFC 5861, section 3).
     pub stale_while_revalidate: u64,
 }
 
-/// Whether an entry answers the question, and what is reported.
+/// Whether an entry may be served, and the reported status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Freshness {
-    /// It does.
+    /// It is served.
     Fresh(CacheStatus),
-    /// It does, and the upstream is asked for the next callers, or not at all.
+    /// It is served stale, and revalidated in the background unless the client accepts nothing else.
     Stale(CacheStatus),
-    /// The upstream is asked. Until `stale_if_error_until` (milliseconds since 1970) the entry may stand in if that fails.
+    /// The request is forwarded. Until `stale_if_error_until` (milliseconds since 1970) the entry may be served if that fails.
     Unusable {
-        /// What is reported.
+        /// The reported status.
         cache_status: CacheStatus,
-        /// 0: it may not.
+        /// 0: it may not be served.
         stale_if_error_until: u64,
     },
 }
 
 impl CachePolicy {
-    /// The rules that the operator and the caller set together. `bound`: there is a store.
+    /// The policy of the configuration and the request together. `bound`: there is a store.
     pub fn new(config: &Config, directives: &Directives, bound: bool) -> CachePolicy {
         let wanted = match directives.ttl {
             Some(seconds) => Some(seconds.saturating_mul(1000)),
@@ -53,8 +53,8 @@ impl CachePolicy {
         let neither = if directives.no_store {
             Some((Fwd::Request, Reason::NoStore))
         } else if lifetime == Some(0) {
-            let caller = directives.ttl == Some(0);
-            let fwd = if caller { Fwd::Request } else { Fwd::Bypass };
+            let by_client = directives.ttl == Some(0);
+            let fwd = if by_client { Fwd::Request } else { Fwd::Bypass };
             Some((fwd, Reason::TtlZero))
         } else if !bound {
             Some((Fwd::Bypass, Reason::StoreMissing))
@@ -81,16 +81,18 @@ impl CachePolicy {
         }
     }
 
-    /// Whether an entry answers the question at `now` (milliseconds since 1970).
+    /// Whether an entry may be served at `now` (milliseconds since 1970).
     pub fn evaluate(&self, head: &entry::EntryHead, now: u64) -> Freshness {
+        // RFC 9111, section 4.2: fresh while the freshness lifetime (4.2.1) exceeds the current age (4.2.3).
         let expired = head.expires_at.is_some_and(|at| at <= now);
         let age_ms = now.saturating_sub(head.stored_at);
-        // Nothing that is stored is new enough for 0, however short ago it was.
+        // RFC 9111, section 5.2.1.1. No stored response is recent enough for 0.
         let too_old = self.max_age.is_some_and(|most| most == 0 || age_ms > most.saturating_mul(1000));
         let served = |outcome| CacheStatus { ttl: head.ttl(now), ..CacheStatus::new(outcome) };
         if !expired && !too_old {
             return Freshness::Fresh(served(CacheOutcome::Hit));
         }
+        // RFC 9111, section 4.2.4: when a stale response may be served.
         let gone = head.valid_until.is_some_and(|at| at <= now);
         let revalidates =
             !gone && head.expires_at.is_some_and(|at| now < at.saturating_add(self.stale_while_revalidate));
@@ -109,7 +111,7 @@ impl CachePolicy {
         }
     }
 
-    /// When, after `now`, an entry that is fresh tells another age, has another time to live or is fresh no longer.
+    /// The next time after `now` at which the `Age` or `ttl` of a fresh entry changes, or it is no longer fresh.
     pub fn head_valid_until(&self, head: &entry::EntryHead, now: u64) -> u64 {
         let older = head.stored_at.saturating_add(head.age(now).saturating_add(1).saturating_mul(1000));
         let left = head.ttl(now).and_then(|ttl| u64::try_from(ttl).ok()).unwrap_or(0);
@@ -121,13 +123,13 @@ impl CachePolicy {
         shorter.into_iter().chain(too_old).fold(older, u64::min)
     }
 
-    /// The operator limits how long after its expiry an entry may stand in, and the caller may limit it further. A caller
-    /// who limits an entry's age has to say how much older it may be than that.
+    /// Until when an entry may be served if the upstream fails (RFC 5861, section 4). The operator sets the limit, and the client
+    /// may lower it. With `max-age`, a client also has to send how much older the entry may be.
     fn stale_if_error_until(&self, head: &entry::EntryHead) -> u64 {
-        let (operators, callers) = self.stale_if_error;
-        let limit = callers.map_or(operators, |callers| callers.min(operators));
+        let (by_operator, by_client) = self.stale_if_error;
+        let limit = by_client.map_or(by_operator, |by_client| by_client.min(by_operator));
         let by_expiry = head.expires_at.map_or(u64::MAX, |at| at.saturating_add(limit));
-        let by_age = match (self.max_age, callers) {
+        let by_age = match (self.max_age, by_client) {
             (None, _) => u64::MAX,
             (Some(_), None) => 0,
             (Some(most), Some(more)) => head.stored_at.saturating_add(most.saturating_mul(1000)).saturating_add(more),
@@ -135,7 +137,7 @@ impl CachePolicy {
         by_expiry.min(by_age).min(head.valid_until.unwrap_or(u64::MAX))
     }
 
-    /// What is reported when there is no entry, or (`failed`) none that could be read.
+    /// The status of a miss. `failed`: why the entry could not be read.
     pub fn miss(&self, failed: Option<Reason>) -> CacheStatus {
         CacheStatus {
             fwd: Some(Fwd::UriMiss),

@@ -1,23 +1,23 @@
-//! In what form does a stored answer go to a caller: as it is, without its usage chunk, or converted to the other mode?
+//! In which representation is a stored response served: verbatim, without its usage chunk, or converted to the other mode?
 
 use crate::cache::entry::EntryHead;
 use crate::protocol::{Protocol, ResponseMode};
 use crate::routing::endpoint::Endpoint;
 
-/// What has to be done to a stored body.
+/// How a stored body is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Representation {
-    /// Nothing: its bytes go out verbatim.
+    /// Byte for byte.
     Verbatim,
-    /// The final usage chunk is left out: its asker wanted it, this caller does not.
+    /// Without the final usage chunk, which the first client asked for and this one did not.
     WithoutUsage(Protocol),
-    /// It is given in the other mode.
+    /// Converted to the other mode.
     Converted(Protocol),
 }
 
-/// The form in which an entry answers a caller who wants it carried like this. `None`: in none.
+/// The representation of an entry for a client that wants this mode. `None`: there is none.
 pub fn representation(endpoint: Endpoint, head: &EntryHead, wanted: ResponseMode) -> Option<Representation> {
-    // Whoever asks just as the first did gets what the first got, however the upstream carried it.
+    // A request for the same mode gets the stored bytes, whatever mode the upstream responded in.
     if head.requested_mode == wanted {
         return Some(Representation::Verbatim);
     }
@@ -32,11 +32,11 @@ pub fn representation(endpoint: Endpoint, head: &EntryHead, wanted: ResponseMode
     }
 }
 
-/// The largest body that is converted, in bytes. A conversion holds the answer several times over, and all requests of
-/// an isolate share its memory.
+/// The largest body that is converted, in bytes. A conversion holds several copies of it, and all requests of an isolate share
+/// its memory.
 const MAX_CONVERTED: usize = 2 << 20;
 
-/// A body in another form: its bytes, and its content type where that changes. `None`: it cannot be given faithfully.
+/// A body in a representation: its bytes, and its content type if that changes. `None`: it cannot be converted faithfully.
 pub fn render(
     representation: Representation,
     body: &[u8],

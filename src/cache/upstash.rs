@@ -1,19 +1,19 @@
-//! What is said to a Redis behind Upstash's REST API, and what it answers (Upstash documentation, "REST API"): a command is
-//! a JSON array posted to the base URL, an answer is `{"result":…}` or `{"error":"…"}`.
+//! Commands to Redis through Upstash's REST API, and its replies (Upstash documentation, "REST API"). A command is a JSON array
+//! that is posted to the base URL; a reply is `{"result":…}` or `{"error":"…"}`.
 //!
-//! Strings in JSON are Unicode, entries are any bytes: a value is kept as base64.
+//! JSON strings are Unicode and entries are bytes, so values are stored as base64.
 
 use crate::json;
 use base64::prelude::{BASE64_STANDARD, Engine};
 use serde_json::{Value, json};
 
-/// What Upstash takes as one request, in bytes.
+/// The largest request that Upstash accepts, in bytes.
 pub const MAX_REQUEST: usize = 10_000_000;
 
-/// The longest answer that can be one to a command of ours, in bytes: whatever was set in one request, and its frame.
+/// The largest reply to one of our commands, in bytes: a value that was set in one request, and the JSON around it.
 pub const MAX_RESPONSE: usize = MAX_REQUEST + 1_000;
 
-/// The server's answer is no answer to the command.
+/// The server's reply is an error, or not a reply to the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CommandError;
 
@@ -22,7 +22,7 @@ pub fn get(key: &str) -> String {
     json!(["GET", name(key)]).to_string()
 }
 
-/// The command that sets a key, to be forgotten after `ttl` seconds or never. `None`: it is larger than Upstash takes.
+/// The command that sets a key, which expires after `ttl` seconds or never. `None`: it is too large for Upstash.
 pub fn set(key: &str, value: &[u8], ttl: Option<u64>) -> Option<String> {
     let value = BASE64_STANDARD.encode(value);
     let command = match ttl {
@@ -32,26 +32,26 @@ pub fn set(key: &str, value: &[u8], ttl: Option<u64>) -> Option<String> {
     Some(command.to_string()).filter(|command| command.len() <= MAX_REQUEST)
 }
 
-/// The command that forgets keys, which are named as [`parse_scan`] names them.
+/// The command that deletes keys, with the names from [`parse_scan`].
 pub fn delete(names: &[String]) -> String {
     let command: Vec<&str> = std::iter::once("DEL").chain(names.iter().map(String::as_str)).collect();
     json!(command).to_string()
 }
 
-/// The command that forgets one key.
+/// The command that deletes a key.
 pub fn del(key: &str) -> String {
     delete(&[name(key)])
 }
 
-/// The command that looks for keys with a prefix among the next `count` of all. `cursor`: as [`parse_scan`] gave it.
+/// The command that looks for keys with a prefix among the next `count` keys. `cursor`: from [`parse_scan`].
 pub fn scan(prefix: &str, cursor: Option<&str>, count: usize) -> String {
     json!(["SCAN", cursor.unwrap_or("0"), "MATCH", format!("{}*", name(prefix)), "COUNT", count]).to_string()
 }
 
-/// What a scan found: where it goes on, if it is not over, and the names.
+/// The result of a scan: the cursor, unless it has ended, and the names.
 ///
 /// # Errors
-/// [`CommandError`] as there.
+/// [`CommandError`].
 pub fn parse_scan(response: &[u8]) -> Result<(Option<String>, Vec<String>), CommandError> {
     let result = result(response)?;
     let text = |value: &Value| value.as_str().map(str::to_owned).ok_or(CommandError);
@@ -61,24 +61,24 @@ pub fn parse_scan(response: &[u8]) -> Result<(Option<String>, Vec<String>), Comm
     Ok((Some(cursor).filter(|cursor| cursor != "0"), names))
 }
 
-/// How many keys are forgotten.
+/// How many keys were deleted.
 ///
 /// # Errors
-/// [`CommandError`] as there.
+/// [`CommandError`].
 pub fn parse_deleted(response: &[u8]) -> Result<usize, CommandError> {
     let n = result(response)?.as_u64().ok_or(CommandError)?;
     usize::try_from(n).map_err(|_| CommandError)
 }
 
-/// Keys are set apart from whatever else lives in the database.
+/// The name in the database, which other programs may use too.
 fn name(key: &str) -> String {
     format!("reprise:{key}")
 }
 
-/// Whether a write was done.
+/// Checks that a write succeeded.
 ///
 /// # Errors
-/// [`CommandError`] as there.
+/// [`CommandError`].
 pub fn parse_set(response: &[u8]) -> Result<(), CommandError> {
     if result(response)? == "OK" { Ok(()) } else { Err(CommandError) }
 }
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_read_or_refused() {
+    fn replies_are_read_or_rejected() {
         for bad in [&b"{\"error\":\"WRONGPASS\"}"[..], b"", b"<html>", b"{\"result\":7}", b"[]"] {
             assert_eq!(parse_set(bad), Err(CommandError));
         }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 type Object = Map<String, Value>;
 
-/// What an event says about its stream.
+/// What an event means for its stream.
 pub(super) fn event_kind(value: &Value) -> EventKind {
     match text(value, "type") {
         "message_stop" => EventKind::Terminal,
@@ -35,10 +35,10 @@ pub(super) fn track(value: &Value, parts: &mut OpenParts) {
     }
 }
 
-/// Kinds of block whose content comes in deltas, or changes what is around them, in ways that are not carried over.
+/// Types of block that are not converted: their deltas are of other types, or they change the blocks around them.
 const NOT_CARRIED: [&str; 2] = ["compaction", "fallback"];
 
-/// What says why a message ended: `null` in its start, the value at its end.
+/// Why a message ended: `null` at its start, the value at its end.
 const STOP: [&str; 3] = ["stop_reason", "stop_sequence", "stop_details"];
 
 /// Stream to object.
@@ -56,7 +56,7 @@ pub(super) fn to_object(chunks: Vec<Value>) -> Option<Value> {
     message.finish()
 }
 
-/// A message while its events come in.
+/// A message while its events arrive.
 struct Message {
     whole: Object,
     blocks: Vec<Block>,
@@ -64,7 +64,7 @@ struct Message {
 }
 
 impl Message {
-    /// Adds an event. `None`: it is unknown, or not where it belongs.
+    /// Adds an event. `None`: it is unknown or out of order.
     fn add(&mut self, chunk: Value) -> Option<()> {
         if self.ended {
             return None;
@@ -100,7 +100,7 @@ impl Message {
         self.blocks.get_mut(position(index)?).filter(|block| block.open)
     }
 
-    /// Adds what is only known at the end. Counts of usage are totals: the last one counts.
+    /// Adds the fields of the end. Usage counts are totals, so the last one counts.
     fn add_end(&mut self, chunk: Value) -> Option<()> {
         let [delta, usage, context, transformations] =
             take(chunk, ["delta", "usage", "context_management", "input_transformations"])?;
@@ -108,7 +108,7 @@ impl Message {
             return None;
         };
         let totals = self.whole.get_mut("usage")?.as_object_mut()?;
-        // `null` says that there is nothing new.
+        // `null` means no change.
         totals.extend(usage.into_iter().filter(|(_, value)| !value.is_null()));
         for name in STOP {
             if delta.contains_key(name) {
@@ -129,22 +129,22 @@ impl Message {
     }
 }
 
-/// A content block while its deltas come in.
+/// A content block while its deltas arrive.
 struct Block {
     block: Value,
-    /// A tool's input, as the JSON text whose fragments come in.
+    /// A tool's input: the fragments of its JSON text.
     input: Option<String>,
     open: bool,
 }
 
 impl Block {
-    /// Adds a delta. `None`: it is unknown, or does not belong to this kind of block.
+    /// Adds a delta. `None`: it is unknown, or of another type of block.
     fn add(&mut self, delta: Value) -> Option<()> {
         match (text(&self.block, "type"), text(&delta, "type")) {
             ("text", "text_delta") => self.append("text", delta),
             ("thinking", "thinking_delta") => self.append("thinking", delta),
             ("thinking", "signature_delta") => {
-                // The official clients put the last one in the place of all: clear only where it comes once.
+                // The official clients store the last one only, so there must be no more than one.
                 if text(&self.block, "signature").is_empty() {
                     let [signature @ Value::String(_)] = take(delta, ["signature"])? else {
                         return None;
@@ -191,9 +191,9 @@ impl Block {
     fn finish(mut self) -> Option<Value> {
         if let Some(input) = self.input {
             let input = if input.is_empty() { json!({}) } else { serde_json::from_str(&input).ok()? };
-            let begun = self.block.as_object_mut()?.insert("input".to_owned(), input);
-            // An input that the block began with and one in fragments: which of them counts is open.
-            if begun.is_some_and(|begun| begun != json!({})) {
+            let initial = self.block.as_object_mut()?.insert("input".to_owned(), input);
+            // If the block has an initial input and fragments too, it is unknown which counts.
+            if initial.is_some_and(|initial| initial != json!({})) {
                 return None;
             }
         }
@@ -201,7 +201,7 @@ impl Block {
     }
 }
 
-/// Takes these members out of an event. `None`: beside its type and them it has more, which would be lost.
+/// Takes these members out of an event. `None`: it has others beside its type, which would be lost.
 fn take<const N: usize>(event: Value, names: [&str; N]) -> Option<[Value; N]> {
     let Value::Object(mut members) = event else {
         return None;
@@ -215,7 +215,7 @@ fn position(index: &Value) -> Option<usize> {
     usize::try_from(index.as_u64()?).ok()
 }
 
-/// The counts of usage that the end of a stream says again.
+/// The usage counts that the end of a stream repeats.
 const TOTALS: [&str; 8] = [
     "input_tokens",
     "cache_creation_input_tokens",
@@ -227,7 +227,7 @@ const TOTALS: [&str; 8] = [
     "fallback_credit",
 ];
 
-/// Object to stream: the message without its content, each block, and how it ended.
+/// Object to stream: the message without its content, the blocks, and the stop reason.
 pub(super) fn to_events(mut whole: Object) -> Option<Vec<Event>> {
     let Value::Array(content) = whole.insert("content".to_owned(), json!([]))? else {
         return None;
@@ -239,7 +239,7 @@ pub(super) fn to_events(mut whole: Object) -> Option<Vec<Event>> {
             delta.insert(name.to_owned(), value.take());
         }
     }
-    // Every client takes the output's tokens from the end, but only newer ones the other counts.
+    // All clients read the output tokens from the end. Only newer ones read the other counts there.
     let usage = whole.get_mut("usage")?.as_object_mut()?;
     let totals = TOTALS.into_iter().filter_map(|name| Some((name.to_owned(), usage.get(name)?.clone())));
     let totals: Object = totals.filter(|(_, value)| !value.is_null()).collect();
@@ -262,7 +262,7 @@ pub(super) fn to_events(mut whole: Object) -> Option<Vec<Event>> {
     Some(events)
 }
 
-/// A block as it begins, and the deltas that make it whole.
+/// A block as it begins, and its deltas.
 fn split(mut block: Object) -> Option<(Object, Vec<Value>)> {
     let mut deltas = Vec::new();
     match block.get("type")?.as_str()? {
@@ -278,7 +278,7 @@ fn split(mut block: Object) -> Option<(Object, Vec<Value>)> {
         }
         "thinking" => {
             cut(&mut block, "thinking", "thinking_delta", &mut deltas)?;
-            // Some who speak like Anthropic have none.
+            // Some compatible providers have none.
             if block.get("signature").is_some_and(Value::is_string) {
                 cut(&mut block, "signature", "signature_delta", &mut deltas)?;
             }
@@ -289,13 +289,13 @@ fn split(mut block: Object) -> Option<(Object, Vec<Value>)> {
             deltas.push(object([("type", "input_json_delta".into()), ("partial_json", json.into())]));
         }
         kind if NOT_CARRIED.contains(&kind) => return None,
-        // What has no deltas of its own comes whole.
+        // Other types have no deltas.
         _ => {}
     }
     Some((block, deltas))
 }
 
-/// Moves a text out of its block into a delta.
+/// Moves a text from its block into a delta.
 fn cut(block: &mut Object, name: &str, kind: &str, deltas: &mut Vec<Value>) -> Option<()> {
     let Value::String(text) = block.get_mut(name)? else {
         return None;
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn deltas_add_up() {
+    fn deltas_are_merged() {
         let of = |kind: &str, name: &str, value: &str| json!({"type": kind, name: value});
         assert_eq!(
             to_object(stream(
@@ -423,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_be_lost_is_no_object() {
+    fn a_stream_that_would_lose_a_part_has_no_object() {
         let text = || json!({"type": "text", "text": ""});
         let delta = |kind: &str, name: &str| json!({"type": kind, name: "a"});
         assert_eq!(block(text(), &[delta("novel_delta", "text")]), None);
@@ -436,7 +436,7 @@ mod tests {
 
         let whole = stream(text(), &[delta("text_delta", "text")]);
         assert!(to_object(whole.clone()).is_some());
-        // Without any one of its events (but the ping and the delta) a stream is none; nor with any one of them twice.
+        // Every event but the ping and the delta has to be there once.
         for left_out in (0..whole.len()).filter(|index| ![2, 3].contains(index)) {
             let mut less = whole.clone();
             less.remove(left_out);
@@ -453,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_streamed_is_no_stream() {
+    fn an_object_that_cannot_be_streamed_has_no_stream() {
         assert!(events(&message(json!([]))).is_some());
         for content in [
             json!([{"type": "compaction", "content": "a"}]),

@@ -1,4 +1,4 @@
-//! OpenAI chat completions (API reference, "Chat completion chunk object") and everyone who speaks like them.
+//! OpenAI chat completions (API reference, "Chat completion chunk object") and compatible APIs.
 
 use super::finish_reason::reject_finish_reason;
 use super::open_parts::OpenParts;
@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 type Object = Map<String, Value>;
 
-/// What a chunk says about its stream; `[DONE]` ends it.
+/// What a chunk means for its stream, which `[DONE]` ends.
 pub(super) fn event_kind(value: &Value) -> EventKind {
     for choice in items(value, "choices") {
         if is_set(choice, "error") {
@@ -50,9 +50,9 @@ pub(super) fn is_progress(value: &Value) -> bool {
 
 /// Whether a choice of a chunk has more in it than a role.
 fn has_content(choice: &Value) -> bool {
-    let says = |(name, value): (&String, &Value)| name != "role" && !value.is_null() && value != "";
+    let is_content = |(name, value): (&String, &Value)| name != "role" && !value.is_null() && value != "";
     let delta = choice.get("delta").and_then(Value::as_object);
-    !text(choice, "text").is_empty() || delta.is_some_and(|delta| delta.iter().any(says))
+    !text(choice, "text").is_empty() || delta.is_some_and(|delta| delta.iter().any(is_content))
 }
 
 /// Whether a chunk has a choice with content or an end.
@@ -68,10 +68,10 @@ pub(super) fn track(value: &Value, parts: &mut OpenParts) {
     }
 }
 
-/// Fields of a chunk that mean nothing in the object; `p` is Mistral's padding.
+/// Fields of a chunk that the object does not have. `p` is Mistral's padding.
 const CHUNK_ONLY: [&str; 3] = ["obfuscation", "object", "p"];
 
-/// Fields that may change from chunk to chunk; the last value is the answer's.
+/// Fields that may change from chunk to chunk. The object has the last value.
 const CHANGING: [&str; 9] = [
     "created",
     "usage",
@@ -84,7 +84,7 @@ const CHANGING: [&str; 9] = [
     "content_filter_results",
 ];
 
-/// Adds a field of which there is one in the object. `None`: it is another one now.
+/// Adds a field that the object has once. `None`: its value has changed.
 pub(super) fn add_once(whole: &mut Object, name: String, value: Value) -> Option<()> {
     match whole.entry(name) {
         Entry::Vacant(slot) => {
@@ -105,7 +105,7 @@ pub(super) fn add_once(whole: &mut Object, name: String, value: Value) -> Option
     Some(())
 }
 
-/// The fields around the choices. `None`: the chunks are not of one answer.
+/// The fields around the choices. `None`: the chunks are not those of one response.
 pub(super) fn envelope(chunks: &mut [Value], kind: &str) -> Option<Object> {
     let mut whole = Object::new();
     for chunk in chunks {
@@ -135,23 +135,23 @@ pub(super) fn to_object(mut chunks: Vec<Value>) -> Option<Value> {
     Some(Value::Object(whole))
 }
 
-/// A choice while its chunks come in.
+/// A choice while its chunks arrive.
 #[derive(Default)]
 struct Choice {
     message: Object,
     tool_calls: BTreeMap<u64, Object>,
     logprobs: Value,
-    /// Everything else beside the delta; the last value counts.
+    /// The other fields beside the delta. The last value counts.
     others: Object,
 }
 
 impl Choice {
-    /// Adds a chunk's choice. `None`: there is something in it that cannot be added up.
+    /// Adds a chunk's choice. `None`: a part of it cannot be merged.
     fn add(&mut self, mut choice: Object) -> Option<()> {
         choice.remove("index");
-        // Together says the text twice.
-        let said = choice.get("delta").map_or("", |delta| text(delta, "content"));
-        if choice.get("text").is_some_and(|text| text == said) {
+        // Together sends the text twice.
+        let content = choice.get("delta").map_or("", |delta| text(delta, "content"));
+        if choice.get("text").is_some_and(|text| text == content) {
             choice.shift_remove("text");
         }
         match choice.remove("delta") {
@@ -161,7 +161,7 @@ impl Choice {
         }
         add_logprobs(&mut self.logprobs, choice.remove("logprobs").unwrap_or_default())?;
         for (name, value) in choice {
-            // Answers of another kind beside the deltas.
+            // A response of another kind beside the deltas.
             if matches!(name.as_str(), "message" | "text") {
                 return None;
             }
@@ -173,7 +173,7 @@ impl Choice {
     fn add_delta(&mut self, delta: Object) -> Option<()> {
         for (name, value) in delta {
             match name.as_str() {
-                // Together's number of a fragment.
+                // Together numbers its fragments.
                 "token_id" => {}
                 "tool_calls" if value.is_null() => {}
                 "tool_calls" => {
@@ -196,7 +196,7 @@ impl Choice {
         let Value::Object(mut call) = call else {
             return None;
         };
-        // Without an index it is open which call a fragment belongs to.
+        // Without an index, the call of a fragment is unknown.
         let index = call.remove("index")?.as_u64()?;
         let whole = self.tool_calls.entry(index).or_default();
         for (name, value) in call {
@@ -214,7 +214,7 @@ impl Choice {
             for call in self.tool_calls.values() {
                 let named =
                     ["function", "custom"].iter().any(|part| call.get(*part).is_some_and(|p| is_set(p, "name")));
-                // Two calls under one index run into each other.
+                // The arguments of two calls under one index would be joined.
                 let arguments = call.get("function").map_or("", |function| text(function, "arguments"));
                 let one = arguments.is_empty() || serde_json::from_str::<IgnoredAny>(arguments).is_ok();
                 if !named || !one {
@@ -241,14 +241,14 @@ fn text_of<'a>(object: &'a Object, name: &str) -> Option<&'a str> {
     object.get(name)?.as_str()
 }
 
-/// Where providers put what a model thinks.
+/// Where providers put the reasoning.
 const REASONING: [&str; 4] = ["reasoning_content", "reasoning", "reasoning_details", "thinking"];
 
-/// Texts that come in fragments.
+/// Fields whose text arrives in fragments.
 const FRAGMENTED: [&str; 9] =
     ["content", "refusal", "reasoning_content", "reasoning", "thinking", "arguments", "input", "data", "transcript"];
 
-/// Adds a field: fragments are joined; anything else must come once, or always the same.
+/// Adds a field. Fragments are joined; any other field has one value.
 fn add_field(whole: &mut Object, name: String, value: Value) -> Option<()> {
     match whole.entry(name) {
         Entry::Vacant(slot) => {
@@ -260,7 +260,7 @@ fn add_field(whole: &mut Object, name: String, value: Value) -> Option<()> {
             (true, Value::String(so_far), Value::String(more)) => so_far.push_str(&more),
             (false, Value::String(so_far), value @ Value::String(_)) if so_far.is_empty() => *slot.get_mut() = value,
             (false, Value::String(_), Value::String(more)) if more.is_empty() => {}
-            // Two equal lists may as well be two halves of one.
+            // Two equal lists may be two parts of one.
             (false, so_far, value) if *so_far == value && !value.is_array() => {}
             (false, so_far, Value::Array(more)) if more.is_empty() && so_far.is_array() => {}
             (false, Value::Array(so_far), value @ Value::Array(_)) if so_far.is_empty() => *slot.get_mut() = value,
@@ -270,7 +270,7 @@ fn add_field(whole: &mut Object, name: String, value: Value) -> Option<()> {
     Some(())
 }
 
-/// Adds an object's fields one by one.
+/// Adds the fields of an object.
 fn add_parts(whole: &mut Object, name: String, parts: Value) -> Option<()> {
     let slot = whole.entry(name).or_insert(Value::Null);
     match (slot, parts) {
@@ -286,7 +286,7 @@ fn add_parts(whole: &mut Object, name: String, parts: Value) -> Option<()> {
     }
 }
 
-/// Adds log probabilities: an object of arrays, each of which grows.
+/// Adds log probabilities, an object of arrays.
 pub(super) fn add_logprobs(whole: &mut Value, more: Value) -> Option<()> {
     match (whole, more) {
         (_, Value::Null) => {}
@@ -306,10 +306,10 @@ pub(super) fn add_logprobs(whole: &mut Value, more: Value) -> Option<()> {
     Some(())
 }
 
-/// Makes the chunks of one stream: what surrounds the choices is the same in all of them.
+/// Makes the chunks of a stream. They have the fields around the choices in common.
 pub(super) struct Chunks {
     shared: Object,
-    /// Said once, in the first chunk.
+    /// Fields of the first chunk alone.
     first: Object,
     usage: Value,
     response_mode: ResponseMode,
@@ -317,17 +317,17 @@ pub(super) struct Chunks {
 }
 
 impl Chunks {
-    /// Takes the object apart: its choices, and the maker of chunks around them. `None`: usage is asked for and missing.
+    /// Takes the object apart into its choices and the fields around them. `None`: the client wants usage and there is none.
     pub(super) fn new(mut whole: Object, kind: &str, response_mode: ResponseMode) -> Option<(Vec<Value>, Chunks)> {
         let Value::Array(choices) = whole.remove("choices")? else {
             return None;
         };
-        // Each choice has to end, and to have a place of its own.
+        // Each choice has to end, and to have its own index.
         let ended = |choice: &Value| !text(choice, "finish_reason").is_empty();
-        let mut places = BTreeSet::new();
-        let placed =
-            |choice: &Value| choice.get("index").and_then(Value::as_u64).is_some_and(|place| places.insert(place));
-        if choices.is_empty() || !choices.iter().all(ended) || !choices.iter().all(placed) {
+        let mut indexes = BTreeSet::new();
+        let indexed =
+            |choice: &Value| choice.get("index").and_then(Value::as_u64).is_some_and(|index| indexes.insert(index));
+        if choices.is_empty() || !choices.iter().all(ended) || !choices.iter().all(indexed) {
             return None;
         }
         let usage = whole.remove("usage").unwrap_or_default();
@@ -350,7 +350,7 @@ impl Chunks {
         self.chunk(Value::Array(vec![choice]), usage);
     }
 
-    /// Adds the usage chunk, if it is wanted, and the end.
+    /// Adds the usage chunk, if the client wants it, and the end.
     pub(super) fn finish(mut self) -> Vec<Event> {
         if self.response_mode.include_usage {
             let usage = self.usage.take();
@@ -369,7 +369,7 @@ impl Chunks {
     }
 }
 
-/// Object to stream: for each choice its role, each part of its message, and its end.
+/// Object to stream: for each choice its role, the parts of its message, and its end.
 pub(super) fn to_events(whole: Object, response_mode: ResponseMode) -> Option<Vec<Event>> {
     let (choices, mut chunks) = Chunks::new(whole, "chat.completion.chunk", response_mode)?;
     for choice in choices {
@@ -387,22 +387,22 @@ pub(super) fn to_events(whole: Object, response_mode: ResponseMode) -> Option<Ve
                 [("index", index.clone()), ("delta", delta), ("logprobs", logprobs), ("finish_reason", Value::Null)];
             chunks.push(object(choice));
         };
-        // Where a text begins is said with the role: empty if more of it comes, `null` if there is none.
+        // The first delta has the role, and each text as empty (more follows) or `null`.
         let mut opening = object([("role", message.shift_remove("role").unwrap_or_else(|| "assistant".into()))]);
         for name in ["content", "refusal"] {
             if let (Some(value), Some(opening)) = (message.get(name), opening.as_object_mut()) {
-                let begun = if value.is_string() { "".into() } else { Value::Null };
-                opening.insert(name.to_owned(), begun);
+                let initial = if value.is_string() { "".into() } else { Value::Null };
+                opening.insert(name.to_owned(), initial);
             }
         }
         delta(opening, Value::Null);
-        // Who reasons does so before answering.
+        // Reasoning precedes the text.
         let mut parts: Object = REASONING.iter().filter_map(|name| message.shift_remove_entry(*name)).collect();
         parts.append(&mut message);
         for (name, value) in parts {
             let value = match (name.as_str(), value) {
                 (_, Value::Null) => continue,
-                // Content in parts is not streamed by anyone.
+                // No provider streams content in parts.
                 ("content", value) if !value.is_string() => return None,
                 ("tool_calls", Value::Array(calls)) => Value::Array(indexed(calls)?),
                 (_, value) => value,
@@ -425,7 +425,7 @@ pub(super) fn to_events(whole: Object, response_mode: ResponseMode) -> Option<Ve
     Some(chunks.finish())
 }
 
-/// Tool calls as a delta has them, each with its place.
+/// Tool calls as in a delta, each with its index.
 fn indexed(calls: Vec<Value>) -> Option<Vec<Value>> {
     calls
         .into_iter()

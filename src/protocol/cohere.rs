@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 type Object = Map<String, Value>;
 
-/// What an event says about its stream.
+/// What an event means for its stream.
 pub(super) fn event_kind(value: &Value) -> EventKind {
     let (reason, error) = if text(value, "type") == "message-end" {
         (value.pointer("/delta/finish_reason"), value.pointer("/delta/error"))
@@ -52,8 +52,8 @@ pub(super) fn track(value: &Value, parts: &mut OpenParts) {
     }
 }
 
-/// Lists and texts that a message announces, empty, before it has them.
-const ANNOUNCED: [&str; 4] = ["content", "tool_plan", "tool_calls", "citations"];
+/// Fields that a message has as empty at its start.
+const INITIALLY_EMPTY: [&str; 4] = ["content", "tool_plan", "tool_calls", "citations"];
 
 /// Stream to object.
 pub(super) fn to_object(chunks: Vec<Value>) -> Option<Value> {
@@ -62,7 +62,7 @@ pub(super) fn to_object(chunks: Vec<Value>) -> Option<Value> {
         let Value::Object(event) = chunk else {
             return None;
         };
-        // Nothing comes after the end.
+        // The end is last.
         if whole.end.is_some() {
             return None;
         }
@@ -71,7 +71,7 @@ pub(super) fn to_object(chunks: Vec<Value>) -> Option<Value> {
     whole.finish()
 }
 
-/// An answer while its events come in.
+/// A response while its events arrive.
 #[derive(Default)]
 struct Whole {
     id: Option<Value>,
@@ -85,7 +85,7 @@ struct Whole {
 }
 
 impl Whole {
-    /// Adds an event. `None`: it says something that has no place here.
+    /// Adds an event. `None`: a part of it cannot be converted.
     fn add(&mut self, mut event: Object) -> Option<()> {
         let kind = event.remove("type")?;
         let index = event.remove("index").unwrap_or_default().as_u64();
@@ -93,7 +93,7 @@ impl Whole {
         match kind.as_str()? {
             "message-start" if self.id.is_none() => {
                 self.id = Some(event.remove("id")?);
-                self.message = announced(only("message", delta)?)?;
+                self.message = without_empty_fields(only("message", delta)?)?;
             }
             "content-start" => {
                 let Value::Object(block) = of_message("content", delta)? else {
@@ -160,7 +160,7 @@ impl Whole {
         if !self.logprobs.is_empty() {
             whole.insert("logprobs".to_owned(), self.logprobs.into());
         }
-        // An error is no answer, and anything else is unknown.
+        // An error is not a response, and other fields are unknown.
         end.values().all(Value::is_null).then_some(Value::Object(whole))
     }
 }
@@ -174,17 +174,17 @@ fn only(name: &str, value: Value) -> Option<Value> {
     members.is_empty().then_some(value)
 }
 
-/// What a delta adds to this field of the message.
+/// The value that a delta adds to this field of the message.
 fn of_message(name: &str, delta: Value) -> Option<Value> {
     only(name, only("message", delta)?)
 }
 
-/// The message as it begins: what it only announces is left out, as the plain API does with what there is none of.
-fn announced(message: Value) -> Option<Object> {
+/// The message as it begins, without its empty fields: the plain API leaves them out.
+fn without_empty_fields(message: Value) -> Option<Object> {
     let Value::Object(mut message) = message else {
         return None;
     };
-    for name in ANNOUNCED {
+    for name in INITIALLY_EMPTY {
         if message.shift_remove(name).is_some_and(|value| !is_empty(&value)) {
             return None;
         }
@@ -215,10 +215,10 @@ fn in_order(blocks: BTreeMap<u64, Object>) -> Option<Value> {
     complete.then(|| blocks.into_values().map(Value::Object).collect())
 }
 
-/// Texts that come in fragments.
+/// Fields whose text arrives in fragments.
 const FRAGMENTED: [&str; 3] = ["text", "thinking", "arguments"];
 
-/// Adds an object's fields: fragments are joined; anything else must come once, or always the same.
+/// Adds the fields of an object. Fragments are joined; any other field has one value.
 fn add_parts(whole: &mut Object, parts: Value) -> Option<()> {
     let Value::Object(parts) = parts else {
         return None;
@@ -248,13 +248,13 @@ pub(super) fn to_events(mut whole: Object) -> Option<Vec<Event>> {
         return None;
     };
     let [content, tool_plan, tool_calls, citations] =
-        ANNOUNCED.map(|name| message.shift_remove(name).filter(|value| !is_empty(value)));
+        INITIALLY_EMPTY.map(|name| message.shift_remove(name).filter(|value| !is_empty(value)));
     let mut logprobs = list(whole.shift_remove("logprobs"))?;
     let mut end = Object::new();
     for name in ["finish_reason", "usage"] {
         end.extend(whole.shift_remove(name).map(|value| (name.to_owned(), value)));
     }
-    // Anything else has no place in a stream.
+    // A stream has no other fields.
     if !whole.is_empty() || !end.get("finish_reason").is_some_and(Value::is_string) {
         return None;
     }
@@ -303,7 +303,7 @@ pub(super) fn to_events(mut whole: Object) -> Option<Vec<Event>> {
         push(json!({"type": "tool-call-end", "index": index}));
     }
     push(json!({"type": "message-end", "delta": end}));
-    // What does not add up to an answer is none: an item of the wrong type, for one.
+    // An item of the wrong type, for example, cannot be converted back.
     to_object(events.iter().map(|event| parse(&event.data)).collect::<Option<_>>()?)?;
     Some(events)
 }
@@ -331,21 +331,21 @@ fn opened(block: Value, logprobs: &mut Vec<Value>) -> Option<(Value, &'static st
     let mut block = block;
     let kind = text(&block, "type");
     let name = ["text", "thinking"].into_iter().find(|name| *name == kind)?;
-    let Value::String(said) = std::mem::replace(block.get_mut(name)?, "".into()) else {
+    let Value::String(content_text) = std::mem::replace(block.get_mut(name)?, "".into()) else {
         return None;
     };
     let spelled: String = logprobs.iter().map(|item| text(item, "text")).collect();
-    let fragments = if name == "text" && spelled == said {
+    let fragments = if name == "text" && spelled == content_text {
         logprobs.drain(..).map(|item| (text(&item, "text").into(), Some(item))).collect()
-    } else if said.is_empty() {
+    } else if content_text.is_empty() {
         Vec::new()
     } else {
-        vec![(said.into(), None)]
+        vec![(content_text.into(), None)]
     };
     Some((block, name, fragments))
 }
 
-/// The events of citations: each is whole when it begins.
+/// The events of citations, each complete at its start.
 fn cited(citations: Vec<Value>) -> impl Iterator<Item = Value> {
     citations.into_iter().enumerate().flat_map(|(index, citation)| {
         let delta = of(object([("citations", citation)]));
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn knows_its_ends() {
+    fn a_stream_ends_with_its_finish_reason() {
         let end = |reason: &str, error: Value| {
             let end = json!({"type": "message-end", "delta": {"finish_reason": reason, "error": error}});
             json!([start(0, "text"), {"type": "content-end", "index": 0}, end])
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn adds_up() {
+    fn events_are_merged() {
         let chunks = stream(&[
             json!({"type": "tool-plan-delta", "delta": {"message": {"tool_plan": "I "}}}),
             json!({"type": "tool-plan-delta", "delta": {"message": {"tool_plan": "will"}}}),
@@ -457,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_place_gives_none() {
+    fn an_event_that_cannot_be_converted_gives_none() {
         for between in [
             vec![json!({"type": "debug", "prompt": "p"})],
             vec![json!({"type": "content-pause", "index": 0})],
@@ -488,7 +488,7 @@ mod tests {
         assert!(object(json!({"content": [{"type": "image", "image": "x"}]}), json!({})).is_none());
         assert!(object(json!({"content": "ab"}), json!({})).is_none());
         assert!(object(json!({"citations": [1]}), json!({})).is_none());
-        // Empty lists are announced anyhow.
+        // Empty lists are left out.
         let made = object(json!({"role": "assistant", "citations": []}), json!({})).unwrap();
         let expected = json!({"id": "i", "finish_reason": "COMPLETE", "message": {"role": "assistant"}});
         assert_eq!(Protocol::Cohere.to_object(&made), Some(expected));

@@ -1,4 +1,4 @@
-//! OpenAI's legacy completions (API reference, "Completions"): a chunk is a small completion.
+//! OpenAI's legacy completions (API reference, "Completions"). A chunk is a partial completion.
 
 use super::chat::{Chunks, add_logprobs, add_once, envelope};
 use super::{ResponseMode, object};

@@ -5,7 +5,7 @@ use crate::json::cursor::JsonCursor;
 
 /// Whether a response, or an event of one, reports an error beside or in place of its result.
 pub fn reports_error(body: JsonCursor<'_>) -> bool {
-    // An event that says its type may have members of these names: the code interpreter's `code`.
+    // A typed event may have members of these names: the code interpreter's `code`.
     let is_typed = body.get("type").is_some_and(is_filled);
     body.members().any(|member| {
         let is = |name: &str| member.key.eq_str(name);
@@ -39,8 +39,8 @@ fn is_error_code(code: JsonCursor<'_>) -> bool {
     !matches!(code.as_str(), "" | "null") && !SUCCESS.iter().any(|word| code.eq_ignore_ascii_case(word))
 }
 
-/// Whether a response is a job to ask about later. `by_name`: one with a job's name and no word that it has finished is a job.
-/// (Endpoints that are known have to carry a result anyway.)
+/// Whether a response is a job, whose result has to be fetched later. `by_name`: a job's name alone is enough, unless the job has
+/// finished.
 pub fn is_job(body: JsonCursor<'_>, by_name: bool) -> bool {
     let nested = ["output", "data", "task", "job"].into_iter().filter_map(|name| body.get(name));
     let is_pending = std::iter::once(body).chain(nested).any(|part| {
@@ -57,10 +57,10 @@ pub fn is_job(body: JsonCursor<'_>, by_name: bool) -> bool {
         || kind.ends_with(".job")
 }
 
-/// Where a job says how far it is.
+/// Members with a job's state.
 const STATES: [&str; 6] = ["status", "state", "task_status", "taskStatus", "job_status", "jobStatus"];
 
-/// What names a job, or where to ask about it.
+/// Members with the name or the URL of a job.
 const JOB_MEMBERS: [&str; 8] =
     ["task_id", "taskId", "job_id", "jobId", "polling_url", "status_url", "status_urls", "operation_id"];
 

@@ -2,7 +2,7 @@
 
 use crate::status::Reason;
 
-/// How an answer ended that a filter cut short: OpenAI, Bedrock, Anthropic, Google, Cohere.
+/// A filter ended the response: OpenAI, Bedrock, Anthropic, Google, Cohere.
 const FILTERED: [&str; 14] = [
     "sensitive",
     "content_filter",
@@ -20,13 +20,13 @@ const FILTERED: [&str; 14] = [
     "ERROR_TOXIC",
 ];
 
-/// How an answer ended that failed on its way: Mistral, OpenRouter, Google, Cohere.
+/// The response failed: Mistral, OpenRouter, Google, Cohere.
 const FAILED: [&str; 19] = [
     "abort",
     "aborted",
     "network_error",
     "insufficient_system_resource",
-    // Ollama's, of requests that only load or unload a model.
+    // Ollama's, for requests that only load or unload a model.
     "load",
     "unload",
     "error",
@@ -44,7 +44,7 @@ const FAILED: [&str; 19] = [
     "MISSING_THOUGHT_SIGNATURE",
 ];
 
-/// Why an answer that ended for this reason is not kept; `None`: it ended well.
+/// Why a response with this finish reason is not stored. `None`: it may be.
 pub(crate) fn reject_finish_reason(finish_reason: &str) -> Option<Reason> {
     if FILTERED.contains(&finish_reason) {
         Some(Reason::ContentFilter)

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 type Object = Map<String, Value>;
 
-/// What an event says about its stream.
+/// What an event means for its stream.
 pub(super) fn event_kind(value: &Value) -> EventKind {
     if value.get("promptFeedback").is_some_and(|feedback| is_set(feedback, "blockReason")) {
         return EventKind::Error(Reason::ContentFilter);
@@ -32,9 +32,9 @@ fn is_end(reason: &str) -> bool {
     !matches!(reason, "" | "FINISH_REASON_UNSPECIFIED")
 }
 
-/// `None`: it has an index that is none.
+/// `None`: the index is not a number.
 fn index_of(candidate: &Value) -> Option<u64> {
-    // Zero is left out at times, even in a stream that says it elsewhere.
+    // Some chunks of a stream leave out an index of zero.
     candidate.get("index").map_or(Some(0), Value::as_u64)
 }
 
@@ -55,7 +55,7 @@ pub(super) fn track(value: &Value, parts: &mut OpenParts) {
 /// Stream to object.
 pub(super) fn to_object(chunks: Vec<Value>) -> Option<Value> {
     let mut whole = Object::new();
-    // Here, for the order of the fields; its value comes at the end.
+    // For the order of the fields. The value follows at the end.
     whole.insert("candidates".to_owned(), Value::Null);
     let mut candidates: BTreeMap<u64, Candidate> = BTreeMap::new();
     for chunk in chunks {
@@ -65,7 +65,7 @@ pub(super) fn to_object(chunks: Vec<Value>) -> Option<Value> {
         for (name, value) in chunk {
             match (name.as_str(), value) {
                 ("candidates", Value::Array(fragments)) => add_candidates(&mut candidates, fragments)?,
-                // Each count includes those before it.
+                // Counts are totals.
                 ("usageMetadata", value @ Value::Object(_)) => {
                     whole.insert(name, value);
                 }
@@ -82,7 +82,7 @@ fn add_candidates(candidates: &mut BTreeMap<u64, Candidate>, fragments: Vec<Valu
     let mut seen = Vec::new();
     for fragment in fragments {
         let index = index_of(&fragment)?;
-        // Two in one chunk under one index: it is open which is which.
+        // Two candidates with one index cannot be told apart.
         if seen.contains(&index) {
             return None;
         }
@@ -95,7 +95,7 @@ fn add_candidates(candidates: &mut BTreeMap<u64, Candidate>, fragments: Vec<Valu
     Some(())
 }
 
-/// A candidate while its chunks come in.
+/// A candidate while its chunks arrive.
 #[derive(Default)]
 struct Candidate {
     content: Option<Object>,
@@ -108,11 +108,11 @@ impl Candidate {
         for (name, value) in fragment {
             match (name.as_str(), value) {
                 ("content", Value::Object(content)) => self.add_content(content)?,
-                // Each chunk is rated by itself; Google's own accumulator keeps the last rating.
+                // Each chunk has its own rating. Google's accumulator keeps the last one.
                 ("safetyRatings", value @ Value::Array(_)) => {
                     self.others.insert(name, value);
                 }
-                // Of one chunk, or of the whole answer? Several of them cannot be told apart.
+                // If several chunks have them, it is unknown whether they are totals.
                 ("logprobsResult" | "avgLogprobs" | "tokenCount", value) => {
                     if self.others.insert(name, value).is_some() {
                         return None;
@@ -159,11 +159,10 @@ impl Candidate {
     }
 }
 
-/// The parts of all chunks as one answer has them: runs of plain text become one part, and the empty ones that a stream
-/// puts where it has nothing to say are left out. A part with a thought signature stays as it is: Google wants it back
-/// in its place.
+/// The parts of all chunks as a plain response has them. Consecutive texts become one part, and empty ones are left out. A part
+/// with a thought signature stays as it is, because clients send it back.
 fn joined(parts: Vec<Object>) -> Option<Vec<Value>> {
-    if parts.iter().any(is_piece) || parts.iter().filter(|part| is_sound(part)).nth(1).is_some() {
+    if parts.iter().any(is_call_fragment) || parts.iter().filter(|part| is_audio(part)).nth(1).is_some() {
         return None;
     }
     let mut whole: Vec<Object> = Vec::new();
@@ -184,29 +183,28 @@ fn joined(parts: Vec<Object>) -> Option<Vec<Value>> {
             _ => whole.push(part),
         }
     }
-    // Nothing at all was said: then that is the answer.
+    // A response without any text has one empty part.
     whole.extend(empty.filter(|_| whole.is_empty()));
     Some(whole.into_iter().map(Value::Object).collect())
 }
 
-/// The text of a part that is nothing but text, or nothing but a thought's text.
+/// The text of a part that has no other fields, but for `thought`.
 fn plain_text(part: &Object) -> Option<&str> {
     let plain = part.keys().all(|name| matches!(name.as_str(), "text" | "thought"));
     part.get("text").filter(|_| plain)?.as_str()
 }
 
-/// A function call that comes in pieces (`streamFunctionCallArguments`).
-fn is_piece(part: &Object) -> bool {
+/// A function call in fragments (`streamFunctionCallArguments`).
+fn is_call_fragment(part: &Object) -> bool {
     part.get("functionCall").is_some_and(|call| is_set(call, "partialArgs") || is_set(call, "willContinue"))
 }
 
-/// Sound: a stream has it in pieces, each with a part of its own.
-fn is_sound(part: &Object) -> bool {
+/// Audio: a stream has it in fragments, a part for each.
+fn is_audio(part: &Object) -> bool {
     part.get("inlineData").is_some_and(|data| text(data, "mimeType").starts_with("audio/"))
 }
 
-/// Adds a field. The fuller of two values counts; where neither has all that the other says, it is open what they
-/// amount to.
+/// Adds a field. Of two values, the one that includes the other counts. `None`: neither does.
 fn add_field(whole: &mut Object, name: String, value: Value) -> Option<()> {
     let slot = whole.entry(name).or_insert(Value::Null);
     if covers(&value, slot) {
@@ -216,7 +214,7 @@ fn add_field(whole: &mut Object, name: String, value: Value) -> Option<()> {
     covers(slot, &value).then_some(())
 }
 
-/// Whether `full` says all that `part` does.
+/// Whether `full` includes all of `part`.
 fn covers(full: &Value, part: &Value) -> bool {
     match (full, part) {
         (_, Value::Null) => true,
@@ -230,11 +228,11 @@ fn covers(full: &Value, part: &Value) -> bool {
     }
 }
 
-/// Object to stream: one chunk, as Google itself streams a short answer.
+/// Object to stream: one chunk, as Google streams a short response.
 pub(super) fn to_events(whole: Object) -> Option<Vec<Event>> {
     let chunk = Value::Object(whole);
     let event = Event::data(chunk.to_string());
-    // What does not add up to an answer is none.
+    // The chunk has to be convertible back.
     to_object(vec![chunk])?;
     Some(vec![event])
 }
@@ -272,17 +270,17 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_is_whole_when_every_candidate_has_ended() {
-        let speaks = |index: u64| json!({"index": index, "content": {"parts": [{"text": "a"}]}});
+    fn a_stream_is_complete_when_every_candidate_has_ended() {
+        let content = |index: u64| json!({"index": index, "content": {"parts": [{"text": "a"}]}});
         let ends = |index: u64| json!({"index": index, "finishReason": "STOP"});
         for (chunks, outcome) in [
-            (json!([{"candidates": [speaks(0)]}, {"candidates": [ends(0)]}]), Ok(())),
-            (json!([{"candidates": [speaks(0), speaks(1)]}, {"candidates": [ends(0), ends(1)]}]), Ok(())),
-            (json!([{"candidates": [speaks(0), speaks(1)]}, {"candidates": [ends(0)]}]), Err(Reason::Truncated)),
-            // Some say at every chunk that it is the last: the last word counts.
-            (json!([{"candidates": [ends(0)]}, {"candidates": [speaks(0)]}]), Err(Reason::Truncated)),
-            (json!([{"candidates": [ends(0)]}, {"candidates": [speaks(0)]}, {"candidates": [ends(0)]}]), Ok(())),
-            // What comes after the end without content does not undo it.
+            (json!([{"candidates": [content(0)]}, {"candidates": [ends(0)]}]), Ok(())),
+            (json!([{"candidates": [content(0), content(1)]}, {"candidates": [ends(0), ends(1)]}]), Ok(())),
+            (json!([{"candidates": [content(0), content(1)]}, {"candidates": [ends(0)]}]), Err(Reason::Truncated)),
+            // Some servers send a finish reason with every chunk. The last chunk counts.
+            (json!([{"candidates": [ends(0)]}, {"candidates": [content(0)]}]), Err(Reason::Truncated)),
+            (json!([{"candidates": [ends(0)]}, {"candidates": [content(0)]}, {"candidates": [ends(0)]}]), Ok(())),
+            // A chunk without content does not undo the end.
             (
                 json!([{"candidates": [ends(0)]}, {"candidates": [{"groundingMetadata": {}}]}, {"usageMetadata": {}}]),
                 Ok(()),
@@ -326,10 +324,10 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_in_pieces_that_are_not_text_is_not_added_up() {
-        let sound = chunk(json!([{"inlineData": {"mimeType": "audio/L16;rate=24000", "data": "AA=="}}]), json!({}));
-        assert!(parts(std::slice::from_ref(&sound)).is_some());
-        assert_eq!(parts(&[sound.clone(), sound]), None);
+    fn fragments_other_than_text_are_not_merged() {
+        let audio = chunk(json!([{"inlineData": {"mimeType": "audio/L16;rate=24000", "data": "AA=="}}]), json!({}));
+        assert!(parts(std::slice::from_ref(&audio)).is_some());
+        assert_eq!(parts(&[audio.clone(), audio]), None);
         for call in [json!({"name": "f", "willContinue": true}), json!({"partialArgs": [{"jsonPath": "$.a"}]})] {
             assert_eq!(parts(&[chunk(json!([{"functionCall": call}]), json!({}))]), None);
         }
@@ -353,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn two_answers_in_one_are_none() {
+    fn two_responses_in_one_stream_are_not_converted() {
         let end = json!({"finishReason": "STOP"});
         assert_eq!(to_object(&json!([{"candidates": [end, end]}])), None);
         assert_eq!(to_object(&json!([{"candidates": [end], "responseId": "a"}, {"responseId": "b"}])), None);

@@ -1,7 +1,7 @@
-//! One file per protocol grammar: when a stream is whole, its object, the stream of an object, and where usage stands.
+//! The streaming protocols, a file for each: when a stream is complete, its object, the stream of an object, and its usage.
 //!
-//! Conversion is complete or it is none: a stream or object with anything that its grammar here does not carry over
-//! faithfully gives `None`, and the caller asks the upstream.
+//! A conversion is complete or does not take place: for a stream or object with a part that cannot be converted faithfully it
+//! is `None`, and the request goes to the upstream.
 
 mod anthropic;
 mod chat;
@@ -27,10 +27,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-/// A protocol's grammar.
+/// A streaming protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
-    /// OpenAI chat completions and everyone who speaks like them.
+    /// OpenAI chat completions and compatible APIs.
     Chat,
     /// OpenAI's legacy completions.
     Completions,
@@ -46,18 +46,18 @@ pub enum Protocol {
     Ollama,
 }
 
-/// What one event says about its stream.
+/// What an event means for its stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum EventKind {
-    /// There is more to come.
+    /// More events follow.
     Delta,
-    /// The answer is complete.
+    /// The response is complete.
     Terminal,
-    /// The answer is none, for this reason.
+    /// The response is not stored, for this reason.
     Error(Reason),
 }
 
-/// How a caller wants the answer carried.
+/// The mode in which a client wants the response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ResponseMode {
     /// As a stream of events.
@@ -79,7 +79,7 @@ impl Protocol {
         Protocol::Ollama,
     ];
 
-    /// The grammar in which an endpoint streams; `None`: it does not, or not in one that is known.
+    /// An endpoint's streaming protocol. `None`: it does not stream, or in an unknown protocol.
     pub fn of(endpoint: Endpoint) -> Option<Protocol> {
         match endpoint {
             Endpoint::ChatCompletions => Some(Protocol::Chat),
@@ -93,20 +93,20 @@ impl Protocol {
         }
     }
 
-    /// Whether a body of this media type (without parameters) is a stream in this grammar. `asked`: one was asked for.
-    pub fn is_stream(self, essence: &str, asked: bool) -> bool {
+    /// Whether a body of this media type (without parameters) is a stream. `requested`: the client wants one.
+    pub fn is_stream(self, essence: &str, requested: bool) -> bool {
         match self {
             Protocol::Ollama => essence == "application/x-ndjson",
             // Without `alt=sse` Google streams one JSON array.
-            Protocol::Google => essence == "text/event-stream" || asked && media_type::is_json(essence),
+            Protocol::Google => essence == "text/event-stream" || requested && media_type::is_json(essence),
             _ => essence == "text/event-stream",
         }
     }
 
-    /// The events of a whole body.
+    /// The events of a complete body.
     ///
     /// # Errors
-    /// [`Reason::Truncated`] where it ends inside an event, [`Reason::ResponseNotJson`] where it is no stream.
+    /// [`Reason::Truncated`] if it ends inside an event, [`Reason::ResponseNotJson`] if it is not a stream.
     pub fn events(self, body: &[u8]) -> Result<Vec<Event>, Reason> {
         if self == Protocol::Google && body.trim_ascii_start().first() == Some(&b'[') {
             let items: Vec<&RawValue> = json::from_slice(body).ok_or(Reason::ResponseNotJson)?;
@@ -116,10 +116,10 @@ impl Protocol {
         sse::decode(framing, body).map_err(|_| Reason::Truncated)
     }
 
-    /// Whether a stream is a whole, good answer.
+    /// Checks that a stream is complete and may be stored.
     ///
     /// # Errors
-    /// Why it is not.
+    /// Why it may not.
     pub fn check(self, events: &[Event]) -> Result<(), Reason> {
         if events.iter().all(is_done) {
             return Err(Reason::ResponseEmpty);
@@ -198,7 +198,7 @@ impl Protocol {
         }
     }
 
-    /// What `data: [DONE]` says: it ends OpenAI's older grammars, and some send it in others too.
+    /// What `data: [DONE]` means: the end in OpenAI's older protocols. Some servers send it in other protocols too.
     fn done_kind(self) -> EventKind {
         match self {
             Protocol::Chat | Protocol::Completions => EventKind::Terminal,
@@ -206,7 +206,7 @@ impl Protocol {
         }
     }
 
-    /// Whether this event exists only for callers who asked for usage.
+    /// Whether only clients that ask for usage get this event.
     fn is_usage(self, event: &Event) -> bool {
         self.separates_usage() && parse(&event.data).is_some_and(|value| chat::is_usage(&value))
     }
@@ -218,12 +218,12 @@ impl Protocol {
         self.separates_usage() && (last.is_some_and(tells) || events.iter().any(|event| self.is_usage(event)))
     }
 
-    /// Whether callers choose if the stream ends in a usage chunk.
+    /// Whether clients choose if the stream ends in a usage chunk.
     pub fn separates_usage(self) -> bool {
         matches!(self, Protocol::Chat | Protocol::Completions)
     }
 
-    /// A stream's bytes without the final usage chunk; every other byte is kept. `None`: it cannot be told apart.
+    /// A stream's bytes without the final usage chunk. Every other byte stays. `None`: more than usage would be lost.
     pub fn without_usage(self, body: &[u8]) -> Option<Vec<u8>> {
         let text = std::str::from_utf8(body).ok()?;
         let (usage, wanted): (Vec<Event>, Vec<Event>) =
@@ -234,17 +234,17 @@ impl Protocol {
         if !usage.iter().all(is_repeated) {
             return None;
         }
-        // A block is an event with the blank line that ends it, as the provider wrote it.
+        // An event with the blank line after it, as the provider wrote it.
         let blank_line = if text.contains("\r\n\r\n") { "\r\n\r\n" } else { "\n\n" };
         let only_usage = |block: &&str| {
             let events = sse::decode(Framing::Events, block.as_bytes()).unwrap_or_default();
             events.iter().any(|event| self.is_usage(event))
         };
-        let kept: String = text.split_inclusive(blank_line).filter(|block| !only_usage(block)).collect();
-        (self.events(kept.as_bytes()).ok()? == wanted).then(|| kept.into_bytes())
+        let rest: String = text.split_inclusive(blank_line).filter(|block| !only_usage(block)).collect();
+        (self.events(rest.as_bytes()).ok()? == wanted).then(|| rest.into_bytes())
     }
 
-    /// The object that a whole stream amounts to, as the official client's accumulator builds it.
+    /// The object of a complete stream, as the official client's accumulator builds it.
     pub fn to_object(self, events: &[Event]) -> Option<Value> {
         let chunks = || -> Option<Vec<Value>> {
             let events = events.iter().filter(|event| !is_done(event));
@@ -261,7 +261,7 @@ impl Protocol {
         }
     }
 
-    /// A stream that amounts to an object, ending in its terminal event.
+    /// A stream of an object, with its terminal event.
     pub fn to_events(self, object: Value, response_mode: ResponseMode) -> Option<Vec<Event>> {
         let Value::Object(object) = object else {
             return None;
@@ -284,7 +284,7 @@ impl Protocol {
             return Some(("application/json", serde_json::to_vec(&object).ok()?));
         }
         let events = self.to_events(parse(std::str::from_utf8(body).ok()?)?, response_mode)?;
-        // What we make must pass our own gate.
+        // Our own streams have to be storable.
         self.check(&events).ok()?;
         let mut out = Vec::new();
         if self == Protocol::Ollama {
@@ -296,13 +296,13 @@ impl Protocol {
     }
 }
 
-/// Whether this is `data: [DONE]`, which is no JSON.
+/// Whether an event is `data: [DONE]`, which is not JSON.
 fn is_done(event: &Event) -> bool {
     event.data.trim() == "[DONE]"
 }
 
-/// Reads a JSON text. `serde_json` marks number tokens by a key of its own; a text that has such a key would be misread,
-/// so it counts as unreadable.
+/// Reads a JSON text. `serde_json` marks number tokens by a key of its own. It would misread a text with such a key, so that
+/// text counts as unreadable.
 fn parse(text: &str) -> Option<Value> {
     const KEYS: [&str; 2] = ["\"$serde_json::private::Number\":", "\"$serde_json::private::RawValue\":"];
     let suspicious = text.contains("serde_json") || text.contains("\\u00");
@@ -326,17 +326,17 @@ fn is_set(value: &Value, name: &str) -> bool {
     value.get(name).is_some_and(|value| !value.is_null())
 }
 
-/// An array's items; of anything else none.
+/// The items of an array. Other values have none.
 fn items<'a>(value: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
     value.get(name).and_then(Value::as_array).into_iter().flatten()
 }
 
-/// A member's text; empty where there is none.
+/// A string member, or an empty string.
 fn text<'a>(value: &'a Value, name: &str) -> &'a str {
     value.get(name).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// An object of its members, in this order.
+/// An object of these members, in this order.
 fn object<const N: usize>(members: [(&str, Value); N]) -> Value {
     Value::Object(members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<Map<_, _>>())
 }
@@ -495,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_not_faked() {
+    fn marked_numbers_are_not_read() {
         assert!(parse(r#"{"a":1.50}"#).is_some_and(|value| format!("{value}") == r#"{"a":1.50}"#));
         assert_eq!(parse(r#"{"a":{"$serde_json::private::Number" : "1"}}"#), None);
         assert!(parse(r#"{"a":"$serde_json::private::Number","b":"\"$serde_json::private::Number\":"}"#).is_some());

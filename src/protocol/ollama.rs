@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 type Object = Map<String, Value>;
 
-/// What a line says about its stream.
+/// What a line means for its stream.
 pub(super) fn event_kind(value: &Value) -> EventKind {
     match value.get("done") {
         Some(Value::Bool(true)) => {
@@ -36,8 +36,7 @@ pub(super) fn track(value: &Value, parts: &mut OpenParts) {
     parts.update("response", None, true, value.get("done") == Some(&Value::Bool(true)));
 }
 
-/// Stream to object: Ollama itself answers with the last line, in which it puts the texts, tool calls and log
-/// probabilities of all lines.
+/// Stream to object: the last line, with the texts, tool calls and log probabilities of all lines, as Ollama itself does it.
 pub(super) fn to_object(chunks: Vec<Value>) -> Option<Value> {
     let mut whole = Object::new();
     let mut done = false;
@@ -45,7 +44,7 @@ pub(super) fn to_object(chunks: Vec<Value>) -> Option<Value> {
         let Value::Object(line) = line else {
             return None;
         };
-        // Nothing comes after the end.
+        // The end is last.
         if done {
             return None;
         }
@@ -64,7 +63,7 @@ pub(super) fn to_object(chunks: Vec<Value>) -> Option<Value> {
     done.then_some(Value::Object(whole))
 }
 
-/// Adds a field: texts are joined, lists grow, clocks and gauges go on; anything else is said once, or always alike.
+/// Adds a field. Texts and lists are joined, times and progress take the last value; any other field has one value.
 fn add_field(whole: &mut Object, name: String, value: Value) -> Option<()> {
     let Some(so_far) = whole.get_mut(&name) else {
         whole.insert(name, value);
@@ -80,7 +79,7 @@ fn add_field(whole: &mut Object, name: String, value: Value) -> Option<()> {
     Some(())
 }
 
-/// Object to stream: a line for the thoughts, one for the text, one for the tool calls, and the last with the counts.
+/// Object to stream: a line for the reasoning, the text and the tool calls each, and the last line with the counts.
 pub(super) fn to_events(mut whole: Object) -> Option<Vec<Event>> {
     if whole.get("done") != Some(&Value::Bool(true)) {
         return None;
@@ -92,16 +91,16 @@ pub(super) fn to_events(mut whole: Object) -> Option<Vec<Event>> {
     shared.insert("done".to_owned(), false.into());
     let mut probabilities = whole.shift_remove("logprobs").filter(|items| !is_empty(items));
     let is_chat = whole.contains_key("message");
-    let (said, text) = if is_chat {
+    let (part, text) = if is_chat {
         (whole.get_mut("message")?.as_object_mut()?, "content")
     } else {
         whole.get("response")?;
         (&mut whole, "response")
     };
-    let role = said.get("role").filter(|_| is_chat).cloned();
+    let role = part.get("role").filter(|_| is_chat).cloned();
     let mut events = Vec::new();
     for name in ["thinking", text, "tool_calls"] {
-        let Some(value) = said.get_mut(name).filter(|value| !is_empty(value)) else {
+        let Some(value) = part.get_mut(name).filter(|value| !is_empty(value)) else {
             continue;
         };
         let mut parts = Object::new();
@@ -111,7 +110,7 @@ pub(super) fn to_events(mut whole: Object) -> Option<Vec<Event>> {
             parts.insert(name.to_owned(), std::mem::replace(value, "".into()));
         } else {
             parts.insert(name.to_owned(), value.take());
-            said.shift_remove(name);
+            part.shift_remove(name);
         }
         let mut line = shared.clone();
         if is_chat {
@@ -129,7 +128,7 @@ pub(super) fn to_events(mut whole: Object) -> Option<Vec<Event>> {
     Some(events)
 }
 
-/// Whether there is nothing in it to be said before the end. (Another type than text or list stays where it is.)
+/// Whether the last line can have the value, so that it needs no line of its own. (True of other types than text and lists.)
 fn is_empty(value: &Value) -> bool {
     match value {
         Value::String(text) => text.is_empty(),
@@ -155,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chat_adds_up_to_its_last_line() {
+    fn the_lines_of_a_chat_are_merged_into_the_last() {
         let line = |at: u64, message: Value| json!({"model": "m", "created_at": at, "message": message, "done": false});
         let call = |name: &str| json!({"function": {"name": name, "arguments": {}}});
         let mut end = line(9, json!({"role": "assistant", "content": ""}));
@@ -178,14 +177,14 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_without_text_is_one_line() {
+    fn a_response_without_text_is_one_line() {
         let loaded = json!({"model": "m", "created_at": 1, "response": "", "done": true, "done_reason": "load"});
         assert_eq!(to_lines(loaded.clone()), Some(vec![loaded.clone()]));
         assert_eq!(to_object(std::slice::from_ref(&loaded)), Some(loaded));
     }
 
     #[test]
-    fn what_is_no_answer_gives_none() {
+    fn incomplete_or_contradictory_lines_give_none() {
         let end = json!({"response": "", "done": true});
         for lines in [
             vec![],

@@ -17,10 +17,10 @@ impl OpenParts {
         self.0.insert((kind, index), true);
     }
 
-    /// A part of which more came. `says`: it had content, so that a part that had ended goes on. `ends`: it has ended.
-    pub(super) fn update(&mut self, kind: &'static str, index: Option<u64>, says: bool, ends: bool) {
+    /// More of a part has come. `has_content`: a part that had ended goes on. `ends`: it has ended.
+    pub(super) fn update(&mut self, kind: &'static str, index: Option<u64>, has_content: bool, ends: bool) {
         let ended = self.0.entry((kind, index)).or_default();
-        *ended = ends || (*ended && !says);
+        *ended = ends || (*ended && !has_content);
     }
 
     /// Whether each part that has begun has ended.

@@ -1,4 +1,4 @@
-//! OpenAI responses (API reference, "Streaming events"). The terminal event carries the whole object.
+//! OpenAI responses (API reference, "Streaming events"). The terminal event has the complete object.
 
 use super::open_parts::OpenParts;
 use super::{EventKind, items, text};
@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 type Object = Map<String, Value>;
 
-/// What an event says about its stream.
+/// What an event means for its stream.
 pub(super) fn event_kind(value: &Value) -> EventKind {
     match text(value, "type") {
         "response.completed" if value.pointer("/response/status") == Some(&Value::from("completed")) => {
@@ -27,7 +27,7 @@ pub(super) fn says_something(value: &Value) -> bool {
     text(value, "type") == "response.output_item.done" || output.is_some_and(|output| !output.is_empty())
 }
 
-/// Takes note of the output items. The whole object at the end has all of them.
+/// Takes note of the output items. The object in the terminal event has all of them.
 pub(super) fn track(value: &Value, parts: &mut OpenParts) {
     let index = value.get("output_index").and_then(Value::as_u64);
     match text(value, "type") {
@@ -41,8 +41,8 @@ pub(super) fn track(value: &Value, parts: &mut OpenParts) {
     }
 }
 
-/// The events whose content the whole object repeats, as the official client knows them: a name and what it does.
-/// Not among them: audio, which is in no object.
+/// The events whose content the complete object repeats, as the official client knows them: names and actions. Audio is not
+/// among them, because the object does not have it.
 const REPEATED: [(&str, &[&str]); 24] = [
     ("created", &[""]),
     ("queued", &[""]),
@@ -78,7 +78,7 @@ fn is_repeated(kind: &str) -> bool {
     REPEATED.iter().any(|(known, all)| *known == name && all.contains(&does))
 }
 
-/// Stream to object: what the terminal event carries. `None`: there was more than it carries.
+/// Stream to object: that of the terminal event. `None`: the stream has content that the object lacks.
 pub(super) fn to_object(chunks: Vec<Value>) -> Option<Value> {
     let mut seen = BTreeSet::new();
     let mut done = BTreeMap::new();
@@ -90,7 +90,7 @@ pub(super) fn to_object(chunks: Vec<Value>) -> Option<Value> {
         }
         match chunk.get("output_index") {
             Some(index) => _ = seen.insert(index.as_u64()?),
-            // What belongs to no item is about the response.
+            // An event without an index concerns the response.
             None if kind.matches('.').count() < 2 => {}
             None => return None,
         }
@@ -114,20 +114,20 @@ pub(super) fn to_object(chunks: Vec<Value>) -> Option<Value> {
         return None;
     }
     let output = whole.entry("output").or_insert(Value::Null);
-    // Some leave the output out of the terminal event; the items that were finished are it.
+    // Some servers leave the output out of the terminal event. It consists of the finished items.
     if output.is_null() && done.len() == seen.len() {
         *output = Value::Array(done.into_values().collect());
     }
     (output.as_array()?.len() >= seen.len()).then_some(Value::Object(whole))
 }
 
-/// Makes the events of one stream, numbered as they come.
+/// Makes the events of a stream, in numbered order.
 #[derive(Default)]
 struct Stream {
     events: Vec<Event>,
 }
 
-/// A member of an event. Several of them say where in the response something happens.
+/// A member of an event. Several of them name a position in the response.
 type Member = (&'static str, Value);
 
 impl Stream {
@@ -139,7 +139,7 @@ impl Stream {
         self.events.push(Event::named(kind, Value::Object(data).to_string()));
     }
 
-    /// A text that grows in one piece: its delta, and the whole of it.
+    /// A text: one delta, and the complete text.
     fn text(&mut self, stem: &str, place: &[Member], name: &'static str, value: &Value) {
         if value != "" {
             self.push(&format!("{stem}.delta"), place, vec![("delta", value.clone())]);
@@ -147,7 +147,7 @@ impl Stream {
         self.push(&format!("{stem}.done"), place, vec![(name, value.clone())]);
     }
 
-    /// An item as it grows.
+    /// The events of an item.
     fn item(&mut self, index: usize, item: &Value) -> Option<()> {
         let kind = text(item, "type");
         let at = vec![("output_index", index.into())];
@@ -178,11 +178,11 @@ impl Stream {
         Some(())
     }
 
-    /// The parts of a message, of a reasoning or of its summary, each as it grows.
+    /// The events of the parts of a message, of reasoning or of its summary.
     fn parts(&mut self, place: &[Member], parts: &Value, of: &str) -> Option<()> {
         let parts = match parts {
             Value::Array(parts) => parts.as_slice(),
-            // A reasoning may show nothing of itself.
+            // Reasoning may have no visible parts.
             Value::Null if of != "message" => &[],
             _ => return None,
         };
@@ -199,7 +199,7 @@ impl Stream {
                 ("reasoning", "reasoning_text") => Some(("text", "response.reasoning_text")),
                 ("summary", "summary_text") => Some(("text", "response.reasoning_summary_text")),
                 (_, "" | "reasoning_text") | ("reasoning", _) => return None,
-                // A kind of part that is not known comes whole.
+                // A part of an unknown type has no deltas.
                 _ => None,
             };
             let mut begun = part.clone();
@@ -220,7 +220,7 @@ impl Stream {
         Some(())
     }
 
-    /// The one text that has something beside it.
+    /// The one text with log probabilities and annotations.
     fn output_text(&mut self, stem: &str, place: &[Member], part: &Value) -> Option<()> {
         let value = part.get("text")?;
         let logprobs = part.get("logprobs").filter(|logprobs| logprobs.is_array()).cloned();
@@ -238,7 +238,7 @@ impl Stream {
     }
 }
 
-/// Kinds of item with a text that grows: its name, and that of its events.
+/// Types of item with a text that has deltas: the name of the text, and that of its events.
 const TEXTS: [(&str, &str, &str); 4] = [
     ("function_call", "arguments", "response.function_call_arguments"),
     ("custom_tool_call", "input", "response.custom_tool_call_input"),
@@ -251,7 +251,7 @@ fn streamed(item: &Value) -> Option<(&'static str, &'static str)> {
     item.get(*name)?.is_string().then_some((*name, *stem))
 }
 
-/// Kinds of item whose progress has events, with what comes between beginning and end.
+/// Types of item whose progress has events, with those between beginning and end.
 const WORK: [(&str, &[&str]); 5] = [
     ("web_search_call", &["searching"]),
     ("file_search_call", &["searching"]),
@@ -260,13 +260,13 @@ const WORK: [(&str, &[&str]); 5] = [
     ("mcp_call", &[]),
 ];
 
-/// An item before it grew. What does not grow is there from the beginning.
+/// An item as it is added: without its texts, and with all other fields.
 fn added(item: &Value) -> Option<Value> {
     let mut added = item.as_object()?.clone();
     let emptied = match text(item, "type") {
         "message" => vec![("content", json!([]))],
         "reasoning" => vec![("content", json!([])), ("summary", json!([]))],
-        // A picture is large: it comes at the end.
+        // Images are large, so only the finished item has it.
         "image_generation_call" => vec![("result", Value::Null)],
         _ => streamed(item).into_iter().map(|(name, _)| (name, "".into())).collect(),
     };
@@ -281,7 +281,7 @@ fn added(item: &Value) -> Option<Value> {
     Some(Value::Object(added))
 }
 
-/// Object to stream: the response as it began, each item as it grows, and the response as it is.
+/// Object to stream: the response as it begins, the events of its items, and the complete response.
 pub(super) fn to_events(whole: Object) -> Option<Vec<Event>> {
     if whole.get("status") != Some(&"completed".into()) {
         return None;
@@ -291,7 +291,7 @@ pub(super) fn to_events(whole: Object) -> Option<Vec<Event>> {
     let begun = begun(&whole);
     stream.push("response.created", &[], vec![("response", begun.clone())]);
     stream.push("response.in_progress", &[], vec![("response", begun)]);
-    // The official client tells the items apart by their names, and gives up where it cannot.
+    // The official client tells the items apart by their names, and fails if two are equal.
     let mut names = HashSet::new();
     for (index, item) in output.iter().enumerate() {
         if !names_of(item)?.into_iter().all(|name| names.insert(name)) {
@@ -303,7 +303,7 @@ pub(super) fn to_events(whole: Object) -> Option<Vec<Event>> {
     Some(stream.events)
 }
 
-/// The response before there was any output.
+/// The response before any output.
 fn begun(whole: &Object) -> Value {
     let begun = whole.iter().map(|(name, value)| {
         let value = match name.as_str() {
@@ -318,7 +318,7 @@ fn begun(whole: &Object) -> Value {
     Value::Object(begun.collect())
 }
 
-/// What must be an item's alone: its id, and with some kinds the id of the call.
+/// The names that only one item may have: its id, and for some types the id of the call.
 fn names_of(item: &Value) -> Option<Vec<String>> {
     let named = |name| Some(text(item, name)).filter(|name| !name.is_empty());
     let kind = named("type")?;

@@ -86,14 +86,14 @@ fn is_object(value: Option<JsonCursor<'_>>) -> bool {
     value.is_some_and(is_filled_object)
 }
 
-/// A choice with its message or text. An empty one counts if it says why it ended.
+/// A choice with its message or text. An empty one counts if it has a finish reason.
 fn is_choice(choice: JsonCursor<'_>) -> bool {
     let ended = has(choice, &["finish_reason", "finishReason"]);
-    let says =
+    let has_content =
         |message: JsonCursor<'_>| message.members().any(|member| !member.key.eq_str("role") && is_filled(member.value));
     let message = choice.get("message").filter(|message| is_filled_object(*message));
     let text = choice.get("text").filter(|text| text.is_string());
-    message.is_some_and(|message| ended || says(message)) || text.is_some_and(|text| ended || is_filled(text))
+    message.is_some_and(|message| ended || has_content(message)) || text.is_some_and(|text| ended || is_filled(text))
 }
 
 /// Numbers, or (`encoding_format: base64`) their bytes.

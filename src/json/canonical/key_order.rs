@@ -113,7 +113,7 @@ const MESSAGE: Table = &[
     ("type", Content),
 ];
 
-/// The members of content parts that say their type, or are Google's.
+/// The members of content parts: of typed ones, and of Google's.
 const PART: Table = &[
     ("arguments", Content),
     ("cache_control", Flat),

@@ -1,12 +1,11 @@
-//! The canonical form of a JSON text, which the cache key hashes.
+//! The canonical form of a request body, for the cache key.
 //!
-//! Two texts have the same canonical bytes exactly when they are the same request. Insignificant whitespace is removed, strings
-//! are compared by value, and the keys of parameter objects are sorted. Keys keep their order in JSON that the model reads, such
-//! as schemas and tool inputs. Array order and number tokens stay. (RFC 8785 would lose the spelling of numbers.)
+//! Equivalent bodies have the same canonical bytes: without whitespace, with one spelling of each string, and with sorted keys in
+//! parameters ([`key_order`] decides which objects these are). Array order and number tokens stay as they are.
 //!
-//! Two linear passes without recursion. [`Document::parse`] checks the text, writes it compactly in document order, and records
-//! the places of objects and members. [`Document::write_canonical`] walks these from the root down, so that it knows whether an
-//! object holds parameters before it sorts the members.
+//! Two linear passes without recursion: [`Document::parse`] checks the text and writes it compactly in document order,
+//! with the offsets of objects and members. [`Document::write_canonical`] walks these from the root down, so that the position of
+//! an object is known before its members are ordered.
 
 mod key_order;
 mod parse;
@@ -41,7 +40,7 @@ struct Member {
     first_object: usize,
 }
 
-/// A valid JSON text with the places of its objects.
+/// A valid JSON text and the offsets of its objects.
 #[derive(Debug)]
 pub struct Document {
     /// The text without insignificant whitespace and with every string in one spelling, in document order.
@@ -50,30 +49,30 @@ pub struct Document {
     members: Vec<Member>,
 }
 
-/// Which top-level members are written.
+/// Which top-level members are included.
 #[derive(Debug, Clone, Copy)]
 pub enum Select<'a> {
     /// All but these.
     Except(&'a [&'a str]),
-    /// These alone.
+    /// Only these.
     Only(&'a [&'a str]),
 }
 
 impl Select<'_> {
-    fn takes(&self, key: &[u8]) -> bool {
-        let named = |names: &[&str]| names.iter().any(|name| name.as_bytes() == key);
+    fn includes(&self, key: &[u8]) -> bool {
+        let is_in = |names: &[&str]| names.iter().any(|name| name.as_bytes() == key);
         match self {
-            Select::Except(names) => !named(names),
-            Select::Only(names) => named(names),
+            Select::Except(names) => !is_in(names),
+            Select::Only(names) => is_in(names),
         }
     }
 }
 
-/// An object has a key twice. Readers disagree about its meaning (RFC 8259, section 4), so it has no canonical form.
+/// An object has a key twice. Its meaning depends on the reader, so it has no canonical form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DuplicateKey;
 
-/// Work that is left. A stack of these replaces recursion.
+/// What is still to be written. A stack of these replaces recursion.
 enum Work {
     /// Copy `flat[at..end]`, ordering the objects in it, the first of which is `object`.
     Span { at: usize, end: usize, object: usize, position: Position },
@@ -97,13 +96,13 @@ impl Document {
         std::str::from_utf8(&self.flat).ok().filter(|text| text.starts_with('['))
     }
 
-    /// Whether this text is anywhere in the document, in keys or values, in any spelling.
+    /// Whether this text occurs in a key or value, however it was escaped.
     pub fn contains(&self, needle: &str) -> bool {
         self.flat.windows(needle.len().max(1)).any(|window| window == needle.as_bytes())
     }
 
-    /// The values of the top-level member `name`, compact and in document order: none, one, or several if the key is
-    /// repeated. None if the text is not an object.
+    /// The values of the top-level member `name`, compact and in document order: several if the key is repeated, none if the text
+    /// is not an object.
     pub fn fields<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         let root = self.objects.first().filter(|_| self.is_object());
         root.into_iter()
@@ -112,10 +111,10 @@ impl Document {
             .filter_map(|member| std::str::from_utf8(self.slice(member.value, member.end)).ok())
     }
 
-    /// Writes the canonical form of the members that `select` takes, in pieces.
+    /// Writes the canonical form of the selected members in chunks.
     ///
     /// # Errors
-    /// [`DuplicateKey`] if an object has a key twice. What was written so far is then to be discarded.
+    /// [`DuplicateKey`] if an included object has a key twice. The bytes written so far are then invalid.
     pub fn write_canonical(&self, select: Select<'_>, sink: &mut impl FnMut(&[u8])) -> Result<(), DuplicateKey> {
         let mut order: Vec<Member> = Vec::new();
         let mut stack = vec![Work::Span { at: 0, end: self.flat.len(), object: 0, position: Position::Root }];
@@ -133,7 +132,7 @@ impl Document {
                         let position = position.resolve(keys.map(|member| self.key(member)));
                         self.arrange(order.get_mut(base..).unwrap_or_default(), position)?;
                         if found.open == 0 {
-                            order.retain(|member| select.takes(self.key(member)));
+                            order.retain(|member| select.includes(self.key(member)));
                         }
                         stack.push(Work::Members { base, next: base, position });
                     }
@@ -162,7 +161,7 @@ impl Document {
         Ok(())
     }
 
-    /// The canonical bytes as one piece; see [`Document::write_canonical`].
+    /// The canonical bytes: see [`Document::write_canonical`].
     ///
     /// # Errors
     /// [`DuplicateKey`], as there.
@@ -173,7 +172,7 @@ impl Document {
         Ok(bytes)
     }
 
-    /// Puts one object's members in canonical order: sorted by key, or in document order where the model reads it.
+    /// Puts the members of an object in canonical order: sorted by key, or as they are if the order has a meaning.
     fn arrange(&self, members: &mut [Member], position: Position) -> Result<(), DuplicateKey> {
         let ascending = members.is_sorted_by(|a, b| self.key(a) < self.key(b));
         if ascending {
@@ -195,7 +194,7 @@ impl Document {
         self.members.get(object.first_member..end).unwrap_or_default()
     }
 
-    /// A member's key in its canonical spelling, without quotes.
+    /// A member's key in its canonical spelling, without the quotes.
     fn key(&self, member: &Member) -> &[u8] {
         self.slice(member.start.saturating_add(1), member.value.saturating_sub(2))
     }
@@ -216,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_sorted_at_every_level_and_whitespace_is_removed() {
+    fn keys_of_parameters_are_sorted_at_every_level() {
         assert_eq!(
             canonical(r#" { "metadata" : [ {"y":1 , "x":{"q":[],"p":{}}} , 2 ] , "a" : null } "#),
             r#"{"a":null,"metadata":[{"x":{"p":{},"q":[]},"y":1},2]}"#
@@ -224,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn top_level_scalars_and_arrays_have_a_canonical_form() {
+    fn scalars_and_arrays_have_a_canonical_form() {
         assert_eq!(canonical(" [ 1 , {\"b\":1,\"a\":2} ] "), r#"[1,{"a":2,"b":1}]"#);
         assert_eq!(canonical("-0.10E+2"), "-0.10E+2");
     }
@@ -239,7 +238,7 @@ mod tests {
 
     #[test]
     fn schemas_keep_their_key_order() {
-        for (body, ordered) in [
+        for (body, schema) in [
             (
                 r#"{"tools":[{"function":{"parameters":{"b":1,"a":{"d":1,"c":2}},"name":"n"}}]}"#,
                 r#"{"b":1,"a":{"d":1,"c":2}}"#,
@@ -271,7 +270,7 @@ mod tests {
                 r#"{"b":1,"a":2}"#,
             ),
         ] {
-            assert!(canonical(body).contains(ordered), "{body}");
+            assert!(canonical(body).contains(schema), "{body}");
         }
         assert_eq!(
             canonical(r#"{"response_format":{"json_schema":{"strict":true,"schema":{},"name":"n"}}}"#),
@@ -347,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn schema_names_elsewhere_do_not_keep_key_order() {
+    fn names_of_schemas_are_ordinary_inside_parameters() {
         assert_eq!(
             canonical(r#"{"metadata":{"parameters":{"b":1,"a":2},"schema":{"b":1,"a":2}}}"#),
             r#"{"metadata":{"parameters":{"a":2,"b":1},"schema":{"a":2,"b":1}}}"#
@@ -389,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn deep_nesting_is_read_or_refused() {
+    fn deep_nesting_is_read_up_to_the_limit() {
         for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
             let text = format!("{}1{}", open.repeat(10_000), close.repeat(10_000));
             assert_eq!(canonical(&text), text);

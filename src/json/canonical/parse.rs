@@ -1,10 +1,10 @@
-//! The first pass: checks that a text is JSON (RFC 8259), and records the places of its objects.
+//! The first pass: is the text JSON (RFC 8259), and where are its objects?
 
 use super::{Document, Member, Object};
 
-/// The deepest nesting that is read. Beyond it a text is [`ParseError::TooComplex`].
+/// The deepest nesting. A deeper text is [`ParseError::TooComplex`].
 pub const MAX_DEPTH: usize = 100_000;
-/// The most objects and members, together, that are recorded. It bounds memory at some 20 bytes each.
+/// The largest number of objects and members together, which bounds the memory (some 20 bytes each).
 pub const MAX_NODES: usize = 1 << 20;
 
 /// Why a text has no [`Document`].
@@ -14,7 +14,7 @@ pub enum ParseError {
     Syntax {
         /// Offset of the offending byte, from 0.
         at: usize,
-        /// What would have been right there.
+        /// What was expected.
         expected: &'static str,
     },
     /// Beyond [`MAX_DEPTH`] or [`MAX_NODES`].
@@ -30,7 +30,7 @@ impl std::fmt::Display for ParseError {
     }
 }
 
-/// What may come next.
+/// What may follow.
 enum Expect {
     Value,
     ValueOrClose,
@@ -63,11 +63,11 @@ struct Parser<'a> {
 }
 
 impl Document {
-    /// Reads a whole JSON text.
+    /// Reads a JSON text.
     ///
     /// # Errors
     /// [`ParseError::Syntax`] if it is not JSON in UTF-8 (a byte order mark is not JSON), [`ParseError::TooComplex`] if
-    /// it passes a limit.
+    /// it exceeds a limit.
     pub fn parse(text: &[u8]) -> Result<Document, ParseError> {
         if let Err(error) = std::str::from_utf8(text) {
             return Err(ParseError::Syntax { at: error.valid_up_to(), expected: "UTF-8" });
@@ -216,7 +216,7 @@ impl Parser<'_> {
         }
     }
 
-    /// A number token, verbatim: `1`, `1.0` and `1e0` differ.
+    /// A number token, verbatim: `1`, `1.0` and `1e0` are different.
     fn number(&mut self) -> Result<Expect, ParseError> {
         if self.peek() == Some(b'-') {
             self.take();
