@@ -230,8 +230,7 @@ export class FastPath {
     let matters = this.#names.get(name);
     if (matters === undefined) {
       /** @param {string} pattern */
-      const matches = (pattern) =>
-        pattern.endsWith("*") ? name.startsWith(pattern.slice(0, -1)) : name === pattern;
+      const matches = (pattern) => (pattern.endsWith("*") ? name.startsWith(pattern.slice(0, -1)) : name === pattern);
       const { ignoredHeaders } = settings;
       matters =
         !ignoredHeaders.some(matches) ||
