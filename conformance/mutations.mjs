@@ -18,6 +18,9 @@ const LIST = new URL("mutations/mutations.json", import.meta.url);
 const RESULTS = new URL("results/mutations.json", import.meta.url);
 const PATIENCE_MS = 1500;
 
+/** What a build needs. */
+const SOURCE = ["src", "xtask", "benches", "tests/host", ".cargo", "Cargo.toml", "Cargo.lock", "rust-toolchain.toml"];
+
 // Compiles quickly; the cases do not measure speed.
 const BUILD_PROFILE = `
 [profile.mutations]
@@ -102,18 +105,7 @@ await main(import.meta, async () => {
 /** A copy of the source that a build can change: its folder. */
 function copySource() {
   const { folder } = temporaryFolder("reprise-mutations-");
-  for (const name of [
-    "src",
-    "xtask",
-    "benches",
-    "tests/host",
-    ".cargo",
-    "Cargo.toml",
-    "Cargo.lock",
-    "rust-toolchain.toml",
-  ]) {
-    cpSync(path.join(root, name), path.join(folder, name), { recursive: true });
-  }
+  for (const name of SOURCE) cpSync(path.join(root, name), path.join(folder, name), { recursive: true });
   const manifest = path.join(folder, "Cargo.toml");
   writeFileSync(manifest, readFileSync(manifest, "utf8") + BUILD_PROFILE);
   return folder;

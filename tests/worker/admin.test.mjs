@@ -204,7 +204,10 @@ for (const store of ["kv", "upstash"]) {
       await purge(proxy, "gone");
       release();
       assert.equal((await old).status, 200);
-      await waitFor(() => proxy.lines.slice(lines).some(({ reason }) => reason === "superseded"), "the response to be discarded");
+      await waitFor(
+        () => proxy.lines.slice(lines).some(({ reason }) => reason === "superseded"),
+        "the response to be discarded",
+      );
       assert.deepEqual(await proxy.entries(), []);
       upstream.otherwise({ json: chatCompletion("new") });
       assert.equal(xCacheStatusOf(await ask(proxy, { content: "in flight", ...headers })), "MISS");
