@@ -127,6 +127,7 @@ impl Entry {
     }
 
     /// Reads an entry and checks its digest. `None`: damaged, truncated, of another version or of another key.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn decode(bytes: &[u8], key: &CacheKey) -> Option<Entry> {
         let prefix = Prefix::decode(bytes)?;
         let rest = bytes.get(PREFIX_LEN..)?;

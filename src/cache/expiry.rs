@@ -209,11 +209,7 @@ mod tests {
 
     #[test]
     fn depth_is_bounded() {
-        let text = format!(
-            "{}\"https://\":{{\"expires_at\":1}}{}",
-            "{\"a\":".repeat(10_000).replace(":{", ":{"),
-            "}".repeat(10_000)
-        );
+        let text = format!("{}\"https://\":{{\"expires_at\":1}}{}", "{\"a\":".repeat(10_000), "}".repeat(10_000));
         assert_eq!(of(Endpoint::Custom, &text), None);
     }
 }

@@ -448,7 +448,7 @@ mod tests {
             for chunk in
                 [json!({"code": "c", "message": 1}), json!({"detail": "d"}), json!({"errors": ["e"]}), json!({})]
             {
-                let more = [&[chunk.clone()], whole].concat();
+                let more = [std::slice::from_ref(&chunk), whole].concat();
                 assert_eq!(check(protocol, &more), Err(Reason::ErrorBody), "{protocol:?} {chunk}");
             }
         }
@@ -456,7 +456,7 @@ mod tests {
         assert_eq!(check(Protocol::Responses, &[&[code], &responses[..]].concat()), Ok(()));
         let novelty = json!({"type": "novelty"});
         assert_eq!(
-            check(Protocol::Anthropic, &[&anthropic[..1], &[novelty.clone()], &anthropic[1..]].concat()),
+            check(Protocol::Anthropic, &[&anthropic[..1], std::slice::from_ref(&novelty), &anthropic[1..]].concat()),
             Ok(())
         );
         assert_eq!(check(Protocol::Responses, &[&[novelty], &responses[..]].concat()), Ok(()));

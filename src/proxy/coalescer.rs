@@ -67,41 +67,6 @@ pub enum CoalescerReply<P: Platform> {
     Independent,
 }
 
-/// The same as the client's exchange sees it.
-pub enum Joined<P: Platform> {
-    /// An upstream response.
-    Response {
-        /// The response.
-        response: P::Upstream,
-        /// The client's role.
-        role: CoalesceRole,
-        /// How often the request was retried.
-        retries: u32,
-        /// Whether the response may be stored, by its head.
-        storable: Result<(), Reason>,
-    },
-    /// An encoded entry. `retained`: it was there before the client came.
-    Entry {
-        /// The encoded entry.
-        value: P::Buffer,
-        /// Whether it was there before the client came.
-        retained: bool,
-    },
-    /// The client's request was sent, and no response came.
-    Failed {
-        /// Why.
-        error: FetchError,
-        /// How often the request was retried.
-        retries: u32,
-    },
-    /// The coalescer does the rest.
-    Handled,
-    /// A background request that is not needed.
-    Busy,
-    /// The client fetches on its own.
-    Independent,
-}
-
 impl<P: Platform> CoalescerReply<P> {
     /// What the reply is, as the Durable Object says it to the Worker.
     pub fn disposition(&self) -> Disposition {
@@ -298,7 +263,7 @@ async fn follow<P: Platform>(
     }
 }
 
-fn is_error<P: Platform>(response: &impl SharedResponse<P>) -> bool {
+fn is_error(response: &impl SharedResponse) -> bool {
     response.status().is_client_error() || response.status().is_server_error()
 }
 

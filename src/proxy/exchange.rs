@@ -1,12 +1,11 @@
 //! The life of a request.
 
-use super::coalescer::Joined;
 use super::forward::UpstreamFetch;
 use super::in_flight::{FetchTask, FetchedHead, InFlightFetch};
 use super::lookup::{Decision, OnLookup};
 use super::platform::{
-    AdminResult, BodyRead, Buffer, ClientSignal, FetchError, FetchOptions, Platform, SharedResponse, UpstreamHead,
-    measurements,
+    AdminResult, BodyRead, Buffer, ClientSignal, FetchError, FetchOptions, Joined, Platform, SharedResponse,
+    UpstreamHead, measurements,
 };
 use super::reply::{self, ProxyResponse};
 use super::request::{self, Bypass, OnBody, OnHead, OnRequest};
@@ -207,7 +206,7 @@ async fn coalesce<P: Platform>(
     client: &P::Client,
     spent_ms: u64,
     log: &ExchangeLog,
-) -> Joined<P> {
+) -> Joined<P::Upstream, P::Buffer> {
     if !fetch.may_coalesce() {
         return Joined::Independent;
     }

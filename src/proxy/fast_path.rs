@@ -6,7 +6,7 @@
 //! of the comparison, because no step before the upstream looks at them. Whatever is not a fresh entry, served as it is,
 //! takes the slow path from its beginning.
 
-use super::lookup::CacheableRequest;
+use super::cacheable_request::CacheableRequest;
 use super::reply::CachedResponse;
 use super::stored_response::StoredResponse;
 use crate::cache::entry::EntryHead;

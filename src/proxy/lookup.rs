@@ -1,51 +1,14 @@
 //! Step 3: does the store have a response for this request?
 
+use super::cacheable_request::CacheableRequest;
 use super::forward::{StaleFallback, UpstreamFetch};
+use super::platform::Lookup;
 use super::reply::{CachedResponse, ProxyResponse};
 use super::request::only_if_cached;
 use super::stored_response::StoredResponse;
-use crate::cache::entry::EntryHead;
-use crate::cache::policy::{CachePolicy, Freshness};
-use crate::http::message::UpstreamRequest;
-use crate::key::{CacheKey, EncryptionSalt};
-use crate::protocol::ResponseMode;
-use crate::routing::endpoint::Endpoint;
-use crate::routing::route::Target;
+use crate::cache::policy::Freshness;
 use crate::status::{CacheOutcome, CacheStatus, Fwd, Reason};
 use crate::telemetry::exchange_log::LogFields;
-use crate::transform::response::ResponseTransform;
-use std::time::Duration;
-
-/// A request with its cache key and policy.
-#[derive(Debug)]
-pub struct CacheableRequest {
-    /// The cache key.
-    pub key: CacheKey,
-    /// What its entry is encrypted with, where entries are.
-    pub salt: Option<EncryptionSalt>,
-    /// What to send if the request goes upstream.
-    pub upstream_request: UpstreamRequest,
-    pub(super) target: Target,
-    pub(super) key_covers_request: bool,
-    pub(super) timeout: Duration,
-    pub(super) endpoint: Endpoint,
-    pub(super) response_mode: ResponseMode,
-    pub(super) policy: CachePolicy,
-    pub(super) transform: ResponseTransform,
-}
-
-/// What the memory tier or the store holds under a key.
-#[derive(Debug)]
-pub enum Lookup {
-    /// Nothing, or it was not read.
-    Miss,
-    /// An entry whose digest is right.
-    Stored(EntryHead),
-    /// The same, from the isolate's memory.
-    InMemory(EntryHead),
-    /// It could not be read, for this reason.
-    Failed(Reason),
-}
 
 /// What follows from a lookup.
 #[derive(Debug)]
@@ -79,20 +42,6 @@ pub struct Conversion {
 }
 
 impl CacheableRequest {
-    /// Whether the store is to be read.
-    pub fn reads(&self) -> bool {
-        self.policy.read.is_ok()
-    }
-
-    /// Whether an entry from the isolate's memory decides. If not, the store may have a newer one.
-    pub fn is_fresh_hit(&self, head: &EntryHead, now: u64) -> bool {
-        matches!(self.policy.evaluate(head, now), Freshness::Fresh(_)) && self.stored_response(head).is_some()
-    }
-
-    fn stored_response(&self, head: &EntryHead) -> Option<StoredResponse> {
-        StoredResponse::new(self.endpoint, head, self.response_mode, &self.transform)
-    }
-
     /// What follows from a lookup at `now` (milliseconds since 1970).
     pub fn on_lookup(self, lookup: &Lookup, now: u64, log: &mut LogFields) -> OnLookup {
         let head = match (&self.policy.read, lookup) {

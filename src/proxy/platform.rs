@@ -3,9 +3,8 @@
 //! The Worker implements [`Platform`] on the Workers runtime, the tests on plain values. Bodies stay what they are there: this
 //! room never looks into one, unless a step says so.
 
+use super::cacheable_request::CacheableRequest;
 use super::coalesce_request::CoalesceRequest;
-use super::coalescer::Joined;
-use super::lookup::{CacheableRequest, Lookup};
 use super::reply::{CachedResponse, HeaderEdits, ProxyResponse};
 use crate::cache::admission::Capture;
 use crate::cache::entry::{Entry, EntryHead};
@@ -15,7 +14,7 @@ use crate::http::retry::RetrySafety;
 use crate::key::CacheKey;
 use crate::routing::admin::AdminCommand;
 use crate::status::Reason;
-use crate::telemetry::exchange_log::{ExchangeLog, LogSink, Measurements};
+use crate::telemetry::exchange_log::{CoalesceRole, ExchangeLog, LogSink, Measurements};
 use crate::transform::response::BodyTransform;
 use http::{HeaderMap, StatusCode};
 use std::future::Future;
@@ -31,7 +30,7 @@ pub trait Platform: Clone + 'static {
     /// An upstream response whose body is still to come.
     type Upstream: UpstreamHead + 'static;
     /// An upstream response that several clients read.
-    type Shared: SharedResponse<Self>;
+    type Shared: SharedResponse<Upstream = Self::Upstream, Follower = Self::Follower>;
     /// A shared response for a client that did not lead.
     type Follower;
     /// What the client gets.
@@ -115,17 +114,17 @@ pub trait Platform: Clone + 'static {
         &self,
         request: &UpstreamRequest,
         body: Self::Body,
-        options: &FetchOptions<'_, Self>,
-    ) -> impl Future<Output = FetchOutcome<Self>>;
+        options: &FetchOptions<'_, Self::Client>,
+    ) -> impl Future<Output = FetchOutcome<Self::Upstream>>;
     /// Joins the coalesced fetch of a key, where there is a coalescer and the body can be sent there.
     fn join(
         &self,
         request: &dyn Fn() -> CoalesceRequest,
         body: &Self::Body,
         client: &Self::Client,
-    ) -> impl Future<Output = Joined<Self>>;
+    ) -> impl Future<Output = Joined<Self::Upstream, Self::Buffer>>;
     /// Begins to read an upstream response that several clients may share.
-    fn share(&self, response: Self::Upstream, options: &ShareOptions<'_, Self>) -> Self::Shared;
+    fn share(&self, response: Self::Upstream, options: &ShareOptions<'_, Self::Client>) -> Self::Shared;
 
     /// A response of the proxy's own.
     fn respond(&self, response: &ProxyResponse) -> Self::Response;
@@ -171,14 +170,19 @@ pub trait UpstreamHead {
 }
 
 /// An upstream response that several clients read, each at its own pace.
-pub trait SharedResponse<P: Platform>: 'static {
+pub trait SharedResponse: 'static {
+    /// The response for the client that leads.
+    type Upstream;
+    /// The response for any other client.
+    type Follower;
+
     /// The HTTP status.
     fn status(&self) -> StatusCode;
     /// The response for the client that leads. `None`: it is gone.
-    fn for_leader(&self) -> Option<P::Upstream>;
+    fn for_leader(&self) -> Option<Self::Upstream>;
     /// The response from its first byte, without what concerns the leader alone. `across_tenants`: the clients are not one
     /// tenant. `retries`: how often the leader's request was retried. `None`: the first byte is gone.
-    fn for_follower(&self, across_tenants: bool, retries: u32) -> Option<P::Follower>;
+    fn for_follower(&self, across_tenants: bool, retries: u32) -> Option<Self::Follower>;
     /// Whether too much has come for another client to join.
     fn has_overflowed(&self) -> bool;
     /// Resolves when it overflows.
@@ -198,6 +202,54 @@ pub trait SharedResponse<P: Platform>: 'static {
         capture: Result<Capture, Reason>,
         now: impl FnOnce() -> u64,
     ) -> impl Future<Output = Result<Entry, Reason>>;
+}
+
+/// What the memory tier or the store holds under a key.
+#[derive(Debug)]
+pub enum Lookup {
+    /// Nothing, or it was not read.
+    Miss,
+    /// An entry whose digest is right.
+    Stored(EntryHead),
+    /// The same, from the isolate's memory.
+    InMemory(EntryHead),
+    /// It could not be read, for this reason.
+    Failed(Reason),
+}
+
+/// What a client gets of its key's coalesced fetch. `U`: an upstream response, `B`: a buffer.
+pub enum Joined<U, B> {
+    /// An upstream response.
+    Response {
+        /// The response.
+        response: U,
+        /// The client's role.
+        role: CoalesceRole,
+        /// How often the request was retried.
+        retries: u32,
+        /// Whether the response may be stored, by its head.
+        storable: Result<(), Reason>,
+    },
+    /// An encoded entry. `retained`: it was there before the client came.
+    Entry {
+        /// The encoded entry.
+        value: B,
+        /// Whether it was there before the client came.
+        retained: bool,
+    },
+    /// The client's request was sent, and no response came.
+    Failed {
+        /// Why.
+        error: FetchError,
+        /// How often the request was retried.
+        retries: u32,
+    },
+    /// The coalescer does the rest.
+    Handled,
+    /// A background request that is not needed.
+    Busy,
+    /// The client fetches on its own.
+    Independent,
 }
 
 /// A request body that has been read, or turned out to be too long.
@@ -240,7 +292,7 @@ impl FetchError {
 }
 
 /// How to fetch.
-pub struct FetchOptions<'a, P: Platform> {
+pub struct FetchOptions<'a, C> {
     /// The longest time to the response head, retries included.
     pub budget: Duration,
     /// What may be retried.
@@ -248,13 +300,13 @@ pub struct FetchOptions<'a, P: Platform> {
     /// Whether every client that wanted the response has disconnected: then nothing is retried.
     pub is_abandoned: &'a dyn Fn() -> bool,
     /// The client whose disconnect aborts the request, where the response is of no use to anyone else.
-    pub client: Option<&'a P::Client>,
+    pub client: Option<&'a C>,
 }
 
 /// What a fetch led to.
-pub struct FetchOutcome<P: Platform> {
+pub struct FetchOutcome<U> {
     /// The response, if one came within the budget.
-    pub response: Result<P::Upstream, FetchError>,
+    pub response: Result<U, FetchError>,
     /// How often the request was retried.
     pub retries: u32,
     /// How long it took, in milliseconds.
@@ -262,11 +314,11 @@ pub struct FetchOutcome<P: Platform> {
 }
 
 /// How an upstream response is shared.
-pub struct ShareOptions<'a, P: Platform> {
+pub struct ShareOptions<'a, C> {
     /// How much of it is held for clients that join later, in bytes.
     pub max_held_bytes: usize,
     /// The client that leads, if one does.
-    pub leader: Option<&'a P::Client>,
+    pub leader: Option<&'a C>,
     /// Whether the response may be stored, so that it is read to its end without any client.
     pub is_storable: bool,
 }

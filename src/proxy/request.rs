@@ -1,7 +1,7 @@
 //! Steps 1 and 2: where does the request go, may the client send it, and what is its cache key?
 
+use super::cacheable_request::CacheableRequest;
 use super::forward;
-use super::lookup::CacheableRequest;
 use super::platform::FetchError;
 use super::reply::{self, HeaderEdits, ProxyResponse};
 use crate::auth::client::{self, Client};

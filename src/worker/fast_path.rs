@@ -1,15 +1,15 @@
 //! The fast path for requests that this isolate has seen before: see [`crate::proxy::fast_path`]. `fast_path.js` takes it, and
-//! comes here once for each response head. The slow path begins in [`super::fetch`].
+//! comes here once for each response head. The slow path begins in `mod.rs`.
 
+use super::isolate::{METRICS, config};
 use super::platform::interop;
 use super::platform::time::millis;
 use super::store::{Store, kv, memory};
-use super::{METRICS, config};
 use crate::cache::entry::{self, Prefix};
 use crate::config::Config;
 use crate::key::headers::fast_path_ignored_headers;
+use crate::proxy::cacheable_request::CacheableRequest;
 use crate::proxy::fast_path::{FastPathHit, FastPathPlan};
-use crate::proxy::lookup::CacheableRequest;
 use crate::status::Reason;
 use crate::telemetry::exchange_log::{self, LogFields, Measurements};
 use js_sys::{Array, JsString, Promise, Uint8Array};

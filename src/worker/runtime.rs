@@ -1,23 +1,23 @@
 //! The Workers runtime as the core sees it: [`Platform`], for an event and for a Durable Object.
 
 use super::coalesce::broadcast::{self, SharedBody};
-use super::coalesce::durable_object::DurableObjectNamespace;
+use super::coalesce::namespace::DurableObjectNamespace;
 use super::fast_path::{self, Probe};
+use super::isolate::{METRICS, log_sink};
 use super::platform::fetch::{self, Body, IncomingBody, UpstreamResponse};
 use super::platform::interop::{self, RequestBody};
 use super::platform::time::{now, timer, within};
 use super::rate_limit::RateLimiter;
 use super::store::{self, Store, memory, write_order};
-use super::{METRICS, log_sink, revalidation, transform};
+use super::{revalidation, transform};
 use crate::cache::entry::EntryHead;
 use crate::config::Config;
 use crate::http::message::UpstreamRequest;
 use crate::key::{self, CacheKey};
+use crate::proxy::cacheable_request::CacheableRequest;
 use crate::proxy::coalesce_request::CoalesceRequest;
-use crate::proxy::coalescer::Joined;
-use crate::proxy::lookup::{CacheableRequest, Lookup};
 use crate::proxy::platform::{
-    AdminResult, BodyRead, Buffer, ClientSignal, FetchOptions, FetchOutcome, Platform, ShareOptions,
+    AdminResult, BodyRead, FetchOptions, FetchOutcome, Joined, Lookup, Platform, ShareOptions,
 };
 use crate::proxy::reply::{CachedResponse, HeaderEdits, ProxyResponse};
 use crate::routing::admin::AdminCommand;
@@ -25,12 +25,10 @@ use crate::status::Reason;
 use crate::telemetry::exchange_log::{ExchangeLog, LogSink};
 use crate::telemetry::metrics::Metrics;
 use crate::transform::response::BodyTransform;
-use js_sys::{Promise, Uint8Array};
+use js_sys::Uint8Array;
 use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
-use wasm_bindgen::prelude::*;
-use wasm_bindgen_futures::JsFuture;
 use web_sys::{AbortController, AbortSignal, Request, Response};
 use worker::{Context, Env, State};
 
@@ -315,19 +313,24 @@ impl Platform for Runtime {
         &self,
         request: &UpstreamRequest,
         body: Body,
-        options: &FetchOptions<'_, Runtime>,
-    ) -> FetchOutcome<Runtime> {
+        options: &FetchOptions<'_, AbortSignal>,
+    ) -> FetchOutcome<UpstreamResponse> {
         fetch::fetch(request, body, &self.0.config.upstream.retry, options).await
     }
 
-    async fn join(&self, request: &dyn Fn() -> CoalesceRequest, body: &Body, client: &AbortSignal) -> Joined<Runtime> {
+    async fn join(
+        &self,
+        request: &dyn Fn() -> CoalesceRequest,
+        body: &Body,
+        client: &AbortSignal,
+    ) -> Joined<UpstreamResponse, Uint8Array> {
         match (&self.0.coalescer, body) {
             (Some(coalescer), Body::Bytes(body)) => coalescer.join(&request(), body, client).await,
             _ => Joined::Independent,
         }
     }
 
-    fn share(&self, response: UpstreamResponse, options: &ShareOptions<'_, Runtime>) -> SharedBody {
+    fn share(&self, response: UpstreamResponse, options: &ShareOptions<'_, AbortSignal>) -> SharedBody {
         SharedBody::new(response, self.0.config.upstream.idle_timeout, options)
     }
 
@@ -360,34 +363,4 @@ impl Platform for Runtime {
 /// A response of the proxy's own.
 pub fn respond(response: &ProxyResponse) -> Response {
     interop::response(response.status, &response.headers, Some(&Uint8Array::from(response.body.as_slice())))
-}
-
-impl Buffer for Uint8Array {
-    fn from_slice(bytes: &[u8]) -> Uint8Array {
-        Uint8Array::from(bytes)
-    }
-
-    fn to_vec(&self) -> Vec<u8> {
-        Uint8Array::to_vec(self)
-    }
-
-    fn byte_len(&self) -> usize {
-        usize::try_from(self.length()).unwrap_or(usize::MAX)
-    }
-}
-
-impl ClientSignal for AbortSignal {
-    fn is_disconnected(&self) -> bool {
-        self.aborted()
-    }
-
-    async fn disconnected(&self) {
-        let promise = Promise::new(&mut |resolve, _| {
-            if self.aborted() {
-                let _ = resolve.call0(&JsValue::NULL);
-            }
-            self.set_onabort(Some(&resolve));
-        });
-        let _ = JsFuture::from(promise).await;
-    }
 }

@@ -1,7 +1,7 @@
 //! Runs a response's bytes through a [`BodyTransform`] on their way to the client. No other upstream bytes pass through wasm
 //! before the client has them.
 
-use super::coalesce::durable_object::DISPOSITION_HEADER;
+use super::coalesce::namespace::DISPOSITION_HEADER;
 use super::platform::interop;
 use crate::http::fields::REPRESENTATION_HEADERS;
 use crate::proxy::reply::HeaderEdits;

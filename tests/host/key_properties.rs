@@ -170,7 +170,7 @@ fn body() -> impl Strategy<Value = JsonCursor> {
     })
 }
 
-struct Asker {
+struct Sender {
     namespace: Vec<u8>,
     headers: HeaderMap,
     method: String,
@@ -179,9 +179,9 @@ struct Asker {
     ignored: Vec<String>,
 }
 
-impl Default for Asker {
+impl Default for Sender {
     fn default() -> Self {
-        Asker {
+        Sender {
             namespace: Vec::new(),
             headers: HeaderMap::from_iter([(http::header::AUTHORIZATION, HeaderValue::from_static("Bearer k"))]),
             method: "POST".to_owned(),
@@ -192,7 +192,7 @@ impl Default for Asker {
     }
 }
 
-impl Asker {
+impl Sender {
     fn key(&self, body: &str) -> CacheKey {
         let document = Document::parse(body.as_bytes()).unwrap_or_else(|error| panic!("{error}: {body}"));
         KeyInput {
@@ -211,7 +211,7 @@ impl Asker {
 }
 
 fn key(body: &str) -> CacheKey {
-    Asker::default().key(body)
+    Sender::default().key(body)
 }
 
 /// Changes one thing about a value, somewhere inside it. `false`: there was nothing to change at this place.
@@ -310,13 +310,13 @@ proptest! {
                     headers.insert(name, value.parse().unwrap());
                 }
             }
-            Asker {
+            Sender {
                 headers,
                 namespace: parts[4].clone().into_bytes(),
                 url: format!("https://h/{}", parts[5]),
                 ignored: (!parts[6].is_empty()).then(|| parts[6].clone()).into_iter().collect(),
                 mode: if parts[7].is_empty() { MatchMode::Exact } else { MatchMode::Chat },
-                ..Asker::default()
+                ..Sender::default()
             }.key(body)
         };
         let equal = a[..7] == b[..7] && a[7].is_empty() == b[7].is_empty();
@@ -374,15 +374,15 @@ fn the_pairs_that_others_confuse_are_separate() {
 
 #[test]
 fn chat_matching_sees_the_conversation_alone() {
-    let asker = Asker { mode: MatchMode::Chat, ..Asker::default() };
-    let base = asker.key(r#"{"model":"a","temperature":1,"messages":[{"role":"user","content":"q"}]}"#);
-    let other = asker.key(r#"{"messages":[{"content":"q","role":"user"}],"tools":[1],"model":"b"}"#);
+    let sender = Sender { mode: MatchMode::Chat, ..Sender::default() };
+    let base = sender.key(r#"{"model":"a","temperature":1,"messages":[{"role":"user","content":"q"}]}"#);
+    let other = sender.key(r#"{"messages":[{"content":"q","role":"user"}],"tools":[1],"model":"b"}"#);
     assert_eq!(base, other);
-    let named = asker.key(r#"{"messages":[{"content":"q","role":"user","name":"n"}]}"#);
-    let instructed = asker.key(r#"{"system":"s","messages":[{"role":"user","content":"q"}]}"#);
+    let named = sender.key(r#"{"messages":[{"content":"q","role":"user","name":"n"}]}"#);
+    let instructed = sender.key(r#"{"system":"s","messages":[{"role":"user","content":"q"}]}"#);
     assert_ne!(base, named);
     assert_ne!(base, instructed);
-    assert_ne!(asker.key(r#"{"model":"a"}"#), asker.key(r#"{"model":"b"}"#));
+    assert_ne!(sender.key(r#"{"model":"a"}"#), sender.key(r#"{"model":"b"}"#));
 }
 
 /// Work is counted, not timed: what is written, and in how many pieces, stays in proportion to the text.

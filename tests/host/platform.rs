@@ -166,7 +166,10 @@ impl UpstreamHead for UpstreamResponse {
     fn abort(&self) {}
 }
 
-impl SharedResponse<Plain> for UpstreamResponse {
+impl SharedResponse for UpstreamResponse {
+    type Upstream = UpstreamResponse;
+    type Follower = UpstreamResponse;
+
     fn status(&self) -> StatusCode {
         self.status
     }
@@ -375,16 +378,21 @@ impl Platform for Plain {
         &self,
         request: &UpstreamRequest,
         body: Option<Vec<u8>>,
-        _: &FetchOptions<'_, Plain>,
-    ) -> FetchOutcome<Plain> {
+        _: &FetchOptions<'_, Client>,
+    ) -> FetchOutcome<UpstreamResponse> {
         FetchOutcome { response: self.call(request, body.unwrap_or_default()), retries: 0, ms: 0 }
     }
 
-    async fn join(&self, _: &dyn Fn() -> CoalesceRequest, _: &Option<Vec<u8>>, _: &Client) -> Joined<Plain> {
+    async fn join(
+        &self,
+        _: &dyn Fn() -> CoalesceRequest,
+        _: &Option<Vec<u8>>,
+        _: &Client,
+    ) -> Joined<UpstreamResponse, Bytes> {
         Joined::Independent
     }
 
-    fn share(&self, response: UpstreamResponse, _: &ShareOptions<'_, Plain>) -> UpstreamResponse {
+    fn share(&self, response: UpstreamResponse, _: &ShareOptions<'_, Client>) -> UpstreamResponse {
         response
     }
 

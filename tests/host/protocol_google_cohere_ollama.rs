@@ -85,7 +85,7 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
-/// The laws of every dialect, for an answer and one of the streams that amount to it.
+/// What holds for every protocol, for a whole response and one of its equivalent streams.
 fn laws(protocol: Protocol, answer: &Value, chunks: &[Value]) -> Result<(), TestCaseError> {
     let stream = events(chunks);
     prop_assert_eq!(protocol.check(&stream), Ok(()));

@@ -1,4 +1,4 @@
-//! Thoughts and embeddings on any text, in any pieces, against a plain reading of what they mean.
+//! Reasoning text and embeddings in random chunks, compared with a simple reference implementation.
 
 #![allow(clippy::string_slice)]
 

@@ -1,7 +1,7 @@
 //! An upstream response on its way to every client that reads it, each at its own pace. The bytes move in JavaScript, so
 //! they reach the clients even if the wasm instance is reset.
 
-use super::durable_object::DISPOSITION_HEADER;
+use super::namespace::DISPOSITION_HEADER;
 use crate::cache::admission::Capture;
 use crate::cache::coalesce::Disposition;
 use crate::cache::entry::Entry;
@@ -12,7 +12,6 @@ use crate::status::Reason;
 use crate::worker::platform::fetch::UpstreamResponse;
 use crate::worker::platform::interop;
 use crate::worker::platform::time::{millis, timer_millis};
-use crate::worker::runtime::Runtime;
 use http::header::CONTENT_ENCODING;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use js_sys::{Promise, Uint8Array};
@@ -76,7 +75,11 @@ extern "C" {
 /// How much of a body is copied into wasm at a time, in bytes.
 const SEGMENT_BYTES: f64 = 65_536.0;
 
-fn broadcast(response: &UpstreamResponse, idle: Duration, options: &ShareOptions<'_, Runtime>) -> Option<Broadcast> {
+fn broadcast(
+    response: &UpstreamResponse,
+    idle: Duration,
+    options: &ShareOptions<'_, AbortSignal>,
+) -> Option<Broadcast> {
     let (body, request) = (response.body.as_ref()?, response.request()?);
     let headers = &response.headers;
     // The runtime hands on what comes in many small chunks. The broadcast decodes an encoded body, which is then encoded
@@ -127,7 +130,7 @@ pub struct SharedBody {
 
 impl SharedBody {
     /// Begins to read a response. The leader's branch exists before any byte is dropped.
-    pub fn new(response: UpstreamResponse, idle: Duration, options: &ShareOptions<'_, Runtime>) -> SharedBody {
+    pub fn new(response: UpstreamResponse, idle: Duration, options: &ShareOptions<'_, AbortSignal>) -> SharedBody {
         let broadcast = broadcast(&response, idle, options);
         let body = || broadcast.as_ref().and_then(|broadcast| for_leader(broadcast, &response.headers));
         let leader = options.leader.map(|_| body());
@@ -139,7 +142,10 @@ impl SharedBody {
     }
 }
 
-impl SharedResponse<Runtime> for SharedBody {
+impl SharedResponse for SharedBody {
+    type Upstream = UpstreamResponse;
+    type Follower = Response;
+
     fn status(&self) -> StatusCode {
         self.response.status
     }

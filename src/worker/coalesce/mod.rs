@@ -2,3 +2,4 @@
 
 pub mod broadcast;
 pub mod durable_object;
+pub mod namespace;

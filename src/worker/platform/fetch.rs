@@ -5,18 +5,15 @@ use super::time::{now, timer, within};
 use crate::http::message::UpstreamRequest;
 use crate::http::retry::{self, Attempt, AttemptResult};
 use crate::proxy::platform::{FetchError, FetchOptions, FetchOutcome, UpstreamHead};
-use crate::worker::runtime::Runtime;
 use futures_util::future::{Either, select};
 use http::{HeaderMap, Method, StatusCode};
-use js_sys::{Array, Math, Promise, Reflect, Uint8Array};
+use js_sys::{Array, Math, Promise, Uint8Array};
 use std::cell::Cell;
 use std::pin::pin;
 use std::time::Duration;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
-use web_sys::{
-    AbortController, AbortSignal, ReadableStream, ReadableStreamDefaultReader, RequestInit, RequestRedirect, Response,
-};
+use web_sys::{AbortController, AbortSignal, ReadableStream, RequestInit, RequestRedirect, Response};
 
 /// How much of an error response is held while the request is retried, and how long its body may take.
 const MAX_BUFFERED_ERROR_BYTES: usize = 1 << 20;
@@ -128,8 +125,8 @@ pub async fn fetch(
     request: &UpstreamRequest,
     body: Body,
     retry: &retry::Policy,
-    options: &FetchOptions<'_, Runtime>,
-) -> FetchOutcome<Runtime> {
+    options: &FetchOptions<'_, AbortSignal>,
+) -> FetchOutcome<UpstreamResponse> {
     let started = now();
     let mut retries = 0;
     let response = fetch_with_retries(request, body, retry, options, &mut retries).await;
@@ -140,7 +137,7 @@ async fn fetch_with_retries(
     request: &UpstreamRequest,
     mut body: Body,
     retry: &retry::Policy,
-    options: &FetchOptions<'_, Runtime>,
+    options: &FetchOptions<'_, AbortSignal>,
     retries: &mut u32,
 ) -> Result<UpstreamResponse, FetchError> {
     // The budget begins when the client has sent its whole body.
@@ -303,17 +300,4 @@ pub async fn probe(url: &str, timeout: Duration) -> Result<(), FetchError> {
     // An unread body holds its connection.
     response.abort();
     Ok(())
-}
-
-/// The next chunk of a stream; `None` at its end.
-///
-/// # Errors
-/// Whatever aborted the stream.
-pub async fn next_chunk(reader: &ReadableStreamDefaultReader) -> Result<Option<Vec<u8>>, JsValue> {
-    let result = JsFuture::from(reader.read()).await?;
-    if Reflect::get(&result, &"done".into())?.is_truthy() {
-        return Ok(None);
-    }
-    let chunk: Uint8Array = Reflect::get(&result, &"value".into())?.unchecked_into();
-    Ok(Some(chunk.to_vec()))
 }

@@ -1,6 +1,5 @@
 //! Between the runtime's objects and the core's values.
 
-use super::fetch;
 use crate::http::message::RequestHead;
 use crate::proxy::reply::HeaderEdits;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -108,7 +107,7 @@ pub fn response_head(response: &Response) -> (StatusCode, HeaderMap) {
 /// Whether a body that is there in name has no bytes.
 pub async fn is_empty(body: ReadableStream) -> bool {
     let reader: ReadableStreamDefaultReader = body.get_reader().unchecked_into();
-    matches!(fetch::next_chunk(&reader).await, Ok(None))
+    matches!(next_chunk(&reader).await, Ok(None))
 }
 
 /// The whole body of a response. `None`: it is longer than `limit` bytes.
@@ -122,10 +121,20 @@ pub async fn bytes(response: &Response, limit: usize) -> Result<Option<Vec<u8>>,
     }
 }
 
+/// The next chunk of a stream; `None` at its end.
+async fn next_chunk(reader: &ReadableStreamDefaultReader) -> Result<Option<Vec<u8>>, JsValue> {
+    let result = JsFuture::from(reader.read()).await?;
+    if Reflect::get(&result, &"done".into())?.is_truthy() {
+        return Ok(None);
+    }
+    let chunk: Uint8Array = Reflect::get(&result, &"value".into())?.unchecked_into();
+    Ok(Some(chunk.to_vec()))
+}
+
 async fn read_up_to(body: &ReadableStream, limit: usize) -> Result<Option<Vec<u8>>, JsValue> {
     let mut bytes = Vec::new();
     let reader: ReadableStreamDefaultReader = body.get_reader().unchecked_into();
-    while let Some(chunk) = fetch::next_chunk(&reader).await? {
+    while let Some(chunk) = next_chunk(&reader).await? {
         if bytes.len().saturating_add(chunk.len()) > limit {
             drop(reader.cancel());
             return Ok(None);

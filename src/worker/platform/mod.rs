@@ -4,3 +4,4 @@ pub mod binding;
 pub mod fetch;
 pub mod interop;
 pub mod time;
+mod values;

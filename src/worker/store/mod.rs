@@ -11,7 +11,7 @@ use crate::cache::entry::{self, EntryHead, Prefix};
 use crate::cache::upstash as commands;
 use crate::config::Config;
 use crate::key::{self, CacheKey, EncryptionSalt};
-use crate::proxy::lookup::Lookup;
+use crate::proxy::platform::Lookup;
 use crate::routing::admin::Purge;
 use crate::status::Reason;
 use js_sys::{Math, Promise, Uint8Array};
