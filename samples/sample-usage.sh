@@ -6,8 +6,8 @@
 set -eu
 url="${OPENAI_BASE_URL:-http://localhost:8787/proxy}/chat/completions"
 
-# ask WHAT [HEADER]…: asks the same question and says what the cache did.
-ask() {
+# send LABEL [HEADER]…: sends the same request and prints what the cache did.
+send() {
   echo "$1:"
   shift
   for header in "$@"; do
@@ -22,9 +22,9 @@ ask() {
     grep -i -e '^x-cache-status' -e '^cache-status' -e '"content"'
 }
 
-# The first call goes to OpenAI, unless somebody with this key has asked before …
-ask first
-# … and the second comes from the cache.
-ask second
-# An answer that expires a day after it was stored: the lifetime belongs to the call that stores it.
-ask 'refreshed, for a day' 'X-Proxy-Refresh: true' 'X-Proxy-TTL: 86400'
+# The first request goes to OpenAI, unless it was sent before with this key.
+send first
+# The second is served from the cache.
+send second
+# A new response that expires after a day. The request that stores a response determines its lifetime.
+send 'refreshed, for a day' 'X-Proxy-Refresh: true' 'X-Proxy-TTL: 86400'

@@ -14,22 +14,22 @@ const openai = new OpenAI({
 //
 //   import { Configuration, OpenAIApi } from "openai";
 //   const openai = new OpenAIApi(new Configuration({ apiKey, basePath: "http://localhost:8787/proxy" }));
-//   await openai.createChatCompletion(question);
+//   await openai.createChatCompletion(request);
 
-const question: OpenAI.ChatCompletionCreateParamsNonStreaming = {
+const request: OpenAI.ChatCompletionCreateParamsNonStreaming = {
   model: "gpt-4o-mini",
   messages: [{ role: "user", content: "Write a haiku about computers." }],
 };
 
-async function ask(what: string, headers: Record<string, string> = {}) {
-  const { data, response } = await openai.chat.completions.create(question, { headers }).withResponse();
-  console.log(`${what}: ${response.headers.get("x-cache-status")} ${response.headers.get("cache-status")}`);
+async function send(label: string, headers: Record<string, string> = {}) {
+  const { data, response } = await openai.chat.completions.create(request, { headers }).withResponse();
+  console.log(`${label}: ${response.headers.get("x-cache-status")} ${response.headers.get("cache-status")}`);
   console.log(data.choices[0].message.content);
 }
 
-// The first call goes to OpenAI, unless somebody with this key has asked before …
-await ask("first");
-// … and the second comes from the cache.
-await ask("second");
-// An answer that expires a day after it was stored: the lifetime belongs to the call that stores it.
-await ask("refreshed, for a day", { "X-Proxy-Refresh": "true", "X-Proxy-TTL": String(24 * 60 * 60) });
+// The first request goes to OpenAI, unless it was sent before with this key.
+await send("first");
+// The second is served from the cache.
+await send("second");
+// A new response that expires after a day. The request that stores a response determines its lifetime.
+await send("refreshed, for a day", { "X-Proxy-Refresh": "true", "X-Proxy-TTL": String(24 * 60 * 60) });
