@@ -6,7 +6,15 @@ import { after, beforeEach, test } from "node:test";
 import { detailOf, keyOf, xCacheStatusOf } from "../../testkit/cache-status.mjs";
 import { send } from "../../testkit/client.mjs";
 import { decodeEntry, encodeEntry, HEAD_AT } from "../../testkit/entry.mjs";
-import { chatCompletion, chatEvent, chatRequest, DONE, EVENT_STREAM, result, resultText } from "../../testkit/fixtures.mjs";
+import {
+  chatCompletion,
+  chatEvent,
+  chatRequest,
+  DONE,
+  EVENT_STREAM,
+  result,
+  resultText,
+} from "../../testkit/fixtures.mjs";
 import { DETAIL, METRIC } from "../../testkit/names.mjs";
 import { worker } from "../../testkit/test-worker.mjs";
 import { startUpstream } from "../../testkit/upstream.mjs";
@@ -111,7 +119,8 @@ for (const [tier, more] of Object.entries(tiers)) {
     const proxy = await worker({ vars: { ...VARS, ...more } });
     const prompt = freshPrompt();
     const answers = async (id) => {
-      for (let n = 0; n < 4; n += 1) assert.equal((await ask(proxy, prompt)).body.toString(), resultText(`answer-${id}`));
+      for (let n = 0; n < 4; n += 1)
+        assert.equal((await ask(proxy, prompt)).body.toString(), resultText(`answer-${id}`));
     };
     await answers(1);
     await ask(proxy, prompt, { "x-proxy-refresh": "true" });

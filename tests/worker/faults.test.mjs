@@ -223,7 +223,10 @@ describe("a damaged entry is a miss and is replaced", () => {
 
   test("the format of an entry is the one defined in testkit/entry.mjs", async () => {
     await proxy.clear();
-    upstream.next({ headers: { "content-type": "application/json", "x-request-id": "req_1" }, body: '{ "choices" : [ { "text" : "a" } ] }' });
+    upstream.next({
+      headers: { "content-type": "application/json", "x-request-id": "req_1" },
+      body: '{ "choices" : [ { "text" : "a" } ] }',
+    });
     await proxy.settled(() => ask(proxy, "Hi", { "x-proxy-ttl": "60" }));
     const [[key, bytes]] = await proxy.entries();
     const { head, body } = decodeEntry(bytes);
