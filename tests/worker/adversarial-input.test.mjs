@@ -299,6 +299,25 @@ test("an upstream that drips its head is aborted after TIMEOUT", async () => {
   await assertStillWorks();
 });
 
+test("audio that ends with the connection is not stored: it may be half of the audio", async () => {
+  const framings = {
+    "Content-Length: 4\r\n": ["ABCD", "HIT"],
+    "Transfer-Encoding: chunked\r\n": ["4\r\nABCD\r\n0\r\n\r\n", "HIT"],
+    "": ["ABCD", "MISS"],
+  };
+  for (const [framing, [body, status]] of Object.entries(framings)) {
+    const origin = await rawUpstream((socket) =>
+      socket.end(`HTTP/1.1 200 OK\r\nContent-Type: audio/mpeg\r\nConnection: close\r\n${framing}\r\n${body}`),
+    );
+    const rawProxy = await worker({ vars: { ...VARS, OPENAI_BASE_URL: `${origin}/v1` } });
+    const request = { ...chatRequest(), path: "/proxy/audio/speech" };
+    assert.equal((await rawProxy.settled(() => send(rawProxy.origin, request))).body.toString(), "ABCD");
+    const again = await rawProxy.settled(() => send(rawProxy.origin, request));
+    assert.equal(again.headers["x-cache-status"], status, framing);
+    assert.equal(again.body.toString(), "ABCD");
+  }
+});
+
 test("an upstream that drips its body delays only its own client", async () => {
   // The head is fast. The body never pauses for IDLE_TIMEOUT, lasts longer than that, and ends only when the test lets it.
   const sockets = [];
