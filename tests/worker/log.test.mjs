@@ -15,7 +15,9 @@ const chat = (more = {}) => ({ ...chatRequest("Hi", { model: "gpt-4o" }), ...mor
 
 test("a log line describes the request and its response", async () => {
   const proxy = await worker({ vars: VARS });
-  upstream.next({ body: resultText("answer") });
+  const body = resultText("answer");
+  const length = Buffer.byteLength(body);
+  upstream.next({ body });
   await proxy.settled(() => send(proxy.origin, chat()));
   await proxy.settled(() => send(proxy.origin, chat()));
   await proxy.settled(() => send(proxy.origin, { method: "GET", path: "/proxy/models", headers: {} }));
@@ -42,11 +44,11 @@ test("a log line describes the request and its response", async () => {
   const { method, model, status, cache, bytes } = miss;
   assert.deepEqual(
     { method, model, status, cache, bytes },
-    { method: "POST", model: "gpt-4o", status: 200, cache: "MISS", bytes: 15 },
+    { method: "POST", model: "gpt-4o", status: 200, cache: "MISS", bytes: length },
   );
   assert.match(miss.key, /^[0-9a-f]{12}$/);
   assert.ok(Number.isInteger(miss[LOG.upstreamMs]));
-  assert.deepEqual([hit.cache, hit.key, hit.bytes, hit[LOG.upstreamMs]], ["HIT", miss.key, 15, null]);
+  assert.deepEqual([hit.cache, hit.key, hit.bytes, hit[LOG.upstreamMs]], ["HIT", miss.key, length, null]);
   assert.deepEqual([bypass.method, bypass.cache, bypass.reason, bypass.key], ["GET", "BYPASS", "method", null]);
 });
 
