@@ -6,6 +6,7 @@
 mod cases;
 mod client_headers;
 mod fast_path_properties;
+mod fuzz_seeds;
 mod key_properties;
 mod platform;
 mod protocol_google_cohere_ollama;
