@@ -59,7 +59,7 @@ pub const UNKEYED_HEADERS: [&str; 30] = [
     "pragma",
 ];
 
-/// Whether a request field is part of the key by its name. (`accept` and `content-type` are by their values.)
+/// Whether a request field is part of the key by its name. (`accept`, `accept-language` and `content-type` are by their values.)
 pub fn is_keyed(name: &str) -> bool {
     is_forwarded(name) && !is_credential(name) && !matches_any(name, &UNKEYED_HEADERS)
 }
@@ -79,6 +79,8 @@ pub fn key_headers(request: &HeaderMap, stream: bool, ignored: &[&str]) -> Vec<(
     collect(request, &|name| match name {
         _ if ignored.contains(&name) => false,
         "accept" => !accepts_default(request, stream),
+        // JavaScript's fetch adds `*`, which means the same as no field (RFC 9110, section 12.5.4).
+        "accept-language" => single_value(request, http::header::ACCEPT_LANGUAGE).as_deref() != Some("*"),
         "content-type" => !is_plain_json(request),
         _ => is_keyed(name),
     })
@@ -245,6 +247,14 @@ mod tests {
             "application/octet-stream",
         ] {
             assert_eq!(names(&[("accept", other)], true), ["accept"], "{other}");
+        }
+    }
+
+    #[test]
+    fn accept_language_is_keyed_unless_it_is_any() {
+        assert!(names(&[("accept-language", "*")], false).is_empty());
+        for other in ["de", "*;q=0.5", "de, *"] {
+            assert_eq!(names(&[("accept-language", other)], false), ["accept-language"], "{other}");
         }
     }
 

@@ -46,15 +46,15 @@ fn text(start: &'static str, end: &'static str) -> impl Strategy<Value = String>
         2 => Just(half(end)),
         4 => "[a-b<>/\\n\"\\\\é💭 ]{0,4}",
     ];
-    prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+    prop::collection::vec(piece, 0..12).prop_map(|chunks| chunks.concat())
 }
 
 fn tagged() -> impl Strategy<Value = ((&'static str, &'static str), String)> {
     tags().prop_flat_map(|(start, end)| (Just((start, end)), text(start, end)))
 }
 
-/// A text in pieces of whole characters, cut as `cuts` says.
-fn pieces(text: &str, cuts: &[bool]) -> Vec<String> {
+/// A text in chunks of whole characters, cut as `cuts` says.
+fn chunks(text: &str, cuts: &[bool]) -> Vec<String> {
     let mut out = vec![String::new()];
     for (at, character) in text.chars().enumerate() {
         if cuts[at % cuts.len()] {
@@ -65,7 +65,7 @@ fn pieces(text: &str, cuts: &[bool]) -> Vec<String> {
     out
 }
 
-fn polished(endpoint: Endpoint, kind: &str, tags: (&str, &str), body: &[u8], size: usize) -> Vec<u8> {
+fn transformed(endpoint: Endpoint, kind: &str, tags: (&str, &str), body: &[u8], size: usize) -> Vec<u8> {
     let mut headers = HeaderMap::new();
     headers.insert("content-type", kind.parse().unwrap());
     let response_transform = ResponseTransform::think(endpoint, Some(ThinkTags::new(Some(tags.0), Some(tags.1))));
@@ -84,7 +84,7 @@ fn events(body: &[u8]) -> Vec<Value> {
         .collect()
 }
 
-/// A chat stream with two choices that say their pieces in turn; numbers that no reader of floats would keep.
+/// A chat stream with two choices that take turns, and numbers that a parser of floats would change.
 fn chat_stream(choices: [&[String]; 2]) -> String {
     let mut out = String::from(": hello\n\n");
     let mut say = |index: usize, delta: Value, end: Value| {
@@ -106,7 +106,7 @@ fn chat_stream(choices: [&[String]; 2]) -> String {
     out + "data: [DONE]\n\n"
 }
 
-fn said(events: &[Value], index: u64) -> String {
+fn text_of_choice(events: &[Value], index: u64) -> String {
     let of = |event: &Value| {
         let choice = event["choices"].as_array()?.iter().find(|choice| choice["index"] == index)?.clone();
         choice["delta"]["content"].as_str().map(str::to_owned)
@@ -118,10 +118,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn any_text_in_any_pieces(((start, end), text) in tagged(), cuts in prop::collection::vec(any::<bool>(), 1..9)) {
+    fn any_text_in_any_chunks(((start, end), text) in tagged(), cuts in prop::collection::vec(any::<bool>(), 1..9)) {
         let mut filter = TagFilter::new(ThinkTags::new(Some(start), Some(end)));
         let (mut out, mut came) = (String::new(), String::new());
-        for piece in pieces(&text, &cuts) {
+        for piece in chunks(&text, &cuts) {
             came.push_str(&piece);
             out.push_str(&String::from_utf8(filter.push(piece.as_bytes())).unwrap());
             // Outside a block nothing is held but what may begin one.
@@ -134,19 +134,19 @@ proptest! {
     }
 
     #[test]
-    fn any_stream_in_any_pieces(
+    fn any_stream_in_any_chunks(
         ((start, end), one) in tagged(),
         other in "[a-b<>/\\n\"é ]{0,12}",
         cuts in prop::collection::vec(any::<bool>(), 1..9),
         size in 1usize..40,
     ) {
-        let texts = [pieces(&one, &cuts), pieces(&other, &cuts)];
+        let texts = [chunks(&one, &cuts), chunks(&other, &cuts)];
         let stream = chat_stream([&texts[0], &texts[1]]);
-        let out = polished(Endpoint::ChatCompletions, "text/event-stream; charset=utf-8", (start, end), stream.as_bytes(), size);
+        let out = transformed(Endpoint::ChatCompletions, "text/event-stream; charset=utf-8", (start, end), stream.as_bytes(), size);
         let events = events(&out);
-        prop_assert_eq!(said(&events, 0), without(&one, start, end));
-        prop_assert_eq!(said(&events, 1), without(&other, start, end));
-        // Every choice has said everything by its end, and the end is where it was.
+        prop_assert_eq!(text_of_choice(&events, 0), without(&one, start, end));
+        prop_assert_eq!(text_of_choice(&events, 1), without(&other, start, end));
+        // Every choice has all its text by its end, and the end stays in place.
         let last = |index: u64| events.iter().rposition(|event| event["choices"][0]["index"] == index).unwrap();
         for index in 0..2 {
             prop_assert_eq!(&events[last(index)]["choices"][0]["finish_reason"], "stop");
@@ -181,11 +181,11 @@ proptest! {
             // A text that is empty is no piece of a stream.
             let Some((kind, stream)) = protocol.convert(object.to_string().as_bytes(), response_mode) else { continue };
             let plain = if endpoint == Endpoint::StreamGenerateContent { Endpoint::GenerateContent } else { endpoint };
-            let filtered = polished(plain, "application/json", (start, end), object.to_string().as_bytes(), size);
+            let filtered = transformed(plain, "application/json", (start, end), object.to_string().as_bytes(), size);
             let filtered: Value = serde_json::from_slice(&filtered).unwrap();
             let expected = without(&text, start, end);
             prop_assert_eq!(text_of(endpoint, &filtered), expected.as_str(), "{:?}", endpoint);
-            let filtered_stream = polished(endpoint, kind, (start, end), &stream, size);
+            let filtered_stream = transformed(endpoint, kind, (start, end), &stream, size);
             let read = protocol.events(&filtered_stream).unwrap();
             prop_assert!(protocol.check(&read).is_ok() || expected.is_empty(), "{}", String::from_utf8_lossy(&filtered_stream));
             if let Some(whole) = protocol.to_object(&read) {
@@ -197,7 +197,7 @@ proptest! {
                 // The same as one array, piece by piece.
                 let items: Vec<String> = protocol.events(&stream).unwrap().into_iter().map(|event| event.data).collect();
                 let array = format!("[{}\n]", items.join(",\r\n"));
-                let out = polished(endpoint, "application/json; charset=UTF-8", (start, end), array.as_bytes(), size);
+                let out = transformed(endpoint, "application/json; charset=UTF-8", (start, end), array.as_bytes(), size);
                 let read = protocol.events(&out).unwrap();
                 if let Some(whole) = protocol.to_object(&read) {
                     prop_assert_eq!(text_of(endpoint, &whole), expected.as_str());
@@ -241,27 +241,33 @@ fn text_of(endpoint: Endpoint, object: &Value) -> &str {
 }
 
 #[test]
-fn an_event_that_is_not_touched_keeps_its_bytes() {
+fn an_unchanged_event_keeps_its_bytes() {
     let stream = "event: x\r\nid:1\r\ndata:  {\"choices\" : [ {\"delta\":{\"content\":\"a\\u00e9\\/ < b\"},\"index\":0} ],\"u\":1.50}\r\n\r\n\
                   data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"\\ud83d\"}}]}\n\n\
                   data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"\\ude00\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
     for size in [1, 7, 1000] {
-        let out =
-            polished(Endpoint::ChatCompletions, "text/event-stream", ("<think>", "</think>"), stream.as_bytes(), size);
+        let out = transformed(
+            Endpoint::ChatCompletions,
+            "text/event-stream",
+            ("<think>", "</think>"),
+            stream.as_bytes(),
+            size,
+        );
         assert_eq!(String::from_utf8(out).unwrap(), stream);
     }
 }
 
 #[test]
-fn only_the_text_of_a_touched_event_is_spelled_anew() {
+fn only_the_text_of_a_changed_event_is_serialized_again() {
     let stream = "id: 7\ndata: {\"n\":12345678901234567890.10,\"choices\":[ {\"index\":0,\"delta\":{\"content\":\"<think>x</think>\\u00e9\\ud800\",\"role\":\"\\u0061\"}}]}\nevent: y\n\n\
                   data: [DONE]\n\n";
-    let out = polished(Endpoint::ChatCompletions, "text/event-stream", ("<think>", "</think>"), stream.as_bytes(), 3);
+    let out =
+        transformed(Endpoint::ChatCompletions, "text/event-stream", ("<think>", "</think>"), stream.as_bytes(), 3);
     assert_eq!(String::from_utf8(out).unwrap(), stream.replace("<think>x</think>\\u00e9", "é"));
 }
 
 #[test]
-fn what_is_held_comes_before_the_end_of_its_choice() {
+fn held_text_is_sent_before_the_end_of_its_choice() {
     let chunk = |index: u32, rest: &str| {
         format!("data: {{\"id\":\"c\",\"usage\":null,\"choices\":[{{\"index\":{index},{rest}}}]}}\n\n")
     };
@@ -272,7 +278,8 @@ fn what_is_held_comes_before_the_end_of_its_choice() {
         chunk(1, "\"delta\":{\"content\":\"\"},\"finish_reason\":\"stop\""),
     ]
     .concat();
-    let out = polished(Endpoint::ChatCompletions, "text/event-stream", ("<think>", "</think>"), stream.as_bytes(), 9);
+    let out =
+        transformed(Endpoint::ChatCompletions, "text/event-stream", ("<think>", "</think>"), stream.as_bytes(), 9);
     let expected = [
         chunk(0, "\"delta\":{\"content\":\"a\"},\"finish_reason\":null"),
         chunk(1, "\"delta\":{\"content\":\"c\"},\"finish_reason\":null"),

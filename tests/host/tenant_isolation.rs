@@ -52,11 +52,13 @@ impl Sender {
         Sender { closed, token, headers, namespace, key_in_query }
     }
 
-    /// What separates the sender's tenant. A client with a credential of its own is not separated by its token.
+    /// What separates the sender's tenant. A client with a credential of its own is not separated by its token. Cookies are not
+    /// forwarded, and separate nobody.
     fn identity(&self) -> Sender {
         let own = !self.key_in_query.is_empty()
             || self.headers.iter().any(|(name, _)| matches!(*name, "x-api-key" | "api-key"));
-        Sender { token: if own { "" } else { self.token }, closed: self.closed && !own, ..self.clone() }
+        let headers = self.headers.iter().filter(|(name, _)| *name != "cookie").cloned().collect();
+        Sender { token: if own { "" } else { self.token }, closed: self.closed && !own, headers, ..self.clone() }
     }
 
     fn key(&self, open: &Config, closed: &Config) -> (CacheKey, EncryptionSalt) {
