@@ -84,7 +84,10 @@ async function tellTouched(env) {
   touched = new Set();
   toldAt = Date.now();
   // The index decides what is evicted first, and no more.
-  if (names.length > 0) await indexOf(env).touch(names).catch(() => {});
+  if (names.length > 0)
+    await indexOf(env)
+      .touch(names)
+      .catch(() => {});
 }
 
 /** @type {ExportedHandler<Env>} */
@@ -94,7 +97,10 @@ export default {
     const name = decodeURIComponent(url.pathname.slice(1));
     const { method } = request;
     if (name === "") return method === "GET" ? list(url, env) : new Response(null, { status: 405 });
-    if (fileName(name).length > MAX_FILE_NAME) return new Response("the name is too long", { status: 414 });
+    if (fileName(name).length > MAX_FILE_NAME) {
+      await request.arrayBuffer(); // the binding waits until its body is read
+      return new Response("the name is too long", { status: 414 });
+    }
     if (method === "GET") return get(name, env, ctx);
     if (method === "PUT") return put(name, url, request, env);
     if (method === "DELETE") {
@@ -119,7 +125,10 @@ async function get(name, env, ctx) {
   touched.add(name);
   if (Date.now() - toldAt >= TOUCH_AFTER_MS) ctx.waitUntil(tellTouched(env));
   const { metadata } = entry.header;
-  return new Response(entry.value, metadata === undefined ? {} : { headers: { "CF-KV-Metadata": JSON.stringify(metadata) } });
+  return new Response(
+    entry.value,
+    metadata === undefined ? {} : { headers: { "CF-KV-Metadata": JSON.stringify(metadata) } },
+  );
 }
 
 /**
@@ -331,7 +340,12 @@ export class EntryIndex extends DurableObject {
    * Compares the rows with the files, which may have been changed while the object was not running.
    */
   async #compare() {
-    const rows = new Set(this.#sql.exec("SELECT name FROM entries").toArray().map(({ name }) => String(name)));
+    const rows = new Set(
+      this.#sql
+        .exec("SELECT name FROM entries")
+        .toArray()
+        .map(({ name }) => String(name)),
+    );
     for (const folder of await this.#listing("")) {
       if (folder.type !== "directory") continue;
       for (const { name: file } of await this.#listing(`${folder.name}/`)) {

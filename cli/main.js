@@ -1,5 +1,5 @@
-#!/usr/bin/env node
-// The command `reprise`.
+#!/usr/bin/env -S node --
+// The command `reprise`. Without the dashes, Node would take --env-file for its own flag.
 import { readFileSync } from "node:fs";
 import { CommandError } from "./errors.js";
 import { HELP, readOptions } from "./options.js";

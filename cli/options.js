@@ -29,7 +29,18 @@ const DEFAULT_PORT = 8787;
 // What the contract names and this version does not have.
 const LATER_COMMANDS = ["auto", "record", "replay", "check", "explain", "import", "export", "demo"];
 const VARIABLE = /^[A-Z][A-Z0-9_]*$/;
-const UNITS = { "": 1, B: 1, KB: 1e3, MB: 1e6, GB: 1e9, TB: 1e12, KIB: 2 ** 10, MIB: 2 ** 20, GIB: 2 ** 30, TIB: 2 ** 40 };
+const UNITS = {
+  "": 1,
+  B: 1,
+  KB: 1e3,
+  MB: 1e6,
+  GB: 1e9,
+  TB: 1e12,
+  KIB: 2 ** 10,
+  MIB: 2 ** 20,
+  GIB: 2 ** 30,
+  TIB: 2 ** 40,
+};
 
 /** @typedef {ReturnType<typeof readOptions>} Options */
 
@@ -122,7 +133,8 @@ const isVariable = (name) => VARIABLE.test(name) && !RESERVED_NAMES.includes(nam
  */
 function checkName(name, where) {
   if (!VARIABLE.test(name)) throw new UsageError(`${where}: ${JSON.stringify(name)} is not the name of a variable.`);
-  if (RESERVED_NAMES.includes(name)) throw new UsageError(`${where}: ${name} is the name of a binding, not of a variable.`);
+  if (RESERVED_NAMES.includes(name))
+    throw new UsageError(`${where}: ${name} is the name of a binding, not of a variable.`);
 }
 
 /**
@@ -161,7 +173,10 @@ export function readEnvFile(file) {
       const where = `${file}, line ${index + 1}`;
       const equals = trimmed.indexOf("=");
       if (equals < 0) throw new UsageError(`${where}: expected NAME=value.`);
-      const name = trimmed.slice(0, equals).replace(/^export\s+/, "").trim();
+      const name = trimmed
+        .slice(0, equals)
+        .replace(/^export\s+/, "")
+        .trim();
       checkName(name, where);
       const value = trimmed.slice(equals + 1).trim();
       const [, , inside] = /^(["'])(.*)\1$/.exec(value) ?? [];
@@ -186,9 +201,8 @@ function readHost(text = "127.0.0.1") {
 
 /** @param {string} text */
 function readSize(text) {
-  const [, digits, unit] = /^(\d+(?:\.\d+)?)\s*([a-z]*)$/i.exec(text.trim()) ?? [];
-  const factor = UNITS[/** @type {keyof typeof UNITS} */ (unit?.toUpperCase())];
-  const bytes = Math.floor(Number(digits) * factor);
+  const [, digits = "", unit = ""] = /^(\d+(?:\.\d+)?)\s*([a-z]*)$/i.exec(text.trim()) ?? [];
+  const bytes = Math.floor(Number(digits) * (UNITS[unit.toUpperCase()] ?? Number.NaN));
   if (!(bytes > 0)) throw new UsageError("--max-size expects a size such as 500MB or 1GiB.");
   return bytes;
 }

@@ -21,7 +21,7 @@ export function formatBytes(bytes) {
 }
 
 /** @param {number} n @param {string} one */
-const counted = (n, one) => `${NUMBER.format(n)} ${n === 1 ? one : one.replace(/y$/, "ie") + "s"}`;
+const counted = (n, one) => `${NUMBER.format(n)} ${n === 1 ? one : `${one.replace(/y$/, "ie")}s`}`;
 
 // Text from a client could steer the terminal.
 /** @param {string} text */

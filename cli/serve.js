@@ -39,7 +39,9 @@ export async function serve(options) {
     quiet: options.quiet,
   });
   if (!LOOPBACK.test(options.host)) {
-    note(`${options.host} can be reached from other machines. Set PROXY_TOKENS, so that not everybody may send requests.`);
+    note(
+      `${options.host} can be reached from other machines. Set PROXY_TOKENS, so that not everybody may send requests.`,
+    );
   }
   const folder = await openFolder(options.dir);
   try {
@@ -120,9 +122,7 @@ function interruption() {
   /** @type {(() => void)[]} */
   const resolvers = [];
   /** @type {Promise<undefined>[]} */
-  const [requested, again] = [0, 1].map(
-    (n) => new Promise((resolve) => (resolvers[n] = () => resolve(undefined))),
-  );
+  const [requested, again] = [0, 1].map((n) => new Promise((resolve) => (resolvers[n] = () => resolve(undefined))));
   const onSignal = () => resolvers[count++]?.();
   for (const signal of SIGNALS) process.on(signal, onSignal);
   return {
@@ -192,7 +192,9 @@ async function isServing(url) {
 function startFailure({ host, port }, errors) {
   const text = errors.join("\n");
   if (/address already in use/i.test(text)) {
-    throw new CommandError(`Another program listens on ${host}:${port}. Choose another port with --port (0: any free one).`);
+    throw new CommandError(
+      `Another program listens on ${host}:${port}. Choose another port with --port (0: any free one).`,
+    );
   }
   throw new CommandError(`workerd did not start:\n${text}`);
 }

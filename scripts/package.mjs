@@ -10,14 +10,15 @@ const MAX_BYTES = 2_000_000;
 const WORKER = ["main.js", "index.js", "index_bg.wasm"].map((name) => `build/${name}`);
 const EXECUTABLE = "cli/main.js";
 
-/** Packs what is built. Returns the tarball and its files. */
-export async function pack() {
+/** Packs what is built, into a folder that is emptied first. Returns the tarball and its files. */
+export async function pack(dist = path.join(root, "dist")) {
   const at = (...parts) => path.join(root, ...parts);
-  const dist = at("dist");
   const stage = path.join(dist, "package");
   rmSync(dist, { recursive: true, force: true });
   const command = readdirSync(at("cli")).map((name) => `cli/${name}`);
-  const sources = Object.fromEntries([...WORKER, ...command, "LICENSE-MIT", "LICENSE-APACHE"].map((name) => [name, name]));
+  const sources = Object.fromEntries(
+    [...WORKER, ...command, "LICENSE-MIT", "LICENSE-APACHE"].map((name) => [name, name]),
+  );
   sources["README.md"] = "docs/getting-started.md";
   for (const [name, source] of Object.entries(sources)) {
     mkdirSync(path.dirname(path.join(stage, name)), { recursive: true });
@@ -37,7 +38,8 @@ export async function pack() {
 }
 
 /** Whether a file is of a kind that belongs in the package. */
-const isKnown = (name) => /^(build\/[\w.]+\.(js|wasm)|cli\/[\w-]+\.js|README\.md|LICENSE-[A-Z]+|package\.json)$/.test(name);
+const isKnown = (name) =>
+  /^(build\/[\w.]+\.(js|wasm)|cli\/[\w-]+\.js|README\.md|LICENSE-[A-Z]+|package\.json)$/.test(name);
 
 function manifest() {
   const read = (name) => JSON.parse(readFileSync(path.join(root, name), "utf8"));
