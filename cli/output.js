@@ -108,7 +108,7 @@ export function createOutput({ write, json, color, quiet }) {
 function describe({ method, route, model, status, cache, reason, ms }, paint) {
   const outcome = cache ?? "-";
   const failed = status === null || status >= 400;
-  const path = route.replace(/^\/(proxy|v1|api\/v1)\//, "");
+  const path = route.replace(/^\/((proxy|v1|api\/v1)\/)?/, "");
   const parts = [
     paint(outcome.padEnd(9), COLORS[/** @type {keyof typeof COLORS} */ (outcome)] ?? DIM),
     `${NUMBER.format(ms)} ms`.padStart(9),
