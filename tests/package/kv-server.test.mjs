@@ -33,7 +33,11 @@ after(async () => {
   for (const folder of folders) rmSync(folder, { recursive: true, force: true });
 });
 
-/** A folder with the KV server on it: { folder, start }. `start` gives the binding's operations, and `stop`. */
+/**
+ * A folder with the KV server on it: { folder, start }. `start` gives the binding's operations, and `stop`.
+ *
+ * @param {{ maxBytes?: number }} [options]
+ */
 function store({ maxBytes } = {}) {
   const folder = mkdtempSync(path.join(os.tmpdir(), "reprise-"));
   folders.push(folder);
