@@ -51,10 +51,11 @@ const steps = {
     await conform("generic");
   },
   clients: async () => nodeTests("tests/clients", { REPRISE_PYTHON: await clientsPython() }),
+  package: () => nodeTests("tests/package"),
 };
 
 /** Steps that run the built Worker. */
-const BUILT = ["deploy", "worker", "conformance", "clients"];
+const BUILT = ["deploy", "worker", "conformance", "clients", "package"];
 
 /** Runs {folder}/*.test.mjs; a folder without tests is a failure, not a success. */
 async function nodeTests(folder, variables = {}) {

@@ -16,7 +16,8 @@ export const MODULES = ["main.js", "index.js", "index_bg.wasm"];
 /** [name, file] of each module of a built Worker. */
 export const builtModules = (build = path.join(ROOT, "build")) => MODULES.map((name) => [name, path.join(build, name)]);
 
-const wranglerConfig = () => require("wrangler").unstable_readConfig({ config: path.join(ROOT, "wrangler.toml") });
+export const wranglerConfig = () =>
+  require("wrangler").unstable_readConfig({ config: path.join(ROOT, "wrangler.toml") });
 
 // ---------------------------------------------------------------------------------------------------------------- Miniflare
 

@@ -1,0 +1,370 @@
+// The packed command as a user installs it: without Rust, and without the repository.
+
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { createServer } from "node:net";
+import path from "node:path";
+import { after, afterEach, beforeEach, test } from "node:test";
+import { COMPATIBILITY_DATE, COMPATIBILITY_FLAGS } from "../../cli/workerd-config.js";
+import { send } from "../../testkit/client.mjs";
+import { startUpstream } from "../../testkit/upstream.mjs";
+import { waitFor } from "../../testkit/wait.mjs";
+import { workerdVersion, wranglerConfig } from "../../testkit/worker.mjs";
+import { entryFiles, filesBelow, install, isRunning, runCommand, startCommand } from "./support/command.mjs";
+
+const ADMIN_TOKEN = "admin-of-the-test";
+
+const upstream = await startUpstream();
+after(() => upstream.close());
+const { folder, packed } = await install();
+const dir = path.join(folder, ".reprise");
+const upstreamArgs = ["--upstream", `${upstream.origin}/v1`];
+const started = [];
+
+beforeEach(() => {
+  upstream.reset();
+  upstream.otherwise((call) => {
+    const message = { role: "assistant", content: `é: ${contentOf(call.body)}` };
+    return { json: { id: `answer-${call.n}`, choices: [{ index: 0, message, finish_reason: "stop" }] } };
+  });
+});
+afterEach(async () => {
+  for (const command of started.splice(0)) if (isRunning(command.pid)) await command.stop("SIGTERM");
+  rmSync(dir, { recursive: true, force: true });
+});
+
+/** @param {Parameters<typeof startCommand>[1]} [options] */
+async function start({ args = [], ...options } = {}) {
+  const command = await startCommand(folder, { args: [...upstreamArgs, ...args], ...options });
+  started.push(command);
+  return command;
+}
+
+const request = (content, headers = {}) => ({
+  path: "/proxy/chat/completions",
+  headers: { "content-type": "application/json", authorization: "Bearer sk-client", ...headers },
+  body: JSON.stringify({ model: "gpt-4o", messages: [{ role: "user", content }] }),
+});
+const contentOf = (body) => JSON.parse(body).messages[0].content;
+const cacheStatus = (reply) => reply.headers["x-cache-status"];
+
+/** Asks for the responses to `contents`, and waits until each is stored. */
+async function fill(command, contents, headers) {
+  for (const content of contents) {
+    assert.equal(cacheStatus(await command.settled(request(content, headers))), "MISS", content);
+  }
+}
+
+test("the package holds the Worker and the command, and depends on workerd alone", () => {
+  const manifest = JSON.parse(readFileSync(path.join(folder, "node_modules", "reprise", "package.json"), "utf8"));
+  assert.deepEqual(manifest.dependencies, { workerd: workerdVersion() });
+  assert.equal(manifest.engines.node, ">=18.17");
+  assert.equal(manifest.scripts, undefined);
+  const names = packed.files.map((file) => file.path);
+  for (const name of ["build/main.js", "build/index.js", "build/index_bg.wasm", "cli/main.js", "cli/kv-server.js"]) {
+    assert.ok(names.includes(name), name);
+  }
+  assert.ok(packed.size < 2_000_000);
+});
+
+test("the command runs the Worker as wrangler does", () => {
+  const config = wranglerConfig();
+  assert.equal(COMPATIBILITY_DATE, config.compatibility_date);
+  assert.deepEqual(COMPATIBILITY_FLAGS, config.compatibility_flags);
+});
+
+test("a response is stored in the folder and served after a restart, byte for byte", async () => {
+  const command = await start({ npx: true });
+  const first = await command.settled(request("hello"));
+  assert.equal(first.status, 200);
+  assert.equal(cacheStatus(first), "MISS");
+  const second = await command.settled(request("hello"));
+  assert.equal(cacheStatus(second), "HIT");
+  assert.deepEqual(second.body, first.body);
+  assert.deepEqual(await command.stop(), { code: 0, signal: null });
+  assert.deepEqual(command.lines.at(-1), { event: "summary", requests: 2, errors: 0, outcomes: { MISS: 1, HIT: 1 } });
+  assert.equal(entryFiles(dir).length, 1);
+
+  const again = await start();
+  const third = await again.settled(request("hello"));
+  assert.equal(cacheStatus(third), "HIT");
+  assert.doesNotMatch(String(third.headers["cache-status"]), /memory/);
+  assert.deepEqual(third.body, first.body);
+  assert.equal(upstream.count, 1);
+  const [listening] = again.lines;
+  assert.equal(listening.event, "listening");
+  assert.equal(listening.entries, 1);
+  assert.equal(listening.base_url, `${again.url}/proxy`);
+});
+
+test("workerd ends with a command that is killed, and the folder can be used at once", async () => {
+  const command = await start();
+  await fill(command, ["kept"]);
+  await command.kill();
+  const again = await start();
+  assert.equal(cacheStatus(await again.settled(request("kept"))), "HIT");
+});
+
+test("the command ends with a workerd that is killed", async () => {
+  const command = await start();
+  process.kill(command.workerd, "SIGKILL");
+  assert.deepEqual(await command.ended, { code: 1, signal: null });
+  assert.match(command.stderr, /workerd ended \(SIGKILL\)/);
+});
+
+test("kills at any moment lose no stored response", async () => {
+  const rounds = Number(process.env.REPRISE_KILLS ?? 6);
+  const stored = [];
+  let next = 0;
+  for (let round = 0; round < rounds; round += 1) {
+    const command = await start();
+    for (const content of stored.slice(-20)) {
+      assert.equal(cacheStatus(await command.settled(request(content))), "HIT", content);
+    }
+    const before = command.requests.length;
+    const asked = Array.from({ length: 30 }, () => `round ${round}, ${next++}`);
+    const answered = [];
+    let over = false;
+    const clients = Array.from({ length: 3 }, async (_, client) => {
+      for (let at = client; at < asked.length && !over; at += 3) {
+        const reply = await send(command.url, request(asked[at])).catch(() => undefined);
+        if (reply) answered.push(asked[at]);
+      }
+    });
+    // At a different amount of work in each round, while the next write is under way.
+    await command.logged(before + 1 + ((round * 7) % 20));
+    over = true;
+    const target = round % 2 === 0 ? command.pid : command.workerd;
+    const { workerd } = command;
+    process.kill(target, "SIGKILL");
+    await command.ended;
+    await waitFor(() => !isRunning(workerd), "workerd to end");
+    await Promise.all(clients);
+    // The line of a request is written after its response is stored. A reason would say why it is not.
+    const done = command.requests.slice(before);
+    assert.ok(done.length >= 1);
+    const files = entryFiles(dir);
+    for (const { key, reason } of done) {
+      assert.equal(reason, null);
+      assert.ok(
+        files.some((file) => file.includes(key)),
+        `the entry of ${key} is lost`,
+      );
+    }
+    // A hit now stays a hit in later rounds. Each is the response to its own request.
+    const check = await start();
+    for (const content of answered) {
+      const reply = await send(check.url, request(content));
+      assert.ok(reply.status === 200 && ["HIT", "MISS"].includes(String(cacheStatus(reply))), content);
+      assert.equal(JSON.parse(reply.body.toString()).choices[0].message.content, `é: ${content}`);
+      if (cacheStatus(reply) === "HIT") stored.push(content);
+    }
+    await check.stop();
+  }
+  assert.ok(stored.length >= rounds);
+});
+
+test("a second command on the folder is refused with the name of the first", async () => {
+  const command = await start();
+  const second = await runCommand(folder, ["--port", "0"]);
+  assert.equal(second.exitCode, 1);
+  assert.match(second.stderr, new RegExp(`in use by the process ${command.pid}, which serves ${command.url}`));
+  assert.equal(second.stdout, "");
+  assert.equal((await send(command.url, { method: "GET", path: "/healthz" })).status, 200);
+});
+
+test("the lock of a dead process is taken, also if another process has its number now", async () => {
+  for (const holder of [
+    { pid: 2 ** 22 + 1, started: null },
+    { pid: process.pid, started: "another time" },
+  ]) {
+    mkdirSync(dir, { recursive: true });
+    writeFileSync(path.join(dir, "lock"), JSON.stringify(holder));
+    const command = await start();
+    assert.equal(JSON.parse(readFileSync(path.join(dir, "lock"), "utf8")).pid, command.pid);
+    await command.stop();
+    assert.ok(!filesBelow(dir).includes(path.join(dir, "lock")));
+  }
+});
+
+test("a folder of a newer version is refused and not changed", async () => {
+  mkdirSync(dir);
+  writeFileSync(path.join(dir, "format"), "2\n");
+  const { exitCode, stderr } = await runCommand(folder, ["--port", "0"]);
+  assert.equal(exitCode, 1);
+  assert.match(stderr, /has format 2/);
+  assert.deepEqual(filesBelow(dir), [path.join(dir, "format")]);
+});
+
+test("without a writable folder, requests are served and not stored", async () => {
+  const file = path.join(folder, "a-file");
+  writeFileSync(file, "");
+  const command = await start({ args: ["--dir", path.join(file, "x")] });
+  assert.match(command.stderr, /cannot be written \(ENOTDIR\): responses are not stored/);
+  assert.equal(command.lines[0].dir, null);
+  const reply = await command.settled(request("unstored"));
+  assert.equal(reply.status, 200);
+  assert.equal((await command.settled(request("unstored again"))).status, 200);
+});
+
+test("an entry that is damaged on disk is never served", async () => {
+  const command = await start();
+  await fill(command, ["damaged"]);
+  await command.stop();
+  const [file] = entryFiles(dir);
+  const bytes = readFileSync(file);
+  for (const damaged of [bytes.subarray(0, bytes.length - 3), bytes.subarray(0, 5), Buffer.alloc(0)]) {
+    writeFileSync(file, damaged);
+    const again = await start();
+    const reply = await again.settled({
+      ...request("damaged"),
+      headers: { ...request("").headers, "cache-control": "only-if-cached" },
+    });
+    assert.equal(reply.status, 504);
+    await again.stop();
+  }
+});
+
+test("an expired entry is not served, and its file is deleted", async () => {
+  const command = await start({ args: ["--var", "CACHE_TTL:3600"] });
+  await fill(command, ["expires", "stays"]);
+  await command.stop();
+  const [file, other] = entryFiles(dir);
+  const text = readFileSync(file, "latin1");
+  const { expires } = JSON.parse(text.slice(0, text.indexOf("\n")));
+  assert.ok(expires > Date.now());
+  writeFileSync(file, text.replace(`"expires":${expires}`, `"expires":${Date.now() - 1}`), "latin1");
+  const again = await start();
+  const outcomes = [];
+  for (const content of ["expires", "stays"]) {
+    const headers = { "cache-control": "only-if-cached" };
+    outcomes.push((await again.settled(request(content, headers))).status);
+  }
+  assert.deepEqual(outcomes.sort(), [200, 504]);
+  await waitFor(() => !entryFiles(dir).includes(file), "the expired file to be deleted");
+  assert.deepEqual(entryFiles(dir), [other]);
+});
+
+test("what a killed process had begun to write is removed", async () => {
+  mkdirSync(path.join(dir, "entries", "ab"), { recursive: true });
+  const partial = path.join(dir, "entries", "ab", ".partial");
+  writeFileSync(partial, "half");
+  await start();
+  assert.ok(!filesBelow(dir).includes(partial));
+});
+
+test("a namespace is deleted with its files, and no other", async () => {
+  const env = { REPRISE_ADMIN_TOKEN: ADMIN_TOKEN };
+  const command = await start({ env });
+  const numbers = Array.from({ length: 12 }, (_, n) => `entry ${n}`);
+  await fill(command, numbers, { "x-proxy-namespace": "one" });
+  await fill(command, ["other"], { "x-proxy-namespace": "two" });
+  await command.stop();
+  // The list of names outlasts the process.
+  const again = await start({ env });
+  assert.equal(entryFiles(dir).length, 13);
+  let deleted = 0;
+  let cursor = "";
+  do {
+    const reply = await send(again.url, {
+      method: "DELETE",
+      path: `/admin/cache?namespace=one${cursor && `&cursor=${encodeURIComponent(cursor)}`}`,
+      headers: { authorization: `Bearer ${ADMIN_TOKEN}` },
+    });
+    assert.equal(reply.status, 200, reply.body.toString());
+    const result = JSON.parse(reply.body.toString());
+    deleted += result.deleted;
+    cursor = result.cursor;
+  } while (cursor);
+  assert.equal(deleted, 12);
+  assert.equal(entryFiles(dir).length, 1);
+  assert.equal(cacheStatus(await send(again.url, request("other", { "x-proxy-namespace": "two" }))), "HIT");
+  assert.equal(cacheStatus(await send(again.url, request("entry 3", { "x-proxy-namespace": "one" }))), "MISS");
+});
+
+test("secrets reach the Worker, and no file and no output holds them", async () => {
+  const secrets = {
+    OPENAI_API_KEY: "sk-operator-1a2b3c",
+    PROXY_TOKENS: "token-4d5e6f",
+    CACHE_ENCRYPTION_KEY: "seal-7a8b9c",
+  };
+  const env = { TMPDIR: path.join(folder, "temporary"), REPRISE_OPENAI_API_KEY: secrets.OPENAI_API_KEY };
+  mkdirSync(env.TMPDIR, { recursive: true });
+  const file = path.join(folder, "variables.env");
+  writeFileSync(file, `PROXY_TOKENS="${secrets.PROXY_TOKENS}"\n`);
+  const args = ["--env-file", file, "--var", `CACHE_ENCRYPTION_KEY:${secrets.CACHE_ENCRYPTION_KEY}`];
+  const command = await start({ args, env });
+  const reply = await command.settled(request("secret", { authorization: `Bearer ${secrets.PROXY_TOKENS}` }));
+  assert.equal(reply.status, 200, reply.body.toString());
+  assert.equal(upstream.last.headers.authorization, `Bearer ${secrets.OPENAI_API_KEY}`);
+  const holdsNoSecret = () => {
+    const files = [...filesBelow(dir), ...filesBelow(env.TMPDIR)].map((each) => readFileSync(each));
+    assert.ok(files.length > 3);
+    for (const text of [...files, command.stdout + command.stderr]) {
+      for (const secret of Object.values(secrets)) assert.ok(!text.includes(secret));
+    }
+  };
+  holdsNoSecret();
+  await command.stop();
+  holdsNoSecret();
+  // The entry itself is sealed.
+  assert.ok(!entryFiles(dir).some((each) => readFileSync(each).includes("assistant")));
+  rmSync(env.TMPDIR, { recursive: true });
+});
+
+test("a variable of the command line wins over the file, and the file over the environment", async () => {
+  const file = path.join(folder, "order.env");
+  writeFileSync(file, "# a comment\n\nOVERRIDE_MODEL=from-the-file\nCACHE_TTL=nonsense\n");
+  const env = { REPRISE_OVERRIDE_MODEL: "from-the-environment" };
+  const command = await start({ args: ["--env-file", file, "--var", "CACHE_TTL:60"], env });
+  assert.equal((await command.settled(request("model"))).status, 200);
+  assert.equal(JSON.parse(upstream.last.body).model, "from-the-file");
+});
+
+test("wrong usage ends with status 2 and says why", async () => {
+  /** @type {[string[], RegExp][]} */
+  const cases = [
+    [["--port", "70000"], /--port expects a number/],
+    [["--nonsense"], /--nonsense/],
+    [["serv"], /no command "serv"/],
+    [["record"], /no command `record` yet/],
+    [["serve", "more"], /takes no argument/],
+    [["--max-size", "big"], /--max-size expects a size/],
+    [["--var", "CACHE_TTL"], /NAME:VALUE/],
+    [["--var", "OPENAI_CACHE:x"], /name of a binding/],
+    [["--upstream", "ftp://x"], /--upstream expects/],
+    [["--env-file", "missing.env"], /missing.env cannot be read/],
+  ];
+  for (const [args, message] of cases) {
+    const { exitCode, stdout, stderr } = await runCommand(folder, args);
+    assert.deepEqual([exitCode, stdout], [2, ""], args.join(" "));
+    assert.match(stderr, message);
+  }
+  const help = await runCommand(folder, ["--help"]);
+  assert.equal(help.exitCode, 0);
+  assert.match(help.stdout, /--env-file/);
+  const { version } = JSON.parse(readFileSync(path.join(folder, "node_modules", "reprise", "package.json"), "utf8"));
+  assert.equal((await runCommand(folder, ["--version"])).stdout, version);
+});
+
+test("a port that is taken is named", async () => {
+  const server = createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = /** @type {import("node:net").AddressInfo} */ (server.address());
+  const { exitCode, stderr } = await runCommand(folder, ["--port", String(port)]);
+  await new Promise((resolve) => server.close(resolve));
+  assert.equal(exitCode, 1);
+  assert.match(stderr, new RegExp(`Another program listens on 127.0.0.1:${port}`));
+});
+
+test("--quiet writes no line for a request, and counts it", async () => {
+  const command = await start({ args: ["--quiet"] });
+  assert.equal((await send(command.url, request("quiet"))).status, 200);
+  await command.stop();
+  assert.deepEqual(
+    command.lines.map((line) => line.event),
+    ["listening", "summary"],
+  );
+  assert.equal(command.lines[1].requests, 1);
+});
