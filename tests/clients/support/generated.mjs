@@ -134,7 +134,7 @@ export const streams = {
           choice({ role: "assistant", content: null, audio: { id: "audio_1", transcript: "He" } }),
           choice({ audio: { data: "AAAA", transcript: "llo" } }),
           choice({ audio: { data: "BBBB" } }),
-          choice({ audio: { expires_at: 4_102_444_800 } }),
+          choice({ audio: { expires_at: 4102444800 } }),
           choice({}, "stop"),
         ),
       ),
@@ -201,7 +201,7 @@ export const objects = {
       completion({ content: "ab" }, { logprobs: { content: [logprob("a"), logprob("b")], refusal: null } }),
     ],
     ["reasoning and text", completion({ content: "Yes.", reasoning_content: "Hm, yes." })],
-    ["audio", completion({ audio: { id: "audio_1", data: "AAAABBBB", transcript: "Hello", expires_at: 4_102_444_800 } })],
+    ["audio", completion({ audio: { id: "audio_1", data: "AAAABBBB", transcript: "Hello", expires_at: 4102444800 } })],
     [
       "annotations and fields of the future",
       completion(
