@@ -15,9 +15,10 @@ import { objects, streams } from "./support/generated.mjs";
 
 const file = process.env.REPRISE_EXCHANGES ?? path.join(ROOT, "../shared/exchanges/exchanges.jsonl");
 // What a recorded response refers to has expired since, so the response would not be stored.
-const unexpired = ({ response, ...exchange }) => ({
+/** @param {any} exchange */
+const unexpired = (exchange) => ({
   ...exchange,
-  response: response.replace(/"expires_at": ?"[^"]*"/g, '"expires_at": "2100-01-01T00:00:00Z"'),
+  response: exchange.response.replace(/"expires_at": ?"[^"]*"/g, '"expires_at": "2100-01-01T00:00:00Z"'),
 });
 const recorded = existsSync(file)
   ? readFileSync(file, "utf8")
