@@ -245,6 +245,13 @@ impl<P: Platform> FetchTask<P> {
         let delivered =
             leader.send(FetchedHead { response: Ok(response.clone()), storable, retries, leader_logs }).is_ok();
         self.fetch.transition(FetchState::Streaming { response: response.clone(), storable: storable.is_ok() });
+        if let Err(reason) = storable
+            && self.current.is_none()
+            && !leader_logs
+        {
+            // It is for one client, which has disconnected: nobody reads it, so its end would never come.
+            return self.log(Some(status.as_u16()), &measurements, Err(reason));
+        }
         let captured =
             match select(pin!(response.read_entry(capture, || platform.now())), pin!(response.overflow())).await {
                 Either::Left((captured, _)) => captured,
