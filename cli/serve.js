@@ -34,16 +34,16 @@ export async function serve(options) {
   const isTerminal = process.stdout.isTTY === true;
   const output = createOutput({
     write: (text) => process.stdout.write(text),
-    json: options.json || !isTerminal,
+    json: options.flags.json || !isTerminal,
     color: usesColor(process.env, isTerminal),
-    quiet: options.quiet,
+    quiet: options.flags.quiet === true,
   });
-  if (!LOOPBACK.test(options.host)) {
+  if (!LOOPBACK.test(options.flags.host)) {
     note(
-      `${options.host} can be reached from other machines. Set PROXY_TOKENS, so that not everybody may send requests.`,
+      `${options.flags.host} can be reached from other machines. Set PROXY_TOKENS, so that not everybody may send requests.`,
     );
   }
-  const folder = await openFolder(options.dir);
+  const folder = await openFolder(options.flags.dir);
   try {
     await run(options, folder, output);
   } finally {
@@ -88,7 +88,7 @@ async function run(options, folder, output) {
       folder?.describe({ workerd: identityOf(workerd.pid) });
       const port = await Promise.race([workerd.port, stop.requested]).catch(() => startFailure(options, errors));
       if (port === undefined) return;
-      const url = `http://${printedHost(options.host)}:${port}`;
+      const url = `http://${printedHost(options.flags.host)}:${port}`;
       await Promise.race([isServing(url), workerd.ended.then(() => startFailure(options, errors)), stop.requested]);
       remove();
       served = true;
@@ -98,7 +98,7 @@ async function run(options, folder, output) {
         pid: process.pid,
         dir: folder?.at,
         ...folder?.measure(),
-        maxBytes: options.maxBytes,
+        maxBytes: options.flags["max-size"],
         adminToken: options.adminTokenIsNew ? options.variables.get("ADMIN_TOKEN") : undefined,
       });
       sweep = setInterval(() => folder?.removeIdleObjects(), SWEEP_OBJECTS_MS);
@@ -147,10 +147,10 @@ function writeConfig(options, folder) {
     entries: folder.entries,
     index: folder.index,
     objects: folder.objects,
-    maxBytes: options.maxBytes,
+    maxBytes: options.flags["max-size"],
     server: inPackage("cli/kv-server.js"),
   };
-  const { host, port } = options;
+  const { host, port } = options.flags;
   const variables = [...options.variables.keys()];
   writeFileSync(config, workerdConfig({ folder: at, modules: MODULES, variables, host, port, store }));
   return { config, remove: () => rmSync(at, { recursive: true, force: true }) };
@@ -189,7 +189,7 @@ async function isServing(url) {
  * @param {string[]} errors the last lines of workerd
  * @returns {never}
  */
-function startFailure({ host, port }, errors) {
+function startFailure({ flags: { host, port } }, errors) {
   const text = errors.join("\n");
   if (/address already in use/i.test(text)) {
     throw new CommandError(

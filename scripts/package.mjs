@@ -1,6 +1,15 @@
 // `npm run package`: builds the Worker and packs it with the command `reprise` into dist/reprise-X.Y.Z.tgz, which needs no Rust.
 // `npm run package -- --check` also prints what the tarball holds.
-import { chmodSync, copyFileSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  copyFileSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import path from "node:path";
 import { parseArgs } from "node:util";
 import { build } from "./build.mjs";
@@ -15,7 +24,9 @@ export async function pack(dist = path.join(root, "dist")) {
   const at = (...parts) => path.join(root, ...parts);
   const stage = path.join(dist, "package");
   rmSync(dist, { recursive: true, force: true });
-  const command = readdirSync(at("cli")).map((name) => `cli/${name}`);
+  const command = readdirSync(at("cli"), { recursive: true })
+    .filter((name) => statSync(at("cli", String(name))).isFile())
+    .map((name) => `cli/${String(name).split(path.sep).join("/")}`);
   const sources = Object.fromEntries(
     [...WORKER, ...command, "LICENSE-MIT", "LICENSE-APACHE"].map((name) => [name, name]),
   );
@@ -39,7 +50,7 @@ export async function pack(dist = path.join(root, "dist")) {
 
 /** Whether a file is of a kind that belongs in the package. */
 const isKnown = (name) =>
-  /^(build\/[\w.]+\.(js|wasm)|cli\/[\w-]+\.js|README\.md|LICENSE-[A-Z]+|package\.json)$/.test(name);
+  /^(build\/[\w.]+\.(js|wasm)|cli\/([\w-]+\/)*[\w-]+\.js|README\.md|LICENSE-[A-Z]+|package\.json)$/.test(name);
 
 function manifest() {
   const read = (name) => JSON.parse(readFileSync(path.join(root, name), "utf8"));

@@ -327,9 +327,10 @@ test("wrong usage ends with status 2 and says why", async () => {
   const cases = [
     [["--port", "70000"], /--port expects a number/],
     [["--nonsense"], /--nonsense/],
-    [["serv"], /no command "serv"/],
-    [["record"], /no command `record` yet/],
-    [["serve", "more"], /takes no argument/],
+    [["serv"], /no command "serv"\. There is serve/],
+    [["serve", "more"], /takes no argument, and got "more"/],
+    [["serve", "--", "more"], /runs no program/],
+    [["--", "npm", "test"], /runs no program/],
     [["--max-size", "big"], /--max-size expects a size/],
     [["--var", "CACHE_TTL"], /NAME:VALUE/],
     [["--var", "OPENAI_CACHE:x"], /name of a binding/],

@@ -4,9 +4,12 @@ import assert from "node:assert/strict";
 import { mkdirSync, readdirSync, utimesSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
+import { COMMANDS } from "../../cli/commands.js";
+import { FLAGS } from "../../cli/flags.js";
 import { Folder } from "../../cli/folder.js";
-import { readEnvFile, readOptions } from "../../cli/options.js";
+import { helpText, readOptions } from "../../cli/options.js";
 import { createOutput, formatBytes, usesColor } from "../../cli/output.js";
+import { readEnvFile } from "../../cli/variables.js";
 import { workerdConfig } from "../../cli/workerd-config.js";
 import { temporaryFolder } from "../../testkit/processes.mjs";
 
@@ -89,7 +92,7 @@ test("the summary counts outcomes and errors", () => {
 });
 
 test("sizes are read and written in units", () => {
-  const size = (text) => readOptions(["--max-size", text], {}).maxBytes;
+  const size = (text) => readOptions(["--max-size", text], {}).flags["max-size"];
   assert.deepEqual(["500", "1kB", "1.5MB", "1 GiB", "2tib"].map(size), [500, 1000, 1_500_000, 2 ** 30, 2 ** 41]);
   for (const wrong of ["0", "-1", "1 XB", "", "GB"]) assert.throws(() => size(wrong), /--max-size/);
   assert.deepEqual([0, 999, 1000, 2_500_000].map(formatBytes), ["0 B", "999 B", "1.0 kB", "2.5 MB"]);
@@ -124,6 +127,24 @@ test("variables come from the command line, the file and the environment, in thi
   assert.notEqual(token(readOptions([], {})), token(readOptions([], {})));
   assert.equal(token(readOptions([], { REPRISE_ADMIN_TOKEN: "mine" })), "mine");
   assert.equal(readOptions([], { REPRISE_ADMIN_TOKEN: "mine" }).adminTokenIsNew, false);
+});
+
+test("every command takes flags that exist, and the help names each", () => {
+  const all = helpText();
+  for (const [name, { flags, load }] of Object.entries(COMMANDS)) {
+    const own = helpText(name);
+    for (const flag of flags) {
+      assert.ok(Object.hasOwn(FLAGS, flag), flag);
+      for (const text of [all, own]) assert.match(text, new RegExp(`^  --${flag}\\b`, "m"));
+    }
+    assert.equal(typeof load, "function");
+  }
+});
+
+test("help is given whatever else is on the command line", () => {
+  for (const args of [["--help"], ["-h", "nonsense"], ["serve", "--help", "--port", "x"]]) {
+    assert.equal(readOptions(args, {}).flags.help, true);
+  }
 });
 
 test("a message about a variable does not repeat its value", () => {
