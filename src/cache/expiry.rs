@@ -6,9 +6,7 @@
 use crate::json::cursor::JsonCursor;
 use crate::routing::endpoint::{Computation, Endpoint};
 use percent_encoding::percent_decode_str;
-use std::time::UNIX_EPOCH;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// How long the URL of a generated image works, in milliseconds (OpenAI API reference, "Create image").
 const IMAGE_URL_MS: u64 = 3_600_000;
@@ -117,11 +115,26 @@ fn millis(number: f64) -> u64 {
 
 /// A date as RFC 3339 or RFC 9110 write it. One without an offset is in UTC.
 fn date(text: &str) -> Option<u64> {
-    let text = text.replacen(' ', "T", usize::from(text.get(10..11) == Some(" ")));
-    let date = [text.clone(), format!("{text}Z")].iter().find_map(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
-    let ms = date.map(|date| date.unix_timestamp_nanos() / 1_000_000);
-    let http = || httpdate::parse_http_date(&text).ok()?.duration_since(UNIX_EPOCH).ok().map(|past| past.as_millis());
-    ms.and_then(|ms| u64::try_from(ms).ok()).or_else(|| http().and_then(|ms| u64::try_from(ms).ok()))
+    let since_1970 = |date: SystemTime| u64::try_from(date.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok();
+    if let Ok(date) = httpdate::parse_http_date(text) {
+        return since_1970(date);
+    }
+    let (local, offset_ms) = split_offset(text).unwrap_or((text, 0));
+    let date = humantime::parse_rfc3339_weak(&local.to_ascii_uppercase()).ok()?;
+    since_1970(date)?.checked_add_signed(offset_ms.checked_neg()?)
+}
+
+/// `2026-11-24T19:30:00+02:00` as the date before the offset and the offset in milliseconds.
+fn split_offset(text: &str) -> Option<(&str, i64)> {
+    let (local, offset) = text.split_at_checked(text.len().checked_sub(6)?)?;
+    let (sign, (hours, minutes)) = (offset.get(..1)?, offset.get(1..)?.split_once(':')?);
+    let minutes = hours.parse::<i64>().ok()?.checked_mul(60)?.checked_add(minutes.parse().ok()?)?;
+    let ms = minutes.checked_mul(60_000)?;
+    match sign {
+        "+" => Some((local, ms)),
+        "-" => Some((local, ms.checked_neg()?)),
+        _ => None,
+    }
 }
 
 /// When the signature of a URL ends: S3 and its like (`X-Amz-Date` and `X-Amz-Expires`, or `Expires`), Azure (`se`).
@@ -175,6 +188,8 @@ mod tests {
             (r#"{"a":[{"expires_at":"1800000060"}]}"#, Some(NOW + 60_000)),
             (r#"{"a":{"expires_at":"2027-01-15T08:01:00Z"}}"#, Some(NOW + 60_000)),
             (r#"{"expires":"2027-01-15T10:01:00.000+02:00"}"#, Some(NOW + 60_000)),
+            (r#"{"expires":"2027-01-15t02:31:00-05:30"}"#, Some(NOW + 60_000)),
+            (r#"{"expires":"2027-01-15t08:01:00.250z"}"#, Some(NOW + 60_250)),
             (r#"{"expires":"2027-01-15T08:01:00"}"#, Some(NOW + 60_000)),
             (r#"{"expires":"2027-01-15 08:01:00"}"#, Some(NOW + 60_000)),
             (r#"{"valid_until":"Fri, 15 Jan 2027 08:01:00 GMT"}"#, Some(NOW + 60_000)),
