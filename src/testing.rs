@@ -12,6 +12,7 @@ pub use crate::http::sse::{DecodeError, Decoder, Event, Framing, decode};
 pub use crate::json::canonical::{Document, Select};
 pub use crate::key::headers::{fast_path_ignored_headers, is_credential, key_headers};
 pub use crate::key::{CacheKey, EncryptionSalt, KeyInput, MatchMode, Tenant};
+pub use crate::protocol::usage::Usage;
 pub use crate::protocol::{Protocol, ResponseMode};
 pub use crate::proxy::cacheable_request::CacheableRequest;
 pub use crate::proxy::coalesce_request::CoalesceRequest;

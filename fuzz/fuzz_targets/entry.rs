@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 fuzz_target!(|input: (bool, Vec<u8>)| {
     let (as_given, bytes) = input;
-    let _ = Prefix::decode(&bytes).map(|prefix| prefix.body_start());
+    let _ = Prefix::decode(&bytes).map(|prefix| prefix.head_end());
     let _ = (upstash::parse_set(&bytes), upstash::parse_scan(&bytes), upstash::parse_deleted(&bytes));
     let key = CacheKey::from_hex(&"0".repeat(64)).expect("64 digits");
     let _ = decode_head(&bytes, &key);
@@ -19,10 +19,10 @@ fuzz_target!(|input: (bool, Vec<u8>)| {
     }
 });
 
-/// An entry of version 3. Its head is what precedes the first NUL.
+/// An entry. Its head is what precedes the first NUL.
 fn with_prefix(bytes: &[u8]) -> Vec<u8> {
     let head_len = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
     let length = u32::try_from(head_len).expect("inputs are short").to_be_bytes();
     let digest = Sha256::digest(bytes);
-    [&b"RPRS\x03"[..], &length, &digest, bytes].concat()
+    [&b"RPRS\x04"[..], &length, &digest, bytes].concat()
 }

@@ -11,6 +11,7 @@ use crate::key::headers::{is_credential, is_keyed};
 use crate::protocol::error_body::{is_job, reports_error};
 use crate::protocol::finish_reason::reject_finish_reason;
 use crate::protocol::result::carries_result;
+use crate::protocol::usage::Usage;
 use crate::protocol::{Protocol, ResponseMode};
 use crate::routing::endpoint::Endpoint;
 use crate::status::Reason;
@@ -129,15 +130,17 @@ impl Capture {
             return Err(Reason::Truncated);
         }
         let valid_until = |text: &str| expiry::valid_until(self.endpoint, text, now);
-        let (has_usage, valid_until) = match self.stream {
+        let (has_usage, valid_until, usage) = match self.stream {
             Some(protocol) => {
                 let events = protocol.events(&self.body)?;
                 protocol.check(&events)?;
-                (protocol.has_usage(&events), events.iter().filter_map(|event| valid_until(&event.data)).min())
+                let valid_until = events.iter().filter_map(|event| valid_until(&event.data)).min();
+                (protocol.has_usage(&events), valid_until, Usage::of_events(&events))
             }
             None => {
                 self.check_body()?;
-                (false, std::str::from_utf8(&self.body).ok().and_then(valid_until))
+                let text = std::str::from_utf8(&self.body).ok();
+                (false, text.and_then(valid_until), text.map(Usage::of_object).unwrap_or_default())
             }
         };
         if valid_until.is_some_and(|until| until <= now) {
@@ -155,7 +158,13 @@ impl Capture {
                 stream: self.stream.is_some(),
                 requested_mode: self.requested_mode,
                 has_usage,
+                endpoint: self.endpoint.name().into(),
+                model: None,
+                usage,
+                upstream_ms: None,
+                sketch_len: 0,
             },
+            sketch: Vec::new(),
             body: self.body,
         })
     }

@@ -186,6 +186,7 @@ impl Disposition {
 mod tests {
     use super::*;
     use crate::key::CacheKey;
+    use crate::protocol::usage::Usage;
 
     const PLAIN: ResponseMode = ResponseMode { stream: false, include_usage: false };
     const STREAM: ResponseMode = ResponseMode { stream: true, include_usage: false };
@@ -240,6 +241,11 @@ mod tests {
             stream: false,
             requested_mode: PLAIN,
             has_usage: false,
+            endpoint: "chat/completions".into(),
+            model: None,
+            usage: Usage::default(),
+            upstream_ms: None,
+            sketch_len: 0,
         };
         let at = |freshness, now| role(InFlightState::Complete(&head), &request(PLAIN, freshness), now, 5_000);
         assert_eq!(at(RequestedFreshness::default(), 5_999), Role::ReuseComplete);

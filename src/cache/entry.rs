@@ -6,7 +6,9 @@
 //! | 4 | version |
 //! | 5..9 | length of the head, big-endian |
 //! | 9..41 | SHA-256 over everything after it |
-//! | 41.. | the head as JSON, then the body as it is |
+//! | 41.. | the head as JSON, then the sketch of its request, whose length the head has, then the body as it is |
+//!
+//! Version 3 has no sketch, and its heads say neither the endpoint nor the model, usage and upstream time. It is read, too.
 //!
 //! With `CACHE_ENCRYPTION_KEY`, the stored value is an encrypted entry:
 //!
@@ -16,20 +18,26 @@
 //! | 5..17 | the nonce |
 //! | 17.. | AES-256-GCM of an entry as above, with its tag |
 //!
-//! A hit reads the [`Prefix`] and the [`EntryHead`]. The body is not looked at.
+//! A hit reads the [`Prefix`] and the [`EntryHead`]. The sketch and the body are not looked at.
 
 use crate::json;
 use crate::key::CacheKey;
 use crate::protocol::ResponseMode;
+use crate::protocol::usage::Usage;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
+use std::ops::Range;
 
 const MAGIC: [u8; 4] = *b"RPRS";
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
+const VERSION_WITHOUT_SKETCH: u8 = 3;
 /// The beginning of encrypted entries. Unencrypted ones never have this version.
 pub const SEALED_HEAD: [u8; 5] = *b"RPRS\x02";
 /// Length of the fixed part before the head, in bytes.
 pub const PREFIX_LEN: usize = 41;
+/// The longest sketch, in bytes. A longer one is not stored.
+pub const MAX_SKETCH_LEN: usize = 1_536;
 
 /// A stored response without its body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,9 +60,35 @@ pub struct EntryHead {
     pub requested_mode: ResponseMode,
     /// Whether the stream ends in its usage.
     pub has_usage: bool,
+    /// The name of the endpoint; empty: unknown.
+    #[serde(default)]
+    pub endpoint: Cow<'static, str>,
+    /// The model that the request named.
+    #[serde(default)]
+    pub model: Option<String>,
+    /// The tokens that the response was charged with.
+    #[serde(default)]
+    pub usage: Usage,
+    /// How long the upstream took to the end of the response, in milliseconds.
+    #[serde(default)]
+    pub upstream_ms: Option<u64>,
+    /// Length of the request's sketch, in bytes.
+    #[serde(default)]
+    pub sketch_len: u16,
 }
 
 impl EntryHead {
+    /// Where the sketch stands in the entry, in bytes.
+    pub fn sketch_range(&self, prefix: &Prefix) -> Range<usize> {
+        let start = prefix.head_end();
+        start..start.saturating_add(usize::from(self.sketch_len))
+    }
+
+    /// Where the body begins in the entry, in bytes.
+    pub fn body_start(&self, prefix: &Prefix) -> usize {
+        self.sketch_range(prefix).end
+    }
+
     /// Whole seconds since it was stored.
     pub fn age(&self, now: u64) -> u64 {
         now.saturating_sub(self.stored_at) / 1000
@@ -85,27 +119,29 @@ pub struct Prefix {
 }
 
 impl Prefix {
-    /// Reads the first [`PREFIX_LEN`] bytes of an entry. `None`: not an entry of this version.
+    /// Reads the first [`PREFIX_LEN`] bytes of an entry. `None`: not an entry of a version that is read.
     pub fn decode(bytes: &[u8]) -> Option<Prefix> {
         let (magic, rest) = bytes.split_first_chunk::<4>()?;
         let (version, rest) = rest.split_first()?;
         let (head_len, rest) = rest.split_first_chunk::<4>()?;
         let digest = rest.first_chunk::<32>()?;
-        (*magic == MAGIC && *version == VERSION)
+        (*magic == MAGIC && matches!(*version, VERSION_WITHOUT_SKETCH | VERSION))
             .then_some(Prefix { head_len: usize::try_from(u32::from_be_bytes(*head_len)).ok()?, digest: *digest })
     }
 
-    /// Where the body begins.
-    pub fn body_start(&self) -> usize {
+    /// Where the head ends, in bytes.
+    pub fn head_end(&self) -> usize {
         PREFIX_LEN.saturating_add(self.head_len)
     }
 }
 
-/// Reads the JSON of a head whose digest has been checked. `None`: not a head of this version, or that of another key, which
-/// a store that mixes up its values may return.
+/// Reads the JSON of a head whose digest has been checked. `None`: not a head, or that of another key, which a store that
+/// mixes up its values may return.
 pub fn decode_head(json: &[u8], key: &CacheKey) -> Option<EntryHead> {
-    let head: EntryHead = json::from_slice(json)?;
-    (head.key == *key && (200..300).contains(&head.status)).then_some(head)
+    // The digest does not cover the head's length. Whitespace after the object would be the first of the body.
+    let head: EntryHead = json::from_slice(json).filter(|_| json.last() == Some(&b'}'))?;
+    let is_valid = (200..300).contains(&head.status) && usize::from(head.sketch_len) <= MAX_SKETCH_LEN;
+    (is_valid && head.key == *key).then_some(head)
 }
 
 /// A response to store. Only a finished capture makes one.
@@ -113,6 +149,8 @@ pub fn decode_head(json: &[u8], key: &CacheKey) -> Option<EntryHead> {
 pub struct Entry {
     /// All but the body.
     pub head: EntryHead,
+    /// The sketch of its request; empty: there is none.
+    pub sketch: Vec<u8>,
     /// The body, decoded from any content coding.
     pub body: Vec<u8>,
 }
@@ -120,13 +158,15 @@ pub struct Entry {
 impl Entry {
     /// The encoded entry. `None` only for a head beyond 4 GiB.
     pub fn encode(&self) -> Option<Vec<u8>> {
-        let head = serde_json::to_vec(&self.head).ok()?;
+        let sketch = if self.sketch.len() <= MAX_SKETCH_LEN { self.sketch.as_slice() } else { &[] };
+        let head = EntryHead { sketch_len: u16::try_from(sketch.len()).ok()?, ..self.head.clone() };
+        let head = serde_json::to_vec(&head).ok()?;
         let head_len = u32::try_from(head.len()).ok()?;
-        let digest = Sha256::new().chain_update(&head).chain_update(&self.body).finalize();
-        Some([&MAGIC[..], &[VERSION], &head_len.to_be_bytes(), &digest, &head, &self.body].concat())
+        let digest = Sha256::new().chain_update(&head).chain_update(sketch).chain_update(&self.body).finalize();
+        Some([&MAGIC[..], &[VERSION], &head_len.to_be_bytes(), &digest, &head, sketch, &self.body].concat())
     }
 
-    /// Reads an entry and checks its digest. `None`: damaged, truncated, of another version or of another key.
+    /// Reads an entry and checks its digest. `None`: damaged, truncated, of an unknown version or of another key.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn decode(bytes: &[u8], key: &CacheKey) -> Option<Entry> {
         let prefix = Prefix::decode(bytes)?;
@@ -134,8 +174,10 @@ impl Entry {
         if Sha256::digest(rest) != prefix.digest {
             return None;
         }
-        let (head, body) = rest.split_at_checked(prefix.head_len)?;
-        Some(Entry { head: decode_head(head, key)?, body: body.to_vec() })
+        let head = decode_head(rest.get(..prefix.head_len)?, key)?;
+        let sketch = bytes.get(head.sketch_range(&prefix))?.to_vec();
+        let body = bytes.get(head.body_start(&prefix)..)?.to_vec();
+        Some(Entry { head, sketch, body })
     }
 }
 
@@ -159,7 +201,13 @@ mod tests {
                 stream: false,
                 requested_mode: ResponseMode::default(),
                 has_usage: false,
+                endpoint: "audio/speech".into(),
+                model: Some("m".into()),
+                usage: Usage { input: Some(3), ..Usage::default() },
+                upstream_ms: Some(70),
+                sketch_len: 2,
             },
+            sketch: vec![1, 254],
             body: vec![0, 255, 10],
         }
     }
@@ -168,8 +216,37 @@ mod tests {
     fn an_entry_survives_encoding() {
         let bytes = entry().encode().unwrap();
         assert_eq!(Entry::decode(&bytes, &key("a")), Some(entry()));
-        let prefix = Prefix::decode(&bytes).unwrap();
-        assert_eq!(&bytes[prefix.body_start()..], [0, 255, 10]);
+        let (prefix, head) = (Prefix::decode(&bytes).unwrap(), entry().head);
+        assert_eq!(bytes[head.sketch_range(&prefix)], [1, 254]);
+        assert_eq!(&bytes[head.body_start(&prefix)..], [0, 255, 10]);
+    }
+
+    #[test]
+    fn a_sketch_that_is_too_long_is_not_stored() {
+        let long = Entry { sketch: vec![7; MAX_SKETCH_LEN + 1], ..entry() };
+        let read = Entry::decode(&long.encode().unwrap(), &key("a")).unwrap();
+        assert_eq!((read.sketch, read.head.sketch_len, read.body), (vec![], 0, entry().body));
+        let longest = Entry { sketch: vec![7; MAX_SKETCH_LEN], ..entry() };
+        assert_eq!(Entry::decode(&longest.encode().unwrap(), &key("a")).unwrap().sketch, vec![7; MAX_SKETCH_LEN]);
+    }
+
+    #[test]
+    fn an_entry_of_version_3_is_read() {
+        let head = format!(
+            r#"{{"key":"{}","status":200,"headers":[["content-type","text/plain"]],"stored_at":1000,"expires_at":61500,"valid_until":null,"stream":false,"requested_mode":{{"stream":false,"include_usage":false}},"has_usage":false}}"#,
+            "a".repeat(64)
+        );
+        let rest = [head.as_bytes(), b" body"].concat();
+        let length = u32::try_from(head.len()).unwrap().to_be_bytes();
+        let bytes = [b"RPRS\x03", &length[..], &Sha256::digest(&rest), &rest].concat();
+        let read = Entry::decode(&bytes, &key("a")).unwrap();
+        assert_eq!((read.body.as_slice(), read.sketch.len()), (&b" body"[..], 0));
+        let EntryHead { endpoint, model, usage, upstream_ms, .. } = read.head;
+        assert_eq!((endpoint.as_ref(), model, usage, upstream_ms), ("", None, Usage::default(), None));
+        // The length of the head is not in the digest.
+        let longer = u32::try_from(head.len() + 1).unwrap().to_be_bytes();
+        let damaged = [b"RPRS\x03", &longer[..], &Sha256::digest(&rest), &rest].concat();
+        assert_eq!(Entry::decode(&damaged, &key("a")), None);
     }
 
     #[test]
@@ -196,7 +273,7 @@ mod tests {
 
     #[test]
     fn entries_of_other_versions_are_not_read() {
-        for version in (0..=u8::MAX).filter(|version| *version != VERSION) {
+        for version in (0..=u8::MAX).filter(|version| !matches!(*version, VERSION_WITHOUT_SKETCH | VERSION)) {
             let mut bytes = entry().encode().unwrap();
             bytes[4] = version;
             assert_eq!(Entry::decode(&bytes, &key("a")), None, "{version}");

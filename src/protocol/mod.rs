@@ -14,6 +14,7 @@ mod ollama;
 mod open_parts;
 mod responses;
 pub mod result;
+pub mod usage;
 
 use crate::http::media_type;
 use crate::http::sse::{self, Event, Framing};

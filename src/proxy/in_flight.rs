@@ -262,7 +262,11 @@ impl<P: Platform> FetchTask<P> {
                 }
             };
         let stored = match captured {
-            Ok(entry) => self.store(&entry, sequence, began).await,
+            Ok(mut entry) => {
+                entry.head.model.clone_from(&request.log.model);
+                entry.head.upstream_ms = Some(platform.now().saturating_sub(began));
+                self.store(&entry, sequence, began).await
+            }
             Err(reason) => {
                 let ended_cleanly = response.ended_cleanly().await;
                 self.fetch.transition(FetchState::Discarded { response: response.clone(), ended_cleanly });

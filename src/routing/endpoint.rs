@@ -146,6 +146,32 @@ impl Endpoint {
         }
     }
 
+    /// Its name in entries and in the ledger.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Endpoint::ChatCompletions => "chat/completions",
+            Endpoint::Completions => "completions",
+            Endpoint::Responses => "responses",
+            Endpoint::Messages => "messages",
+            Endpoint::GenerateContent => "generateContent",
+            Endpoint::StreamGenerateContent => "streamGenerateContent",
+            Endpoint::CohereChat => "chat",
+            Endpoint::Ollama => "ollama",
+            Endpoint::Speech => "audio/speech",
+            Endpoint::Compute(Computation::Embeddings) => "embeddings",
+            Endpoint::Compute(Computation::Moderations) => "moderations",
+            Endpoint::Compute(Computation::Images) => "images/generations",
+            Endpoint::Compute(Computation::TokenCount) => "count_tokens",
+            Endpoint::Compute(Computation::Rerank) => "rerank",
+            Endpoint::Compute(Computation::Classify) => "classify",
+            Endpoint::Compute(Computation::Ocr) => "ocr",
+            Endpoint::Compute(Computation::Generate) => "generate",
+            Endpoint::Compute(Computation::Edits) => "edits",
+            Endpoint::Compute(Computation::Answers) => "answers",
+            Endpoint::Custom => "custom",
+        }
+    }
+
     /// Whether requests hold a conversation, so that `chat` matching applies.
     pub fn is_chat(self) -> bool {
         !matches!(self, Endpoint::Speech | Endpoint::Compute(_) | Endpoint::Custom)

@@ -173,9 +173,9 @@ impl Plan {
         if digest.as_ref().is_some_and(|digest| **digest != prefix.digest) {
             return None;
         }
-        let body_start = prefix.body_start();
-        let head = value.subarray(prefix_len, u32::try_from(body_start).ok()?).to_vec();
+        let head = value.subarray(prefix_len, u32::try_from(prefix.head_end()).ok()?).to_vec();
         let head = entry::decode_head(&head, &self.plan.key)?;
+        let body_start = head.body_start(&prefix);
         let FastPathHit { response, log, valid_until } = self.plan.hit(&head, digest.is_none(), millis(now))?;
         let length = usize::try_from(value.length()).ok()?.saturating_sub(body_start);
         let measurements = Measurements { bytes: u64::try_from(length).ok(), ..Measurements::default() };

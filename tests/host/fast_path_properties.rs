@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use proptest::prelude::*;
 use reprise::testing::{
     CacheKey, CacheOutcome, CacheableRequest, CachedResponse, Config, Decision, EntryHead, FastPathPlan, LogFields,
-    Lookup, OnBody, OnHead, OnLookup, OnRequest, RequestHead, ResponseMode, fast_path_ignored_headers, on_head,
+    Lookup, OnBody, OnHead, OnLookup, OnRequest, RequestHead, ResponseMode, Usage, fast_path_ignored_headers, on_head,
 };
 
 const BODY: &[u8] = br#"{"model":"m","messages":[{"role":"user","content":"a question"}]}"#;
@@ -104,6 +104,11 @@ fn entries() -> impl Strategy<Value = EntryHead> {
         stream,
         requested_mode: ResponseMode { stream, include_usage },
         has_usage: include_usage,
+        endpoint: "chat/completions".into(),
+        model: Some("m".to_owned()),
+        usage: Usage { input: Some(1234), ..Usage::default() },
+        upstream_ms: Some(4210),
+        sketch_len: 0,
     })
 }
 

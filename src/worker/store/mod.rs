@@ -249,7 +249,8 @@ pub async fn verify(key: &CacheKey, value: &Uint8Array) -> Option<(EntryHead, Ui
 pub fn split_verified(key: &CacheKey, value: &Uint8Array) -> Option<(EntryHead, Uint8Array)> {
     let prefix_len = u32::try_from(entry::PREFIX_LEN).ok()?;
     let prefix = Prefix::decode(&value.subarray(0, prefix_len).to_vec())?;
-    let body_start = u32::try_from(prefix.body_start()).ok()?;
-    let head = entry::decode_head(&value.subarray(prefix_len, body_start).to_vec(), key)?;
+    let head_end = u32::try_from(prefix.head_end()).ok()?;
+    let head = entry::decode_head(&value.subarray(prefix_len, head_end).to_vec(), key)?;
+    let body_start = u32::try_from(head.body_start(&prefix)).ok()?;
     Some((head, value.subarray(body_start, value.length())))
 }
