@@ -55,7 +55,8 @@ export async function open(origin, { method = "POST", path = "/", headers = {}, 
     req.once("response", resolve);
     req.once("error", reject);
   });
-  for (const chunk of [body ?? []].flat()) req.write(chunk);
+  // Bytes: node:http would write the head in the encoding of a text.
+  for (const chunk of [body ?? []].flat()) req.write(Buffer.from(chunk));
   req.end();
   const res = await withTimeout(arrived, what);
   assertCacheFields(res);

@@ -91,6 +91,10 @@ impl Capture {
             return Err(Reason::ContentEncoding);
         }
         let stored = fields::collect(response, &|name| stored_headers::is_stored(name, capture_options.shared));
+        // An entry holds text. A hit would have another value.
+        if stored.iter().any(|(_, value)| fields::is_lossy(value)) {
+            return Err(Reason::InvalidHeader);
+        }
         Ok(Capture {
             key: capture_options.key,
             endpoint: capture_options.endpoint,
@@ -559,6 +563,17 @@ mod tests {
         for vary in ["", "Accept-Encoding", "accept-encoding,Origin", "Cookie, Authorization", "X-Api-Key", "Accept"] {
             assert_eq!(open(vary), None, "{vary}");
         }
+    }
+
+    #[test]
+    fn a_response_with_a_header_that_is_not_text_is_not_stored() {
+        let open = |value: &[u8]| {
+            let response = HeaderMap::from_iter([(HeaderName::from_static("x-region"), HeaderValue::from_bytes(value).unwrap())]);
+            Capture::open(capture_options(Endpoint::ChatCompletions), StatusCode::OK, &response).err()
+        };
+        assert_eq!(open(b"Z\xfcrich"), Some(Reason::InvalidHeader));
+        assert_eq!(open("Z\u{fffd}rich".as_bytes()), Some(Reason::InvalidHeader));
+        assert_eq!(open("Zürich".as_bytes()), None);
     }
 
     #[test]

@@ -28,6 +28,12 @@ pub fn content_length(headers: &HeaderMap) -> Option<usize> {
     Some(value.to_str().ok()?.parse().unwrap_or(usize::MAX))
 }
 
+/// Whether a value has lost bytes, or has bytes that cannot be stored as text. The Workers runtime reads values as UTF-8: of
+/// others, different ones look alike.
+pub fn is_lossy(value: &[u8]) -> bool {
+    std::str::from_utf8(value).map_or(true, |text| text.contains(char::REPLACEMENT_CHARACTER))
+}
+
 /// Whether a field holds a digest of the body's bytes (RFC 9530), which a conversion changes.
 pub fn is_digest_header(name: &str) -> bool {
     matches!(name, "content-md5" | "content-digest" | "repr-digest" | "digest")
@@ -87,4 +93,19 @@ pub fn credential(value: &HeaderValue) -> &[u8] {
 pub fn is_empty(name: &str, value: &[u8]) -> bool {
     let text = value.trim_ascii();
     text.is_empty() || (name == http::header::AUTHORIZATION.as_str() && text.eq_ignore_ascii_case(b"bearer"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_lossy_unless_it_is_the_text_that_was_sent() {
+        for text in ["", "a", "é", "\u{fffc}"] {
+            assert!(!is_lossy(text.as_bytes()), "{text}");
+        }
+        for value in [&b"\xe9"[..], b"\xed\xa0\x80", "caf\u{fffd}".as_bytes()] {
+            assert!(is_lossy(value), "{value:?}");
+        }
+    }
 }

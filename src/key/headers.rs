@@ -1,6 +1,6 @@
 //! Which request header fields are part of the cache key, and which may hold a credential.
 
-use crate::http::fields::{collect, matches_any};
+use crate::http::fields::{collect, is_lossy, matches_any};
 use crate::http::forwarding::{CLIENT_AND_ROUTE, CLIENT_AND_ROUTE_EXCEPTIONS, is_forwarded};
 use http::{HeaderMap, HeaderName};
 
@@ -64,13 +64,10 @@ pub fn is_keyed(name: &str) -> bool {
     is_forwarded(name) && !is_credential(name) && !matches_any(name, &UNKEYED_HEADERS)
 }
 
-/// Whether a field of the key has lost bytes: where the Workers runtime could not read them as UTF-8, different values look
-/// alike.
-pub fn has_lossy_utf8(request: &HeaderMap) -> bool {
-    const REPLACEMENT: &[u8] = "\u{fffd}".as_bytes();
-    let lost = |value: &[u8]| value.windows(REPLACEMENT.len()).any(|window| window == REPLACEMENT);
+/// Whether a field of the key is not UTF-8, so that different values look alike.
+pub fn has_lossy_value(request: &HeaderMap) -> bool {
     let keyed = |name: &str| is_credential(name) || is_keyed(name);
-    request.iter().any(|(name, value)| keyed(name.as_str()) && lost(value.as_bytes()))
+    request.iter().any(|(name, value)| keyed(name.as_str()) && is_lossy(value.as_bytes()))
 }
 
 /// The fields of a forwarded request that are part of its key: (name, value), in order of name. `stream`: the body asks for a

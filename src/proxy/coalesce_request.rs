@@ -3,6 +3,7 @@
 use crate::cache::admission::CaptureOptions;
 use crate::cache::coalesce::{JoinRequest, RequestedFreshness};
 use crate::config::Config;
+use crate::http::fields::is_lossy;
 use crate::http::message::UpstreamRequest;
 use crate::key::{CacheKey, EncryptionSalt};
 use crate::protocol::ResponseMode;
@@ -80,6 +81,16 @@ impl CoalesceRequest {
             headers: headers.collect::<HeaderMap>(),
             body: None,
         }
+    }
+
+    /// The names of header fields that are not UTF-8, so that `headers` does not have their bytes.
+    pub fn lossy_names(&self) -> impl Iterator<Item = &str> {
+        self.headers.iter().filter(|(_, value)| is_lossy(value.as_bytes())).map(|(name, _)| name.as_str())
+    }
+
+    /// Whether there are such fields.
+    pub fn has_lossy_value(&self) -> bool {
+        self.lossy_names().next().is_some()
     }
 
     /// What decides the client's role.

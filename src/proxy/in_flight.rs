@@ -95,7 +95,9 @@ impl<P: Platform> InFlightFetch<P> {
 
     /// Whether this is the fetch of the very same request, so that its errors are that request's, too.
     pub fn is_of(&self, request: &CoalesceRequest) -> bool {
-        self.key_covers_request && self.response_mode == request.response_mode && self.headers == request.headers
+        // Different values that are not UTF-8 look alike.
+        let same_headers = self.headers == request.headers && !request.has_lossy_value();
+        self.key_covers_request && self.response_mode == request.response_mode && same_headers
     }
 
     /// How often the request was retried, once the response head is there.

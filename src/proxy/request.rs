@@ -312,7 +312,7 @@ impl PendingRequest {
         let Some(endpoint) = self.target.endpoint.filter(|_| self.request.method == Method::POST) else {
             return self.bypass(Reason::Endpoint, log);
         };
-        if key_headers::has_lossy_utf8(&self.upstream_request.headers) {
+        if key_headers::has_lossy_value(&self.upstream_request.headers) {
             return self.bypass(Reason::InvalidHeader, log);
         }
         if inspect::references_server_state(&document) {

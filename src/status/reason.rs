@@ -101,7 +101,7 @@ reasons! {
     UpstreamError = "upstream-error",
     /// The content type is JSON, and the body is not.
     InvalidJson = "invalid-json",
-    /// A control header is invalid, or a header of the cache key is not UTF-8.
+    /// A control header is invalid, or a header of the cache key or of the response is not UTF-8.
     InvalidHeader = "invalid-header",
     /// The client's proxy token is missing or wrong.
     InvalidToken = "invalid-token",

@@ -92,7 +92,7 @@ impl Runtime {
     }
 
     /// The means of a request to the Durable Object.
-    pub fn in_object(config: Rc<Config>, env: &Env, state: Rc<State>, client: AbortSignal) -> Runtime {
+    pub fn in_object(config: Rc<Config>, env: &Env, state: Rc<State>, message: &Request) -> Runtime {
         let store = Store::bound(env, &config);
         Runtime(Rc::new(Means {
             config,
@@ -100,9 +100,9 @@ impl Runtime {
             coalescer: DurableObjectNamespace::bound(env),
             rate_limiter: None,
             tasks: Tasks::Object(state),
-            client,
+            client: message.signal(),
             started: now(),
-            request: None,
+            request: Some(Clone::clone(message)),
             probe: None,
         }))
     }
@@ -315,7 +315,7 @@ impl Platform for Runtime {
         body: Body,
         options: &FetchOptions<'_, AbortSignal>,
     ) -> FetchOutcome<UpstreamResponse> {
-        fetch::fetch(request, body, &self.0.config.upstream.retry, options).await
+        fetch::fetch(request, body, &self.0.config.upstream.retry, options, self.0.request.as_ref()).await
     }
 
     async fn join(
@@ -325,7 +325,9 @@ impl Platform for Runtime {
         client: &AbortSignal,
     ) -> Joined<UpstreamResponse, Uint8Array> {
         match (&self.0.coalescer, body) {
-            (Some(coalescer), Body::Bytes(body)) => coalescer.join(&request(), body, client).await,
+            (Some(coalescer), Body::Bytes(body)) => {
+                coalescer.join(&request(), body, client, self.0.request.as_ref()).await
+            }
             _ => Joined::Independent,
         }
     }

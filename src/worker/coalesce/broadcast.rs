@@ -13,7 +13,7 @@ use crate::worker::platform::fetch::UpstreamResponse;
 use crate::worker::platform::interop;
 use crate::worker::platform::time::{millis, timer_millis};
 use http::header::CONTENT_ENCODING;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode};
 use js_sys::{Promise, Uint8Array};
 use std::time::Duration;
 use wasm_bindgen::prelude::*;
@@ -159,11 +159,11 @@ impl SharedResponse for SharedBody {
         let headers = &self.response.headers;
         let body = self.broadcast.as_ref().map(|broadcast| broadcast.open_stream(decoded_length(headers)));
         let body = body.transpose().ok()?;
-        let shared = headers.iter().filter(|(name, _)| stored_headers::is_shared(name.as_str(), across_tenants));
-        let mut shared: HeaderMap = shared.map(|(name, value)| (name.clone(), value.clone())).collect();
-        let disposition = HeaderValue::from_str(&Disposition::Follower { retries }.to_header_value()).ok()?;
-        shared.insert(HeaderName::from_static(DISPOSITION_HEADER), disposition);
-        Some(interop::with_head(self.response.status.as_u16(), &shared, body.as_ref()))
+        let names = headers.keys().map(HeaderName::as_str);
+        let removed: Vec<&str> = names.filter(|name| !stored_headers::is_shared(name, across_tenants)).collect();
+        let disposition = Disposition::Follower { retries }.to_header_value();
+        let set = (DISPOSITION_HEADER, disposition.as_str());
+        Some(interop::with_header(&self.response.response, body.as_ref(), &removed, set))
     }
 
     fn has_overflowed(&self) -> bool {

@@ -11,7 +11,7 @@ use crate::worker::store::{memory, write_order};
 use js_sys::Uint8Array;
 use std::rc::Rc;
 use wasm_bindgen_futures::JsFuture;
-use web_sys::{AbortSignal, Response};
+use web_sys::{Request, Response};
 use worker::{DurableObject, Env, State, durable_object};
 
 /// The Durable Object behind the binding `COALESCER`: one for each cache key.
@@ -39,21 +39,21 @@ impl DurableObject for Coalescer {
             return Ok(respond(Disposition::Handled, None).into());
         }
         let buffer = JsFuture::from(request.array_buffer()?).await?;
-        let response = self.join(&Uint8Array::new(&buffer), request.signal()).await;
+        let response = self.join(&Uint8Array::new(&buffer), request).await;
         Ok(response.unwrap_or_else(|| respond(Disposition::Independent, None)).into())
     }
 }
 
 impl Coalescer {
-    async fn join(&self, frame: &Uint8Array, client: AbortSignal) -> Option<Response> {
+    async fn join(&self, frame: &Uint8Array, message: &Request) -> Option<Response> {
         let (request, body) = decode_frame(frame)?;
-        let runtime = Runtime::in_object(config(&self.env).ok()?, &self.env, self.state.clone(), client.clone());
-        let reply = self.coalescer.join(&runtime, request, &body, client).await;
+        let runtime = Runtime::in_object(config(&self.env).ok()?, &self.env, self.state.clone(), message);
+        let reply = self.coalescer.join(&runtime, request, &body, message.signal()).await;
         let disposition = reply.disposition();
         Some(match reply {
             CoalescerReply::Leader { response, .. } => {
                 let value = disposition.to_header_value();
-                interop::with_header(&response.response, response.body.as_ref(), DISPOSITION_HEADER, &value)
+                interop::with_header(&response.response, response.body.as_ref(), &[], (DISPOSITION_HEADER, &value))
             }
             CoalescerReply::Follower { response, .. } => response,
             CoalescerReply::Entry { value, .. } => respond(disposition, Some(&value)),

@@ -8,10 +8,11 @@ use crate::proxy::platform::{ClientSignal, FetchError, Joined};
 use crate::telemetry::exchange_log::CoalesceRole;
 use crate::worker::platform::binding::binding;
 use crate::worker::platform::fetch::UpstreamResponse;
+use crate::worker::platform::interop;
 use js_sys::{Promise, Uint8Array};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
-use web_sys::{AbortSignal, RequestInit, RequestRedirect, Response};
+use web_sys::{AbortSignal, Request, RequestInit, RequestRedirect, Response};
 use worker::Env;
 
 /// The binding's name in `wrangler.toml`.
@@ -43,14 +44,16 @@ impl DurableObjectNamespace {
         binding(env, BINDING).map(JsCast::unchecked_into)
     }
 
-    /// Asks the object of a request's key for the response. Any failure on the way makes the client independent.
+    /// Asks the object of a request's key for the response. Any failure on the way makes the client independent. `original`: the
+    /// client's request.
     pub async fn join(
         &self,
         request: &CoalesceRequest,
         body: &Uint8Array,
         client: &AbortSignal,
+        original: Option<&Request>,
     ) -> Joined<UpstreamResponse, Uint8Array> {
-        match self.try_join(request, body, client).await {
+        match self.try_join(request, body, client, original).await {
             Some(joined) => joined,
             None if client.is_disconnected() => Joined::Handled,
             None => Joined::Independent,
@@ -95,9 +98,14 @@ impl DurableObjectNamespace {
         request: &CoalesceRequest,
         body: &Uint8Array,
         client: &AbortSignal,
+        original: Option<&Request>,
     ) -> Option<Joined<UpstreamResponse, Uint8Array>> {
         let init = RequestInit::new();
         init.set_method("POST");
+        // JSON cannot hold values that are not UTF-8, so these fields are sent as such.
+        if let Some(original) = original.filter(|_| request.has_lossy_value()) {
+            init.set_headers(&interop::keep_originals(original, request.lossy_names(), std::iter::empty()));
+        }
         let frame = encode_frame(request, body)?;
         init.set_body(&frame);
         init.set_redirect(RequestRedirect::Manual);

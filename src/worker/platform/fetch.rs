@@ -13,7 +13,7 @@ use std::pin::pin;
 use std::time::Duration;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
-use web_sys::{AbortController, AbortSignal, ReadableStream, RequestInit, RequestRedirect, Response};
+use web_sys::{AbortController, AbortSignal, Headers, ReadableStream, Request, RequestInit, RequestRedirect, Response};
 
 /// How much of an error response is held while the request is retried, and how long its body may take.
 const MAX_BUFFERED_ERROR_BYTES: usize = 1 << 20;
@@ -121,20 +121,37 @@ impl UpstreamHead for UpstreamResponse {
 }
 
 /// Fetches, and retries what fails where that may help. If in the end no response comes, the last one that came is given.
+/// `original`: the request that has the bytes of the header values that are not UTF-8.
 pub async fn fetch(
     request: &UpstreamRequest,
     body: Body,
     retry: &retry::Policy,
     options: &FetchOptions<'_, AbortSignal>,
+    original: Option<&Request>,
 ) -> FetchOutcome<UpstreamResponse> {
     let started = now();
     let mut retries = 0;
-    let response = fetch_with_retries(request, body, retry, options, &mut retries).await;
+    let outgoing = Outgoing::new(request, original);
+    let response = fetch_with_retries(&outgoing, body, retry, options, &mut retries).await;
     FetchOutcome { response, retries, ms: now().saturating_sub(started) }
 }
 
+/// A request as the runtime sends it, but for its body.
+struct Outgoing<'a> {
+    method: &'a str,
+    url: &'a str,
+    headers: Headers,
+}
+
+impl Outgoing<'_> {
+    fn new<'a>(request: &'a UpstreamRequest, original: Option<&Request>) -> Outgoing<'a> {
+        let headers = interop::js_headers(&request.headers, original);
+        Outgoing { method: request.method.as_str(), url: &request.url, headers }
+    }
+}
+
 async fn fetch_with_retries(
-    request: &UpstreamRequest,
+    request: &Outgoing<'_>,
     mut body: Body,
     retry: &retry::Policy,
     options: &FetchOptions<'_, AbortSignal>,
@@ -235,19 +252,19 @@ pub async fn send(
     timeout: Duration,
     client: Option<&AbortSignal>,
 ) -> Result<UpstreamResponse, FetchError> {
-    send_tracked(request, body, timeout, client, &Upload::default()).await
+    send_tracked(&Outgoing::new(request, None), body, timeout, client, &Upload::default()).await
 }
 
 async fn send_tracked(
-    request: &UpstreamRequest,
+    request: &Outgoing<'_>,
     body: Body,
     timeout: Duration,
     client: Option<&AbortSignal>,
     upload: &Upload,
 ) -> Result<UpstreamResponse, FetchError> {
     let init = RequestInit::new();
-    init.set_method(request.method.as_str());
-    init.set_headers(&interop::js_headers(&request.headers));
+    init.set_method(request.method);
+    init.set_headers(&request.headers);
     // Redirects are the client's to follow.
     init.set_redirect(RequestRedirect::Manual);
     let mut sent = None;
@@ -264,7 +281,7 @@ async fn send_tracked(
     let ours = controller.signal();
     let signals: Array = std::iter::once(&ours).chain(client).collect();
     init.set_signal(Some(&any_signal(&signals)));
-    let response = js_fetch(&request.url, &init).map_err(|_| FetchError::Unreachable)?;
+    let response = js_fetch(request.url, &init).map_err(|_| FetchError::Unreachable)?;
     let timed_out = async {
         if let Some(sent) = sent {
             let _ = JsFuture::from(sent).await;

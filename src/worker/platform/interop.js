@@ -55,6 +55,22 @@ export function decodeHeaders(text) {
 }
 
 /**
+ * Headers that keep the values of some names as they came. The runtime reads values as UTF-8, and a copy keeps the bytes that
+ * are not.
+ *
+ * @param {Headers} original
+ * @param {string} kept Their names.
+ * @param {string} others The other headers.
+ */
+export function headersWithOriginals(original, kept, others) {
+  const names = kept.split("\n");
+  const headers = new Headers(original);
+  for (const name of [...headers.keys()]) if (!names.includes(name)) headers.delete(name);
+  applyHeaders(headers, "append", others);
+  return headers;
+}
+
+/**
  * @param {BodyInit | null | undefined} body
  * @param {ResponseInit} init
  * @param {number} fallbackStatus The status of an empty response, if this one cannot be constructed.

@@ -1,5 +1,6 @@
 //! Between the runtime's objects and the core's values.
 
+use crate::http::fields::is_lossy;
 use crate::http::message::RequestHead;
 use crate::proxy::reply::HeaderEdits;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -29,6 +30,9 @@ extern "C" {
 
     #[wasm_bindgen(js_name = decodeHeaders)]
     fn decode_headers(text: &str) -> Headers;
+
+    #[wasm_bindgen(js_name = headersWithOriginals)]
+    fn headers_with_originals(original: &Headers, kept: &str, others: &str) -> Headers;
 
     #[wasm_bindgen(js_name = createResponse)]
     fn create_response(status: u16, headers: &str, body: Option<&JsValue>) -> Response;
@@ -87,13 +91,27 @@ fn encode<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> String {
     lines.join("\n")
 }
 
-fn encode_map(map: &HeaderMap) -> String {
-    encode(map.iter().filter_map(|(name, value)| Some((name.as_str(), std::str::from_utf8(value.as_bytes()).ok()?))))
+fn encode_map<'a>(map: impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)>) -> String {
+    encode(map.filter_map(|(name, value)| Some((name.as_str(), std::str::from_utf8(value.as_bytes()).ok()?))))
 }
 
-/// A map as the runtime's headers.
-pub fn js_headers(map: &HeaderMap) -> Headers {
-    decode_headers(&encode_map(map))
+/// A map as the runtime's headers. `original`: the request that has the bytes of the values that are not UTF-8.
+pub fn js_headers(map: &HeaderMap, original: Option<&Request>) -> Headers {
+    let (lossy, others): (Vec<_>, Vec<_>) = map.iter().partition(|(_, value)| is_lossy(value.as_bytes()));
+    match original.filter(|_| !lossy.is_empty()) {
+        Some(original) => keep_originals(original, lossy.iter().map(|(name, _)| name.as_str()), others.into_iter()),
+        None => decode_headers(&encode_map(map.iter())),
+    }
+}
+
+/// The fields of a request that have these names, as they came, and `others`.
+pub fn keep_originals<'a>(
+    original: &Request,
+    names: impl Iterator<Item = &'a str>,
+    others: impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)>,
+) -> Headers {
+    let names: Vec<&str> = names.collect();
+    headers_with_originals(&original.headers(), &names.join("\n"), &encode_map(others))
 }
 
 /// The head of a response.
@@ -211,14 +229,14 @@ pub fn with_edits(
     rebuild_response(response, as_js(body), &removed, &text(&edits.set), &text(&edits.append))
 }
 
-/// The response with this body and one field set.
-pub fn with_header(response: &Response, body: Option<&ReadableStream>, name: &str, value: &str) -> Response {
-    rebuild_response(response, as_js(body), "", &encode(std::iter::once((name, value))), "")
-}
-
-/// A response with this head and body.
-pub fn with_head(status: u16, headers: &HeaderMap, body: Option<&ReadableStream>) -> Response {
-    create_response(status, &encode_map(headers), as_js(body))
+/// The response with this body, without the fields `removed`, and with one field set.
+pub fn with_header(
+    response: &Response,
+    body: Option<&ReadableStream>,
+    removed: &[&str],
+    (name, value): (&str, &str),
+) -> Response {
+    rebuild_response(response, as_js(body), &removed.join("\n"), &encode(std::iter::once((name, value))), "")
 }
 
 /// A response of our own.
