@@ -55,7 +55,14 @@ fuzz_target!(|input: Input| {
     }
     for method in [Method::POST, Method::GET, Method::DELETE] {
         let path = format!("/{path}");
-        let request = RequestHead { method, path, query: query.clone(), headers: map.clone(), invalid_header: None };
+        let request = RequestHead {
+            method,
+            origin: String::new(),
+            path,
+            query: query.clone(),
+            headers: map.clone(),
+            invalid_header: None,
+        };
         let mut log = LogFields::of(&request);
         if let OnHead::Decided(OnRequest::ReadBody(pending)) = on_head(&config, request, true, &mut log) {
             let _ = pending.with_body(&config, &body, true, &mut log);

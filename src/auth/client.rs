@@ -193,6 +193,7 @@ mod tests {
         }
         RequestHead {
             method: Method::POST,
+            origin: String::new(),
             path: "/v1/x".to_owned(),
             query: query.map(str::to_owned),
             headers: map,

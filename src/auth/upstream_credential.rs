@@ -47,10 +47,17 @@ mod tests {
         let mut upstream = Upstream::new("anthropic", Url::parse("http://h").unwrap());
         upstream.key = key.map(|key| Secret::new(key).unwrap());
         let url = "http://h/v1/messages".to_owned();
-        let target = Target { upstream: Rc::new(upstream), url, endpoint: None, prefix: "/anthropic".to_owned() };
+        let target = Target {
+            upstream: Rc::new(upstream),
+            url,
+            endpoint: None,
+            prefix: "/anthropic".to_owned(),
+            proxy_origin: String::new(),
+        };
         let pair = |(name, value): &(&'static str, &str)| (HeaderName::from_static(name), value.parse().unwrap());
         let mut request = RequestHead {
             method: Method::POST,
+            origin: String::new(),
             path: "/anthropic/v1/messages".to_owned(),
             query: query.map(str::to_owned),
             headers: pairs.iter().map(pair).collect::<HeaderMap>(),

@@ -4,8 +4,8 @@ use crate::http::fields::{matches_any, starts_with_any};
 use crate::http::forwarding::HOP_BY_HOP;
 
 /// Response fields that belong to one exchange, one connection or one moment (RFC 9111, section 3.1), not to the response.
-/// `Location` is relative to the requested URL.
-const NOT_STORED: [&str; 31] = [
+/// References are relative to the requested URL.
+const NOT_STORED: [&str; 36] = [
     "set-cookie",
     "set-cookie2",
     "content-encoding",
@@ -21,6 +21,11 @@ const NOT_STORED: [&str; 31] = [
     "accept-ranges",
     "content-range",
     "location",
+    "content-location",
+    "link",
+    "refresh",
+    "operation-location",
+    "azure-asyncoperation",
     "retry-after",
     "server",
     "server-timing",
@@ -58,7 +63,7 @@ const NOT_STORED_PREFIXES: [&str; 13] = [
 
 /// The fields that are stored and shared where all clients are one tenant (`CACHE_SCOPE=shared`): those that describe the
 /// response and name no account. A list of account fields cannot be complete.
-const STORED_FOR_ALL: [&str; 27] = [
+const STORED_FOR_ALL: [&str; 26] = [
     "content-type",
     "content-language",
     "content-disposition",
@@ -85,7 +90,6 @@ const STORED_FOR_ALL: [&str; 27] = [
     "deprecation",
     "sunset",
     "warning",
-    "link",
 ];
 
 /// Whether a response field is stored. `shared`: other tenants read the entry.

@@ -34,6 +34,15 @@ pub fn is_lossy(value: &[u8]) -> bool {
     std::str::from_utf8(value).map_or(true, |text| text.contains(char::REPLACEMENT_CHARACTER))
 }
 
+/// Whether a value is an absolute URL with a path. Without one it is an origin, as in CORS.
+pub fn is_url(value: &[u8]) -> bool {
+    let rest = ["https://", "http://"].iter().find_map(|scheme| {
+        let (start, rest) = value.split_at_checked(scheme.len())?;
+        start.eq_ignore_ascii_case(scheme.as_bytes()).then_some(rest)
+    });
+    rest.is_some_and(|rest| rest.contains(&b'/'))
+}
+
 /// Whether a field holds a digest of the body's bytes (RFC 9530), which a conversion changes.
 pub fn is_digest_header(name: &str) -> bool {
     matches!(name, "content-md5" | "content-digest" | "repr-digest" | "digest")

@@ -8,6 +8,8 @@ use std::time::Duration;
 pub struct RequestHead {
     /// The method.
     pub method: Method,
+    /// The scheme and the authority under which the client reaches this proxy, without a slash.
+    pub origin: String,
     /// The path, percent-encoded as it came.
     pub path: String,
     /// The query, without `?`.

@@ -10,6 +10,7 @@ use crate::status::{CacheOutcome, CacheStatus};
 use crate::telemetry::exchange_log::LogFields;
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
+use std::borrow::Cow;
 
 /// A response of the proxy's own.
 #[derive(Debug, Clone)]
@@ -39,7 +40,7 @@ pub struct HeaderEdits {
     /// Removed.
     pub remove: &'static [&'static str],
     /// Each replaces any field of its name.
-    pub set: Vec<(&'static str, String)>,
+    pub set: Vec<(Cow<'static, str>, String)>,
     /// Each comes after any field of its name: caches add to `Cache-Status` in order (RFC 9211, section 2).
     pub append: Vec<(&'static str, String)>,
 }
@@ -48,7 +49,6 @@ pub struct HeaderEdits {
 const COOKIES: [&str; 2] = ["set-cookie", "set-cookie2"];
 const CACHE_STATUS: &str = "cache-status";
 const X_CACHE_STATUS: &str = "x-cache-status";
-const LOCATION: &str = "location";
 const X_SHOULD_RETRY: &str = "x-should-retry";
 const ALLOW_ORIGIN: &str = "access-control-allow-origin";
 const EXPOSE_HEADERS: &str = "access-control-expose-headers";
@@ -67,12 +67,12 @@ pub fn header_edits(
     headers: &HeaderMap,
     retries: u32,
 ) -> HeaderEdits {
-    let mut set = vec![(X_CACHE_STATUS, status.outcome.as_str().to_owned())];
-    let location = headers.get(LOCATION).and_then(|value| location::map(config, target, value.as_bytes()));
-    set.extend(location.map(|location| (LOCATION, location)));
+    let mut set = location::mapped_fields(config, target, headers);
+    set.push((X_CACHE_STATUS.into(), status.outcome.as_str().to_owned()));
     let failed = status.fwd_status.is_some_and(|status| status >= 400);
     if failed && retries > 0 && !headers.contains_key(X_SHOULD_RETRY) {
-        set.push(should_not_retry());
+        let (name, value) = should_not_retry();
+        set.push((name.into(), value));
     }
     let mut append = vec![(CACHE_STATUS, status.to_header_value())];
     if headers.contains_key(ALLOW_ORIGIN) {

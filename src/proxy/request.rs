@@ -152,7 +152,7 @@ fn authenticate_and_route(
             return Err(OnRequest::HealthCheck(config.routing.default_upstream.base.to_string()));
         }
         Route::Admin => return Err(on_admin(config, &request, log)),
-        Route::Upstream(target) => target,
+        Route::Upstream(target) => Target { proxy_origin: request.origin.clone(), ..target },
         _ => return Err(OnRequest::Respond(reply::not_found(config, log))),
     };
     if let Some((method, fields)) = client::preflight_for_controls(&request) {
@@ -469,7 +469,7 @@ impl Bypass {
 
     /// What the response's body needs on its way. `None`: it is passed on as it comes.
     pub fn body_transform(&self, status: StatusCode, headers: &HeaderMap) -> Option<BodyTransform> {
-        self.transform.open(status, headers, self.max_bytes)
+        self.transform.open(status, headers, self.max_bytes, false)
     }
 
     /// No response came.

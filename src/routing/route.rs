@@ -36,6 +36,8 @@ pub struct Target {
     pub endpoint: Option<Endpoint>,
     /// The prefix of this proxy's path that led here, without a trailing slash.
     pub prefix: String,
+    /// The origin under which the client reaches this proxy. Empty: unknown.
+    pub proxy_origin: String,
 }
 
 /// The built-in prefixes of the default upstream, each with what it puts before the rest of the path.
@@ -115,7 +117,13 @@ fn target(config: &Config, upstream: &Rc<Upstream>, rest: &str, query: Option<&s
 fn at(config: &Config, upstream: &Rc<Upstream>, url: Url, rest: &str) -> Target {
     // The endpoint follows from the URL that is sent, not from the client's spelling of the path.
     let endpoint = Endpoint::at(rest).or_else(|| custom(config, rest));
-    Target { upstream: Rc::clone(upstream), url: url.into(), endpoint, prefix: String::new() }
+    Target {
+        upstream: Rc::clone(upstream),
+        url: url.into(),
+        endpoint,
+        prefix: String::new(),
+        proxy_origin: String::new(),
+    }
 }
 
 fn path_below<'a>(url: &'a Url, base_path: &str) -> &'a str {

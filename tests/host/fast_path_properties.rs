@@ -25,7 +25,7 @@ fn request_with(vars: Vars<'_>, headers: &[(&str, &str)], path: &str, body: &[u8
         map.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
     }
     let (method, path) = (Method::POST, path.to_owned());
-    let head = RequestHead { method, path, query: None, headers: map, invalid_header: None };
+    let head = RequestHead { method, origin: String::new(), path, query: None, headers: map, invalid_header: None };
     let mut log = LogFields::of(&head);
     let OnHead::Decided(OnRequest::ReadBody(pending)) = on_head(&config, head, true, &mut log) else {
         panic!("not read")

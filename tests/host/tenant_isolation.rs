@@ -78,6 +78,7 @@ impl Sender {
         }
         let request = RequestHead {
             method: Method::POST,
+            origin: String::new(),
             path: "/v1/chat/completions".to_owned(),
             query: (!self.key_in_query.is_empty()).then(|| format!("key={}", self.key_in_query)),
             headers,

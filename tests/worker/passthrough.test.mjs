@@ -211,6 +211,17 @@ for (const status of [301, 302, 303, 307, 308]) {
   });
 }
 
+for (const name of ["operation-location", "x-goog-upload-url", "x-next"]) {
+  test(`an absolute URL of the upstream in ${name} leads to the proxy`, async () => {
+    const { reply } = await assertPassesThrough(
+      { method: "GET", path: "/proxy/files/file_1/content" },
+      { headers: { [name]: `${upstream.origin}/v1/elsewhere?a=b` } },
+      { detail: "method" },
+    );
+    assert.equal(reply.headers[name], `${proxy.origin}/proxy/elsewhere?a=b`);
+  });
+}
+
 for (const [encoding, compress] of /** @type {any[][]} */ ([
   ["gzip", gzipSync],
   ["br", brotliCompressSync],

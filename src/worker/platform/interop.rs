@@ -48,9 +48,12 @@ pub fn request_head(request: &Request) -> RequestHead {
     let mut lines = text.split('\n');
     let (method, url) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
     // What the client wrote after the authority, untouched.
-    let after_scheme = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let target = after_scheme.find(['/', '?']).and_then(|at| after_scheme.get(at..));
-    let target = target.unwrap_or("/").split('#').next().unwrap_or_default();
+    let authority_start = url.find("://").map_or(0, |at| at.saturating_add(3));
+    let authority_length = url.get(authority_start..).and_then(|rest| rest.find(['/', '?', '#']));
+    let (origin, target) = authority_length
+        .and_then(|length| url.split_at_checked(authority_start.saturating_add(length)))
+        .unwrap_or((url, "/"));
+    let target = target.split('#').next().unwrap_or_default();
     let (path, query) = match target.split_once('?') {
         Some((path, query)) => (path, Some(query.to_owned())),
         None => (target, None),
@@ -58,6 +61,7 @@ pub fn request_head(request: &Request) -> RequestHead {
     let (headers, invalid_header) = header_map(lines);
     RequestHead {
         method: Method::from_bytes(method.as_bytes()).unwrap_or_default(),
+        origin: origin.to_owned(),
         path: if path.is_empty() { "/" } else { path }.to_owned(),
         query,
         headers,
@@ -149,6 +153,18 @@ async fn next_chunk(reader: &ReadableStreamDefaultReader) -> Result<Option<Vec<u
     Ok(Some(chunk.to_vec()))
 }
 
+/// Gives a stream's chunks to `accepts` until it refuses one. Whether it has.
+pub async fn read_while(body: &ReadableStream, accepts: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+    let reader: ReadableStreamDefaultReader = body.get_reader().unchecked_into();
+    while let Ok(Some(chunk)) = next_chunk(&reader).await {
+        if !accepts(&chunk) {
+            drop(reader.cancel());
+            return true;
+        }
+    }
+    false
+}
+
 async fn read_up_to(body: &ReadableStream, limit: usize) -> Result<Option<Vec<u8>>, JsValue> {
     let mut bytes = Vec::new();
     let reader: ReadableStreamDefaultReader = body.get_reader().unchecked_into();
@@ -224,9 +240,10 @@ pub fn with_edits(
     edits: &HeaderEdits,
     removed: &[&str],
 ) -> Response {
-    let text = |fields: &[(&str, String)]| encode(fields.iter().map(|(name, value)| (*name, value.as_str())));
+    let set = encode(edits.set.iter().map(|(name, value)| (name.as_ref(), value.as_str())));
+    let append = encode(edits.append.iter().map(|(name, value)| (*name, value.as_str())));
     let removed = [edits.remove, removed].concat().join("\n");
-    rebuild_response(response, as_js(body), &removed, &text(&edits.set), &text(&edits.append))
+    rebuild_response(response, as_js(body), &removed, &set, &append)
 }
 
 /// The response with this body, without the fields `removed`, and with one field set.
