@@ -155,7 +155,7 @@ fn transforms(c: &mut Criterion) {
     let transform = |kind: &'static str| {
         let (response_transform, head) = (response_transform.clone(), head(kind));
         move |body: &[u8]| {
-            let mut body_transform = response_transform.open(StatusCode::OK, &head, usize::MAX).unwrap();
+            let mut body_transform = response_transform.open(StatusCode::OK, &head, usize::MAX, false).unwrap();
             // The usual size of a network read.
             for chunk in body.chunks(4_096) {
                 black_box(body_transform.push(chunk));

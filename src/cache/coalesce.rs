@@ -52,6 +52,8 @@ pub enum InFlightState<'a> {
         clients: usize,
         /// Whether nobody can join: the response is an error, or longer than what is held for followers.
         closed: bool,
+        /// Whether the running stream has a part that cannot be converted to an object.
+        unconvertible: bool,
     },
     /// The last response is still retained.
     Complete(&'a EntryHead),
@@ -78,6 +80,11 @@ pub fn role(state: InFlightState<'_>, request: &JoinRequest, now: u64, retain_ms
         _ if request.freshness.force_refresh => Role::Leader,
         InFlightState::Idle => Role::Leader,
         InFlightState::Fetching { .. } if request.freshness.background => Role::ReuseComplete,
+        InFlightState::Fetching { response_mode, unconvertible: true, .. }
+            if response_mode.stream && !request.response_mode.stream =>
+        {
+            Role::Leader
+        }
         InFlightState::Fetching { clients, closed, .. } if clients >= MAX_FOLLOWERS || closed => Role::Independent,
         // A plain response is of use only once it is known to be complete.
         InFlightState::Fetching { response_mode, .. } if response_mode == request.response_mode => {
@@ -85,9 +92,19 @@ pub fn role(state: InFlightState<'_>, request: &JoinRequest, now: u64, retain_ms
         }
         InFlightState::Fetching { response_mode, .. } => {
             let wanted = request.response_mode;
-            let lacks_usage = response_mode.stream && wanted.include_usage && !response_mode.include_usage;
-            let converts = Protocol::of(request.endpoint).is_some() && !lacks_usage;
-            if converts { Role::Waiter } else { Role::Independent }
+            match Protocol::of(request.endpoint) {
+                None => Role::Independent,
+                Some(protocol) if response_mode.stream && protocol.separates_usage() => {
+                    match (wanted.include_usage && !response_mode.include_usage, wanted.stream) {
+                        (true, _) => Role::Independent,
+                        // The usage is taken out on the way.
+                        (false, true) => Role::StreamFollower,
+                        (false, false) => Role::Waiter,
+                    }
+                }
+                Some(_) if response_mode.stream && wanted.stream => Role::StreamFollower,
+                Some(_) => Role::Waiter,
+            }
         }
         InFlightState::Complete(head) => {
             let age_ms = now.saturating_sub(head.stored_at);
@@ -114,6 +131,8 @@ pub enum Disposition {
     Follower {
         /// How often that request was retried.
         retries: u32,
+        /// Whether that client asked for usage and this one did not, so that it has to be taken out.
+        takes_out_usage: bool,
     },
     /// The body is the entry that came of another client's request.
     Entry,
@@ -137,6 +156,8 @@ pub enum Disposition {
     Independent,
 }
 
+const WITHOUT_USAGE: &str = "without-usage";
+
 impl Disposition {
     /// The header's value.
     pub fn to_header_value(self) -> String {
@@ -145,7 +166,8 @@ impl Disposition {
             Disposition::Leader { retries, storable: Err(reason) } => format!("leader {retries} {}", reason.as_str()),
             Disposition::Unreachable { retries } => format!("unreachable {retries}"),
             Disposition::TimedOut { retries } => format!("timed-out {retries}"),
-            Disposition::Follower { retries } => format!("follower {retries}"),
+            Disposition::Follower { retries, takes_out_usage: false } => format!("follower {retries}"),
+            Disposition::Follower { retries, takes_out_usage: true } => format!("follower {retries} {WITHOUT_USAGE}"),
             Disposition::Entry => "entry".to_owned(),
             Disposition::Retained => "retained".to_owned(),
             Disposition::Handled => "handled".to_owned(),
@@ -170,7 +192,15 @@ impl Disposition {
             }
             "unreachable" => Disposition::Unreachable { retries: number()? },
             "timed-out" => Disposition::TimedOut { retries: number()? },
-            "follower" => Disposition::Follower { retries: number()? },
+            "follower" => {
+                let retries = number()?;
+                let takes_out_usage = match words.next() {
+                    Some(WITHOUT_USAGE) => true,
+                    Some(_) => return None,
+                    None => false,
+                };
+                Disposition::Follower { retries, takes_out_usage }
+            }
             "entry" => Disposition::Entry,
             "retained" => Disposition::Retained,
             "handled" => Disposition::Handled,
@@ -201,7 +231,7 @@ mod tests {
     }
 
     fn fetching(response_mode: ResponseMode) -> InFlightState<'static> {
-        InFlightState::Fetching { response_mode, clients: 1, closed: false }
+        InFlightState::Fetching { response_mode, clients: 1, closed: false, unconvertible: false }
     }
 
     #[test]
@@ -212,17 +242,40 @@ mod tests {
         assert_eq!(role(PLAIN, PLAIN), Role::Waiter);
         assert_eq!(role(STREAM, PLAIN), Role::Waiter);
         assert_eq!(role(PLAIN, USAGE), Role::Waiter);
-        assert_eq!(role(USAGE, STREAM), Role::Waiter);
+        assert_eq!(role(USAGE, STREAM), Role::StreamFollower);
+        assert_eq!(role(USAGE, PLAIN), Role::Waiter);
         assert_eq!(role(STREAM, USAGE), Role::Independent);
+    }
+
+    #[test]
+    fn usage_makes_no_difference_where_the_protocol_always_has_it() {
+        let role = |endpoint, theirs, ours| role(fetching(theirs), &JoinRequest { endpoint, ..plain(ours) }, 0, 60_000);
+        for (theirs, ours) in [(USAGE, STREAM), (STREAM, USAGE)] {
+            assert_eq!(role(Endpoint::Messages, theirs, ours), Role::StreamFollower);
+            assert_eq!(role(Endpoint::Custom, theirs, ours), Role::Independent);
+        }
+    }
+
+    #[test]
+    fn a_plain_client_does_not_wait_for_a_stream_that_cannot_be_converted() {
+        let state = InFlightState::Fetching { response_mode: STREAM, clients: 1, closed: true, unconvertible: true };
+        assert_eq!(role(state, &plain(PLAIN), 0, 60_000), Role::Leader);
+        let state = InFlightState::Fetching { response_mode: STREAM, clients: 1, closed: false, unconvertible: true };
+        assert_eq!(role(state, &plain(STREAM), 0, 60_000), Role::StreamFollower);
     }
 
     #[test]
     fn a_refresh_always_leads_and_limits_hold() {
         let refresh = RequestedFreshness { force_refresh: true, ..RequestedFreshness::default() };
         assert_eq!(role(fetching(PLAIN), &request(PLAIN, refresh), 0, 60_000), Role::Leader);
-        let full = InFlightState::Fetching { response_mode: PLAIN, clients: MAX_FOLLOWERS, closed: false };
+        let full = InFlightState::Fetching {
+            response_mode: PLAIN,
+            clients: MAX_FOLLOWERS,
+            closed: false,
+            unconvertible: false,
+        };
         assert_eq!(role(full, &plain(PLAIN), 0, 60_000), Role::Independent);
-        let closed = InFlightState::Fetching { response_mode: STREAM, clients: 1, closed: true };
+        let closed = InFlightState::Fetching { response_mode: STREAM, clients: 1, closed: true, unconvertible: false };
         assert_eq!(role(closed, &plain(STREAM), 0, 60_000), Role::Independent);
         let background = RequestedFreshness { background: true, ..RequestedFreshness::default() };
         assert_eq!(role(fetching(PLAIN), &request(PLAIN, background), 0, 60_000), Role::ReuseComplete);
@@ -261,7 +314,8 @@ mod tests {
     #[test]
     fn every_disposition_is_read_back() {
         let mut all = vec![
-            Disposition::Follower { retries: 1 },
+            Disposition::Follower { retries: 1, takes_out_usage: false },
+            Disposition::Follower { retries: 0, takes_out_usage: true },
             Disposition::Entry,
             Disposition::Retained,
             Disposition::Unreachable { retries: 0 },
@@ -275,7 +329,16 @@ mod tests {
         for disposition in all {
             assert_eq!(Disposition::parse(&disposition.to_header_value()), Some(disposition));
         }
-        for other in ["", "leader", "leader x", "leader 1 nonsense", "follower", "follower 1 2", "someone"] {
+        for other in [
+            "",
+            "leader",
+            "leader x",
+            "leader 1 nonsense",
+            "follower",
+            "follower 1 2",
+            "follower 1 without-usage 2",
+            "someone",
+        ] {
             assert_eq!(Disposition::parse(other), None, "{other}");
         }
     }

@@ -1,7 +1,7 @@
 //! In which representation is a stored response served: verbatim, without its usage chunk, or converted to the other mode?
 
 use crate::cache::entry::EntryHead;
-use crate::protocol::{Protocol, ResponseMode};
+use crate::protocol::{MAX_CONVERTED, Protocol, ResponseMode};
 use crate::routing::endpoint::Endpoint;
 
 /// How a stored body is served.
@@ -31,10 +31,6 @@ pub fn representation(endpoint: Endpoint, head: &EntryHead, wanted: ResponseMode
         _ => Some(Representation::Verbatim),
     }
 }
-
-/// The largest body that is converted, in bytes. A conversion holds several copies of it, and all requests of an isolate share
-/// its memory.
-const MAX_CONVERTED: usize = 2 << 20;
 
 /// A body in a representation: its bytes, and its content type if that changes. `None`: it cannot be converted faithfully.
 pub fn render(

@@ -2,7 +2,7 @@
 
 use super::finish_reason::reject_finish_reason;
 use super::open_parts::OpenParts;
-use super::{EventKind, object, text};
+use super::{Accumulate, EventKind, object, text};
 use crate::http::sse::Event;
 use serde_json::{Map, Value, json};
 
@@ -41,35 +41,33 @@ const NOT_CARRIED: [&str; 2] = ["compaction", "fallback"];
 /// Why a message ended: `null` at its start, the value at its end.
 const STOP: [&str; 3] = ["stop_reason", "stop_sequence", "stop_details"];
 
-/// Stream to object.
-pub(super) fn to_object(chunks: Vec<Value>) -> Option<Value> {
-    let mut chunks = chunks.into_iter().filter(|chunk| text(chunk, "type") != "ping");
-    let start = chunks.next().filter(|chunk| text(chunk, "type") == "message_start")?;
-    let [Value::Object(whole)] = take(start, ["message"])? else {
-        return None;
-    };
-    if whole.get("content") != Some(&json!([])) {
-        return None;
-    }
-    let mut message = Message { whole, blocks: Vec::new(), ended: false };
-    chunks.try_for_each(|chunk| message.add(chunk))?;
-    message.finish()
-}
-
 /// A message while its events arrive.
-struct Message {
-    whole: Object,
+#[derive(Debug, Default)]
+pub(super) struct Message {
+    whole: Option<Object>,
     blocks: Vec<Block>,
     ended: bool,
 }
 
-impl Message {
-    /// Adds an event. `None`: it is unknown or out of order.
+impl Accumulate for Message {
+    /// `None`: the event is unknown or out of order.
     fn add(&mut self, chunk: Value) -> Option<()> {
-        if self.ended {
+        if text(&chunk, "type") == "ping" {
+            return Some(());
+        }
+        if self.ended || (text(&chunk, "type") == "message_start") != self.whole.is_none() {
             return None;
         }
         match text(&chunk, "type") {
+            "message_start" => {
+                let [Value::Object(whole)] = take(chunk, ["message"])? else {
+                    return None;
+                };
+                if whole.get("content") != Some(&json!([])) {
+                    return None;
+                }
+                self.whole = Some(whole);
+            }
             "content_block_start" => {
                 let [index, block] = take(chunk, ["index", "content_block"])?;
                 let known = block.is_object() && !NOT_CARRIED.contains(&text(&block, "type"));
@@ -96,6 +94,16 @@ impl Message {
         Some(())
     }
 
+    fn finish(self: Box<Self>) -> Option<Value> {
+        let mut whole = self.whole?;
+        let stopped = whole.get("stop_reason")?.as_str().is_some_and(|reason| !reason.is_empty());
+        let content: Option<Vec<Value>> = self.blocks.into_iter().map(Block::finish).collect();
+        whole.insert("content".to_owned(), Value::Array(content?));
+        (self.ended && stopped).then_some(Value::Object(whole))
+    }
+}
+
+impl Message {
     fn open_block(&mut self, index: &Value) -> Option<&mut Block> {
         self.blocks.get_mut(position(index)?).filter(|block| block.open)
     }
@@ -107,29 +115,24 @@ impl Message {
         let (Value::Object(mut delta), Value::Object(usage)) = (delta, usage) else {
             return None;
         };
-        let totals = self.whole.get_mut("usage")?.as_object_mut()?;
+        let whole = self.whole.as_mut()?;
+        let totals = whole.get_mut("usage")?.as_object_mut()?;
         // `null` means no change.
         totals.extend(usage.into_iter().filter(|(_, value)| !value.is_null()));
         for name in STOP {
             if delta.contains_key(name) {
-                self.whole.entry(name).or_insert(Value::Null);
+                whole.entry(name).or_insert(Value::Null);
             }
         }
         delta.insert("context_management".to_owned(), context);
         delta.insert("input_transformations".to_owned(), transformations);
-        self.whole.extend(delta.into_iter().filter(|(_, value)| !value.is_null()));
+        whole.extend(delta.into_iter().filter(|(_, value)| !value.is_null()));
         Some(())
-    }
-
-    fn finish(mut self) -> Option<Value> {
-        let stopped = self.whole.get("stop_reason")?.as_str().is_some_and(|reason| !reason.is_empty());
-        let content: Option<Vec<Value>> = self.blocks.into_iter().map(Block::finish).collect();
-        self.whole.insert("content".to_owned(), Value::Array(content?));
-        (self.ended && stopped).then_some(Value::Object(self.whole))
     }
 }
 
 /// A content block while its deltas arrive.
+#[derive(Debug)]
 struct Block {
     block: Value,
     /// A tool's input: the fragments of its JSON text.
@@ -315,7 +318,12 @@ fn event<const N: usize>(kind: &str, members: [(&str, Value); N]) -> Event {
 
 #[cfg(test)]
 mod tests {
+    use super::super::accumulated;
     use super::*;
+
+    fn to_object(chunks: Vec<Value>) -> Option<Value> {
+        accumulated(Box::<Message>::default(), chunks.into_iter().map(Some))
+    }
 
     fn events(object: &Value) -> Option<Vec<Event>> {
         to_events(object.as_object().unwrap().clone())

@@ -2,7 +2,7 @@
 
 use super::finish_reason::reject_finish_reason;
 use super::open_parts::OpenParts;
-use super::{EventKind, ResponseMode, is_set, items, object, text};
+use super::{Accumulate, EventKind, ResponseMode, is_set, items, object, parse, text};
 use crate::http::sse::Event;
 use crate::status::Reason;
 use serde::de::IgnoredAny;
@@ -28,6 +28,45 @@ pub(super) fn event_kind(value: &Value) -> EventKind {
 /// Whether a chunk carries usage and nothing else.
 pub(super) fn is_usage(value: &Value) -> bool {
     is_set(value, "usage") && value.get("choices").and_then(Value::as_array).is_some_and(Vec::is_empty)
+}
+
+/// Takes the usage out of a stream, chunk by chunk, for a client that has not asked for it.
+#[derive(Debug, Default)]
+pub struct UsageRemover {
+    /// The last values of the fields around the choices.
+    seen: Map<String, Value>,
+}
+
+/// What is left of an event without its usage.
+#[derive(Debug, PartialEq, Eq)]
+pub enum WithoutUsage {
+    /// All of it: it has none.
+    Unchanged,
+    /// Nothing.
+    Nothing,
+    /// This data.
+    Data(String),
+}
+
+impl UsageRemover {
+    /// The next event. A usage chunk keeps what no other chunk has had, such as citations.
+    pub fn remove(&mut self, data: &str) -> WithoutUsage {
+        let Some(Value::Object(mut chunk)) = parse(data) else { return WithoutUsage::Unchanged };
+        if !is_usage(&Value::Object(chunk.clone())) {
+            self.seen.extend(chunk.into_iter().filter(|(name, _)| name != "choices"));
+            return WithoutUsage::Unchanged;
+        }
+        let seen = Value::Object(std::mem::take(&mut self.seen));
+        let is_repeated = is_repeated_but_for_usage(&Value::Object(chunk.clone()), std::slice::from_ref(&seen));
+        if let Value::Object(seen) = seen {
+            self.seen = seen;
+        }
+        if is_repeated {
+            return WithoutUsage::Nothing;
+        }
+        chunk.shift_remove("usage");
+        WithoutUsage::Data(Value::Object(chunk).to_string())
+    }
 }
 
 /// Whether a usage chunk has nothing else that is not in another chunk too.
@@ -105,38 +144,53 @@ pub(super) fn add_once(whole: &mut Object, name: String, value: Value) -> Option
     Some(())
 }
 
-/// The fields around the choices. `None`: the chunks are not those of one response.
-pub(super) fn envelope(chunks: &mut [Value], kind: &str) -> Option<Object> {
-    let mut whole = Object::new();
-    for chunk in chunks {
-        for (name, value) in chunk.as_object_mut()? {
-            if name != "choices" && !CHUNK_ONLY.contains(&name.as_str()) {
-                add_once(&mut whole, name.clone(), value.take())?;
-            }
+/// Adds the fields around the choices of a chunk. Gives its choices, each with its index. `None`: the chunk is not one of the
+/// same response.
+pub(super) fn add_envelope(whole: &mut Object, chunk: Value) -> Option<Vec<(u64, Object)>> {
+    let Value::Object(chunk) = chunk else {
+        return None;
+    };
+    let mut choices = None;
+    for (name, value) in chunk {
+        match value {
+            Value::Array(list) if name == "choices" => choices = Some(list),
+            value if !CHUNK_ONLY.contains(&name.as_str()) => add_once(whole, name, value)?,
+            _ => {}
         }
     }
-    whole.insert("object".to_owned(), kind.into());
-    Some(whole)
+    let choice = |choice: Value| match choice {
+        Value::Object(choice) => Some((choice.get("index")?.as_u64()?, choice)),
+        _ => None,
+    };
+    choices?.into_iter().map(choice).collect()
 }
 
-/// Stream to object.
-pub(super) fn to_object(mut chunks: Vec<Value>) -> Option<Value> {
-    let mut choices: BTreeMap<u64, Choice> = BTreeMap::new();
-    for chunk in &mut chunks {
-        for choice in chunk.get_mut("choices")?.as_array_mut()? {
-            let choice = std::mem::take(choice.as_object_mut()?);
-            let index = choice.get("index")?.as_u64()?;
-            choices.entry(index).or_default().add(choice)?;
+/// The object of a stream while its chunks arrive.
+#[derive(Debug, Default)]
+pub(super) struct Whole {
+    envelope: Object,
+    choices: BTreeMap<u64, Choice>,
+}
+
+impl Accumulate for Whole {
+    fn add(&mut self, chunk: Value) -> Option<()> {
+        for (index, choice) in add_envelope(&mut self.envelope, chunk)? {
+            self.choices.entry(index).or_default().add(choice)?;
         }
+        Some(())
     }
-    let mut whole = envelope(&mut chunks, "chat.completion")?;
-    let choices: Option<Vec<Value>> = choices.into_iter().map(|(index, choice)| choice.finish(index)).collect();
-    whole.insert("choices".to_owned(), Value::Array(choices.filter(|choices| !choices.is_empty())?));
-    Some(Value::Object(whole))
+
+    fn finish(mut self: Box<Self>) -> Option<Value> {
+        self.envelope.insert("object".to_owned(), "chat.completion".into());
+        let choices: Option<Vec<Value>> =
+            self.choices.into_iter().map(|(index, choice)| choice.finish(index)).collect();
+        self.envelope.insert("choices".to_owned(), Value::Array(choices.filter(|choices| !choices.is_empty())?));
+        Some(Value::Object(self.envelope))
+    }
 }
 
 /// A choice while its chunks arrive.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Choice {
     message: Object,
     tool_calls: BTreeMap<u64, Object>,

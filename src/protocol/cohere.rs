@@ -2,7 +2,7 @@
 
 use super::finish_reason::reject_finish_reason;
 use super::open_parts::OpenParts;
-use super::{EventKind, object, parse, text};
+use super::{Accumulate, EventKind, accumulated, object, parse, text};
 use crate::http::sse::Event;
 use crate::status::Reason;
 use serde_json::map::Entry;
@@ -55,25 +55,9 @@ pub(super) fn track(value: &Value, parts: &mut OpenParts) {
 /// Fields that a message has as empty at its start.
 const INITIALLY_EMPTY: [&str; 4] = ["content", "tool_plan", "tool_calls", "citations"];
 
-/// Stream to object.
-pub(super) fn to_object(chunks: Vec<Value>) -> Option<Value> {
-    let mut whole = Whole::default();
-    for chunk in chunks {
-        let Value::Object(event) = chunk else {
-            return None;
-        };
-        // The end is last.
-        if whole.end.is_some() {
-            return None;
-        }
-        whole.add(event)?;
-    }
-    whole.finish()
-}
-
 /// A response while its events arrive.
-#[derive(Default)]
-struct Whole {
+#[derive(Debug, Default)]
+pub(super) struct Whole {
     id: Option<Value>,
     message: Object,
     content: BTreeMap<u64, Object>,
@@ -84,9 +68,15 @@ struct Whole {
     end: Option<Object>,
 }
 
-impl Whole {
-    /// Adds an event. `None`: a part of it cannot be converted.
-    fn add(&mut self, mut event: Object) -> Option<()> {
+impl Accumulate for Whole {
+    fn add(&mut self, chunk: Value) -> Option<()> {
+        let Value::Object(mut event) = chunk else {
+            return None;
+        };
+        // The end is last.
+        if self.end.is_some() {
+            return None;
+        }
         let kind = event.remove("type")?;
         let index = event.remove("index").unwrap_or_default().as_u64();
         let delta = event.remove("delta").unwrap_or_default();
@@ -136,7 +126,7 @@ impl Whole {
         event.values().all(Value::is_null).then_some(())
     }
 
-    fn finish(self) -> Option<Value> {
+    fn finish(self: Box<Self>) -> Option<Value> {
         let mut end = self.end?;
         let mut message = self.message;
         let mut put = |name: &str, value: Value| message.insert(name.to_owned(), value);
@@ -304,7 +294,7 @@ pub(super) fn to_events(mut whole: Object) -> Option<Vec<Event>> {
     }
     push(json!({"type": "message-end", "delta": end}));
     // An item of the wrong type, for example, cannot be converted back.
-    to_object(events.iter().map(|event| parse(&event.data)).collect::<Option<_>>()?)?;
+    accumulated(Box::<Whole>::default(), events.iter().map(|event| parse(&event.data)))?;
     Some(events)
 }
 

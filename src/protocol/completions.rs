@@ -1,20 +1,24 @@
 //! OpenAI's legacy completions (API reference, "Completions"). A chunk is a partial completion.
 
-use super::chat::{Chunks, add_logprobs, add_once, envelope};
-use super::{ResponseMode, object};
+use super::chat::{Chunks, add_envelope, add_logprobs, add_once};
+use super::{Accumulate, ResponseMode, object};
 use crate::http::sse::Event;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 const KIND: &str = "text_completion";
 
-/// Stream to object.
-pub(super) fn to_object(mut chunks: Vec<Value>) -> Option<Value> {
-    let mut choices: BTreeMap<u64, Map<String, Value>> = BTreeMap::new();
-    for chunk in &mut chunks {
-        for choice in chunk.get_mut("choices")?.as_array_mut()? {
-            let choice = std::mem::take(choice.as_object_mut()?);
-            let whole = choices.entry(choice.get("index")?.as_u64()?).or_default();
+/// The object of a stream while its chunks arrive.
+#[derive(Debug, Default)]
+pub(super) struct Whole {
+    envelope: Map<String, Value>,
+    choices: BTreeMap<u64, Map<String, Value>>,
+}
+
+impl Accumulate for Whole {
+    fn add(&mut self, chunk: Value) -> Option<()> {
+        for (index, choice) in add_envelope(&mut self.envelope, chunk)? {
+            let whole = self.choices.entry(index).or_default();
             for (name, value) in choice {
                 match (name.as_str(), whole.get_mut(&name), value) {
                     ("text", Some(Value::String(so_far)), Value::String(more)) => so_far.push_str(&more),
@@ -23,19 +27,24 @@ pub(super) fn to_object(mut chunks: Vec<Value>) -> Option<Value> {
                 }
             }
         }
+        Some(())
     }
-    let mut whole = envelope(&mut chunks, KIND)?;
-    let aligned = |choice: &Map<String, Value>| {
-        let lists = choice.get("logprobs").and_then(Value::as_object).into_iter().flat_map(Map::values);
-        let mut lengths = lists.filter_map(Value::as_array).map(Vec::len);
-        lengths.next().is_none_or(|first| lengths.all(|length| length == first))
-    };
-    let finished = |choice: &Map<String, Value>| choice.get("finish_reason").is_some_and(Value::is_string);
-    if choices.is_empty() || !choices.values().all(|choice| finished(choice) && aligned(choice)) {
-        return None;
+
+    fn finish(mut self: Box<Self>) -> Option<Value> {
+        self.envelope.insert("object".to_owned(), KIND.into());
+        let aligned = |choice: &Map<String, Value>| {
+            let lists = choice.get("logprobs").and_then(Value::as_object).into_iter().flat_map(Map::values);
+            let mut lengths = lists.filter_map(Value::as_array).map(Vec::len);
+            lengths.next().is_none_or(|first| lengths.all(|length| length == first))
+        };
+        let finished = |choice: &Map<String, Value>| choice.get("finish_reason").is_some_and(Value::is_string);
+        if self.choices.is_empty() || !self.choices.values().all(|choice| finished(choice) && aligned(choice)) {
+            return None;
+        }
+        let choices = self.choices.into_values().map(Value::Object).collect();
+        self.envelope.insert("choices".to_owned(), Value::Array(choices));
+        Some(Value::Object(self.envelope))
     }
-    whole.insert("choices".to_owned(), Value::Array(choices.into_values().map(Value::Object).collect()));
-    Some(Value::Object(whole))
 }
 
 /// Object to stream: for each choice its text, then its end.

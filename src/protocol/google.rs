@@ -2,7 +2,7 @@
 
 use super::finish_reason::reject_finish_reason;
 use super::open_parts::OpenParts;
-use super::{EventKind, is_set, items, text};
+use super::{Accumulate, EventKind, accumulated, is_set, items, text};
 use crate::http::sse::Event;
 use crate::status::Reason;
 use serde_json::{Map, Value};
@@ -52,30 +52,38 @@ pub(super) fn track(value: &Value, parts: &mut OpenParts) {
     }
 }
 
-/// Stream to object.
-pub(super) fn to_object(chunks: Vec<Value>) -> Option<Value> {
-    let mut whole = Object::new();
-    // For the order of the fields. The value follows at the end.
-    whole.insert("candidates".to_owned(), Value::Null);
-    let mut candidates: BTreeMap<u64, Candidate> = BTreeMap::new();
-    for chunk in chunks {
+/// A response while its chunks arrive.
+#[derive(Debug, Default)]
+pub(super) struct Whole {
+    fields: Object,
+    candidates: BTreeMap<u64, Candidate>,
+}
+
+impl Accumulate for Whole {
+    fn add(&mut self, chunk: Value) -> Option<()> {
         let Value::Object(chunk) = chunk else {
             return None;
         };
         for (name, value) in chunk {
             match (name.as_str(), value) {
-                ("candidates", Value::Array(fragments)) => add_candidates(&mut candidates, fragments)?,
+                ("candidates", Value::Array(fragments)) => add_candidates(&mut self.candidates, fragments)?,
                 // Counts are totals.
                 ("usageMetadata", value @ Value::Object(_)) => {
-                    whole.insert(name, value);
+                    self.fields.insert(name, value);
                 }
-                (_, value) => add_field(&mut whole, name, value)?,
+                (_, value) => add_field(&mut self.fields, name, value)?,
             }
         }
+        Some(())
     }
-    let candidates: Option<Vec<Value>> = candidates.into_values().map(Candidate::finish).collect();
-    whole.insert("candidates".to_owned(), Value::Array(candidates.filter(|candidates| !candidates.is_empty())?));
-    Some(Value::Object(whole))
+
+    fn finish(self: Box<Self>) -> Option<Value> {
+        let candidates: Option<Vec<Value>> = self.candidates.into_values().map(Candidate::finish).collect();
+        let mut whole = Object::new();
+        whole.insert("candidates".to_owned(), Value::Array(candidates.filter(|candidates| !candidates.is_empty())?));
+        whole.extend(self.fields.into_iter().filter(|(name, _)| name != "candidates"));
+        Some(Value::Object(whole))
+    }
 }
 
 fn add_candidates(candidates: &mut BTreeMap<u64, Candidate>, fragments: Vec<Value>) -> Option<()> {
@@ -96,7 +104,7 @@ fn add_candidates(candidates: &mut BTreeMap<u64, Candidate>, fragments: Vec<Valu
 }
 
 /// A candidate while its chunks arrive.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Candidate {
     content: Option<Object>,
     parts: Option<Vec<Object>>,
@@ -233,7 +241,7 @@ pub(super) fn to_events(whole: Object) -> Option<Vec<Event>> {
     let chunk = Value::Object(whole);
     let event = Event::data(chunk.to_string());
     // The chunk has to be convertible back.
-    to_object(vec![chunk])?;
+    accumulated(Box::<Whole>::default(), [Some(chunk)])?;
     Some(vec![event])
 }
 

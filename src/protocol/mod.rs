@@ -7,6 +7,7 @@ mod anthropic;
 mod chat;
 mod cohere;
 mod completions;
+mod conversion_watch;
 pub mod error_body;
 pub mod finish_reason;
 mod google;
@@ -22,11 +23,14 @@ use crate::json::canonical::Document;
 use crate::json::{self, JsonCursor};
 use crate::routing::endpoint::Endpoint;
 use crate::status::Reason;
+pub use chat::{UsageRemover, WithoutUsage};
+pub use conversion_watch::{ConversionWatch, MAX_CONVERTED};
 use error_body::reports_error;
 use open_parts::OpenParts;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
+use std::fmt::Debug;
 
 /// A streaming protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -247,18 +251,19 @@ impl Protocol {
 
     /// The object of a complete stream, as the official client's accumulator builds it.
     pub fn to_object(self, events: &[Event]) -> Option<Value> {
-        let chunks = || -> Option<Vec<Value>> {
-            let events = events.iter().filter(|event| !is_done(event));
-            events.map(|event| parse(&event.data)).collect()
-        };
+        let events = events.iter().filter(|event| !is_done(event));
+        accumulated(self.accumulator(), events.map(|event| parse(&event.data)))
+    }
+
+    fn accumulator(self) -> Box<dyn Accumulate> {
         match self {
-            Protocol::Chat => chat::to_object(chunks()?),
-            Protocol::Completions => completions::to_object(chunks()?),
-            Protocol::Responses => responses::to_object(chunks()?),
-            Protocol::Anthropic => anthropic::to_object(chunks()?),
-            Protocol::Google => google::to_object(chunks()?),
-            Protocol::Cohere => cohere::to_object(chunks()?),
-            Protocol::Ollama => ollama::to_object(chunks()?),
+            Protocol::Chat => Box::<chat::Whole>::default(),
+            Protocol::Completions => Box::<completions::Whole>::default(),
+            Protocol::Responses => Box::<responses::Whole>::default(),
+            Protocol::Anthropic => Box::<anthropic::Message>::default(),
+            Protocol::Google => Box::<google::Whole>::default(),
+            Protocol::Cohere => Box::<cohere::Whole>::default(),
+            Protocol::Ollama => Box::<ollama::Whole>::default(),
         }
     }
 
@@ -295,6 +300,24 @@ impl Protocol {
         events.iter().for_each(|event| event.write_sse(&mut out));
         Some(("text/event-stream; charset=utf-8", out))
     }
+}
+
+/// Builds the object of a stream from its events.
+trait Accumulate: Debug {
+    /// Adds an event. `None`: the object has no place for it, so the stream has no object.
+    fn add(&mut self, event: Value) -> Option<()>;
+
+    /// The object. `None`: the stream is not complete.
+    fn finish(self: Box<Self>) -> Option<Value>;
+}
+
+/// The object of these events. `None` among them: one cannot be read.
+fn accumulated(
+    mut accumulator: Box<impl Accumulate + ?Sized>,
+    events: impl IntoIterator<Item = Option<Value>>,
+) -> Option<Value> {
+    events.into_iter().try_for_each(|event| accumulator.add(event?))?;
+    accumulator.finish()
 }
 
 /// Whether an event is `data: [DONE]`, which is not JSON.

@@ -2,7 +2,7 @@
 
 use super::finish_reason::reject_finish_reason;
 use super::open_parts::OpenParts;
-use super::{EventKind, text};
+use super::{Accumulate, EventKind, text};
 use crate::http::sse::Event;
 use serde_json::{Map, Value};
 
@@ -36,31 +36,39 @@ pub(super) fn track(value: &Value, parts: &mut OpenParts) {
     parts.update("response", None, true, value.get("done") == Some(&Value::Bool(true)));
 }
 
-/// Stream to object: the last line, with the texts, tool calls and log probabilities of all lines, as Ollama itself does it.
-pub(super) fn to_object(chunks: Vec<Value>) -> Option<Value> {
-    let mut whole = Object::new();
-    let mut done = false;
-    for line in chunks {
-        let Value::Object(line) = line else {
+/// A response while its lines arrive.
+#[derive(Debug, Default)]
+pub(super) struct Whole {
+    fields: Object,
+    done: bool,
+}
+
+impl Accumulate for Whole {
+    fn add(&mut self, chunk: Value) -> Option<()> {
+        let Value::Object(line) = chunk else {
             return None;
         };
         // The end is last.
-        if done {
+        if self.done {
             return None;
         }
-        done = line.get("done") == Some(&Value::Bool(true));
+        self.done = line.get("done") == Some(&Value::Bool(true));
         for (name, value) in line {
             match (name.as_str(), value) {
                 ("message", Value::Object(parts)) => {
-                    let message = whole.entry(name).or_insert_with(|| Value::Object(Object::new()));
+                    let message = self.fields.entry(name).or_insert_with(|| Value::Object(Object::new()));
                     let message = message.as_object_mut()?;
                     parts.into_iter().try_for_each(|(name, value)| add_field(message, name, value))?;
                 }
-                (_, value) => add_field(&mut whole, name, value)?,
+                (_, value) => add_field(&mut self.fields, name, value)?,
             }
         }
+        Some(())
     }
-    done.then_some(Value::Object(whole))
+
+    fn finish(self: Box<Self>) -> Option<Value> {
+        self.done.then_some(Value::Object(self.fields))
+    }
 }
 
 /// Adds a field. Texts and lists are joined, times and progress take the last value; any other field has one value.

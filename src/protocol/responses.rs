@@ -1,7 +1,7 @@
 //! OpenAI responses (API reference, "Streaming events"). The terminal event has the complete object.
 
 use super::open_parts::OpenParts;
-use super::{EventKind, items, text};
+use super::{Accumulate, EventKind, items, text};
 use crate::http::sse::Event;
 use crate::status::Reason;
 use serde_json::{Map, Value, json};
@@ -78,47 +78,56 @@ fn is_repeated(kind: &str) -> bool {
     REPEATED.iter().any(|(known, all)| *known == name && all.contains(&does))
 }
 
-/// Stream to object: that of the terminal event. `None`: the stream has content that the object lacks.
-pub(super) fn to_object(chunks: Vec<Value>) -> Option<Value> {
-    let mut seen = BTreeSet::new();
-    let mut done = BTreeMap::new();
-    let mut completed = None;
-    for mut chunk in chunks {
+/// The object of a stream while its events arrive: that of the terminal event, unless the stream has content that it lacks.
+#[derive(Debug, Default)]
+pub(super) struct Whole {
+    seen: BTreeSet<u64>,
+    done: BTreeMap<u64, Value>,
+    completed: Option<Value>,
+}
+
+impl Accumulate for Whole {
+    fn add(&mut self, mut chunk: Value) -> Option<()> {
         let kind = text(&chunk, "type").to_owned();
-        if !is_repeated(&kind) || (completed.is_some() && kind != "keepalive") {
+        if !is_repeated(&kind) || (self.completed.is_some() && kind != "keepalive") {
             return None;
         }
         match chunk.get("output_index") {
-            Some(index) => _ = seen.insert(index.as_u64()?),
+            Some(index) => _ = self.seen.insert(index.as_u64()?),
             // An event without an index concerns the response.
             None if kind.matches('.').count() < 2 => {}
             None => return None,
         }
         match kind.as_str() {
             "response.output_item.done" => {
-                done.insert(chunk.get("output_index")?.as_u64()?, chunk.get_mut("item")?.take());
+                self.done.insert(chunk.get("output_index")?.as_u64()?, chunk.get_mut("item")?.take());
             }
-            "response.completed" => completed = Some(chunk),
+            "response.completed" => self.completed = Some(chunk),
             _ => {}
         }
+        Some(())
     }
-    let Value::Object(mut completed) = completed? else {
-        return None;
-    };
-    let Value::Object(mut whole) = completed.remove("response")? else {
-        return None;
-    };
-    let beside =
-        completed.iter().any(|(name, value)| !["type", "sequence_number"].contains(&name.as_str()) && !value.is_null());
-    if beside || whole.get("status") != Some(&"completed".into()) {
-        return None;
+
+    fn finish(self: Box<Self>) -> Option<Value> {
+        let Value::Object(mut completed) = self.completed? else {
+            return None;
+        };
+        let Value::Object(mut whole) = completed.remove("response")? else {
+            return None;
+        };
+        let beside = completed
+            .iter()
+            .any(|(name, value)| !["type", "sequence_number"].contains(&name.as_str()) && !value.is_null());
+        if beside || whole.get("status") != Some(&"completed".into()) {
+            return None;
+        }
+        let output = whole.entry("output").or_insert(Value::Null);
+        // Some servers leave the output out of the terminal event. It consists of the finished items.
+        if output.is_null() && self.done.len() == self.seen.len() {
+            *output = Value::Array(self.done.into_values().collect());
+        }
+        (output.as_array()?.len() >= self.seen.len()).then_some(Value::Object(whole))
     }
-    let output = whole.entry("output").or_insert(Value::Null);
-    // Some servers leave the output out of the terminal event. It consists of the finished items.
-    if output.is_null() && done.len() == seen.len() {
-        *output = Value::Array(done.into_values().collect());
-    }
-    (output.as_array()?.len() >= seen.len()).then_some(Value::Object(whole))
 }
 
 /// Makes the events of a stream, in numbered order.
@@ -331,7 +340,12 @@ fn names_of(item: &Value) -> Option<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::accumulated;
     use super::*;
+
+    fn to_object(chunks: Vec<Value>) -> Option<Value> {
+        accumulated(Box::<Whole>::default(), chunks.into_iter().map(Some))
+    }
 
     fn events(object: &Value) -> Option<Vec<Event>> {
         to_events(object.as_object().unwrap().clone())

@@ -4,6 +4,8 @@ use super::coalesce_request::CoalesceRequest;
 use super::in_flight::{CurrentFetch, FetchState, FetchTask, FetchedHead, InFlightFetch};
 use super::platform::{ClientSignal, FetchError, Platform, SharedResponse};
 use crate::cache::coalesce::{self, Disposition, InFlightState, Role};
+use crate::http::media_type;
+use crate::protocol::Protocol;
 use crate::status::Reason;
 use crate::telemetry::exchange_log::{CoalesceRole, ExchangeLog, Measurements};
 use futures_channel::oneshot;
@@ -42,8 +44,8 @@ pub enum CoalescerReply<P: Platform> {
     Follower {
         /// The response.
         response: P::Follower,
-        /// How often that request was retried.
-        retries: u32,
+        /// What the client is told about it.
+        disposition: Disposition,
     },
     /// An encoded entry. `retained`: it was there before the client came.
     Entry {
@@ -74,7 +76,7 @@ impl<P: Platform> CoalescerReply<P> {
             CoalescerReply::Leader { retries, storable, .. } => {
                 Disposition::Leader { retries: *retries, storable: *storable }
             }
-            CoalescerReply::Follower { retries, .. } => Disposition::Follower { retries: *retries },
+            CoalescerReply::Follower { disposition, .. } => *disposition,
             CoalescerReply::Entry { retained: true, .. } => Disposition::Retained,
             CoalescerReply::Entry { retained: false, .. } => Disposition::Entry,
             CoalescerReply::Failed { error: FetchError::Unreachable, retries } => {
@@ -147,11 +149,13 @@ impl<P: Platform> Coalescer<P> {
                     response_mode: fetch.response_mode,
                     clients: fetch.clients(),
                     closed: false,
+                    unconvertible: false,
                 },
                 (Some(fetch), Some(FetchState::Streaming { response, .. })) => InFlightState::Fetching {
                     response_mode: fetch.response_mode,
                     clients: fetch.clients(),
                     closed: response.has_overflowed() || !response.status().is_success(),
+                    unconvertible: fetch.is_unconvertible(),
                 },
                 _ => InFlightState::Idle,
             };
@@ -172,9 +176,11 @@ impl<P: Platform> Coalescer<P> {
                 (Role::ReuseComplete, ..) => CoalescerReply::Busy,
                 (Role::StreamFollower | Role::Waiter, Some(fetch), _) => {
                     let _guard = fetch.wait(client);
-                    let followed = follow(&fetch, role, request, platform.config().cache.shared_scope);
+                    let followed = follow(platform, &fetch, role, request);
                     match select(pin!(followed), pin!(client.disconnected())).await {
-                        Either::Left((reply, _)) => reply?,
+                        Either::Left((Followed::Reply(reply), _)) => reply,
+                        Either::Left((Followed::Failed, _)) => return None,
+                        Either::Left((Followed::Unconvertible, _)) => continue,
                         Either::Right(_) => {
                             let waited = platform.now().saturating_sub(came);
                             let measurements = Measurements {
@@ -226,38 +232,64 @@ impl<P: Platform> Coalescer<P> {
     }
 }
 
-/// Waits for a response that a client which does not lead can use. `across_tenants`: the clients are not one tenant. `None`:
-/// the fetch failed before its response head.
+/// What becomes of a client that waits for another's fetch.
+enum Followed<P: Platform> {
+    /// It gets this.
+    Reply(CoalescerReply<P>),
+    /// The fetch failed before its response head.
+    Failed,
+    /// The stream cannot be converted to what the client wants.
+    Unconvertible,
+}
+
+/// Waits for a response that a client which does not lead can use.
 async fn follow<P: Platform>(
-    fetch: &InFlightFetch<P>,
+    platform: &P,
+    fetch: &Rc<InFlightFetch<P>>,
     role: Role,
     request: &CoalesceRequest,
-    across_tenants: bool,
-) -> Option<CoalescerReply<P>> {
-    let share = |response: &P::Shared| {
-        let retries = fetch.retries();
-        let follower = response.for_follower(across_tenants, retries);
-        Some(follower.map_or(CoalescerReply::Independent, |response| CoalescerReply::Follower { response, retries }))
+) -> Followed<P> {
+    let (theirs, ours) = (fetch.response_mode, request.response_mode);
+    let separates_usage = Protocol::of(request.endpoint).is_some_and(Protocol::separates_usage);
+    let takes_out_usage = separates_usage && theirs.include_usage && !ours.include_usage;
+    // What was asked for as a stream and is none has to be complete before it is converted.
+    let is_live = |response: &P::Shared| {
+        role == Role::StreamFollower
+            && (!takes_out_usage || media_type::is_event_stream(&media_type::essence(response.headers())))
+    };
+    let share = |response: &P::Shared, takes_out_usage: bool| {
+        let disposition = Disposition::Follower { retries: fetch.retries(), takes_out_usage };
+        let follower = response.for_follower(platform.config().cache.shared_scope, disposition);
+        let reply = |response| CoalescerReply::Follower { response, disposition };
+        Followed::Reply(follower.map_or(CoalescerReply::Independent, reply))
     };
     loop {
         match fetch.state() {
             FetchState::AwaitingHead => {}
             // Only what will be stored is shared.
-            FetchState::Streaming { response, storable: true } if role == Role::StreamFollower => {
-                return share(&response);
+            FetchState::Streaming { response, storable: true } if is_live(&response) => {
+                return share(&response, takes_out_usage);
+            }
+            FetchState::Streaming { response, storable: true } if theirs.stream && !ours.stream => {
+                if fetch.is_unconvertible() {
+                    return Followed::Unconvertible;
+                }
+                fetch.clone().watch_conversion(platform, response, request.endpoint);
             }
             FetchState::Streaming { storable: true, .. } => {}
             // An error is the same for every client that sends the same request. It is shared once it is complete.
             FetchState::Streaming { response, .. }
                 if fetch.is_of(request) && is_error(&*response) && !response.has_overflowed() => {}
             FetchState::Discarded { response, ended_cleanly: true } if fetch.is_of(request) && is_error(&*response) => {
-                return share(&response);
+                return share(&response, false);
             }
             FetchState::Complete(complete) => {
-                return Some(CoalescerReply::Entry { value: complete.value.clone(), retained: false });
+                return Followed::Reply(CoalescerReply::Entry { value: complete.value.clone(), retained: false });
             }
-            FetchState::Failed => return None,
-            FetchState::Streaming { .. } | FetchState::Discarded { .. } => return Some(CoalescerReply::Independent),
+            FetchState::Failed => return Followed::Failed,
+            FetchState::Streaming { .. } | FetchState::Discarded { .. } => {
+                return Followed::Reply(CoalescerReply::Independent);
+            }
         }
         fetch.changed().await;
     }

@@ -248,7 +248,8 @@ async fn forward<P: Platform>(
     let client = platform.client();
     let spent_ms = began.saturating_sub(received);
     match coalesce(&platform, &fetch, &body, &client, spent_ms, &log).await {
-        Joined::Response { response, role, retries, storable } => {
+        Joined::Response { response, role, retries, storable, takes_out_usage } => {
+            fetch.takes_out_usage = takes_out_usage;
             let head = Head { response: Ok(response), role: Some(role), retries, storable, exchange_logs: true };
             let _ = sender.send(on_head(&platform, fetch, head, stored, began, log));
             return;

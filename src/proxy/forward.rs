@@ -36,6 +36,8 @@ pub struct UpstreamFetch {
     pub(super) timeout: Duration,
     pub(super) status: CacheStatus,
     pub(super) transform: ResponseTransform,
+    /// Whether the response comes with usage that the client has not asked for.
+    pub(super) takes_out_usage: bool,
     pub(super) stale_fallback: Option<StaleFallback>,
 }
 
@@ -71,7 +73,7 @@ impl UpstreamFetch {
 
     /// What the body needs on its way to the client. `None`: it is passed on as it comes.
     pub fn body_transform(&self, config: &Config, status: StatusCode, headers: &HeaderMap) -> Option<BodyTransform> {
-        self.transform.open(status, headers, config.cache.max_bytes)
+        self.transform.open(status, headers, config.cache.max_bytes, self.takes_out_usage)
     }
 
     /// The stale response to serve because the upstream failed. `response`: the status that came, or why none did.

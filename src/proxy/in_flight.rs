@@ -7,8 +7,10 @@ use super::platform::{
 use crate::cache::admission::Capture;
 use crate::cache::coalesce::MAX_RETAINED_BYTES;
 use crate::cache::entry::{Entry, EntryHead};
+use crate::http::media_type;
 use crate::http::retry::RetrySafety;
-use crate::protocol::ResponseMode;
+use crate::protocol::{ConversionWatch, Protocol, ResponseMode};
+use crate::routing::endpoint::Endpoint;
 use crate::status::Reason;
 use crate::telemetry::exchange_log::{CoalesceRole, ExchangeLog, Measurements};
 use futures_channel::oneshot;
@@ -66,6 +68,15 @@ impl<P: Platform> Clone for FetchState<P> {
     }
 }
 
+/// Whether a stream can be converted to an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Conversion {
+    NotWatched,
+    /// As far as is known.
+    Watched,
+    Impossible,
+}
+
 /// One upstream request, and the clients that wait for it.
 pub struct InFlightFetch<P: Platform> {
     /// The mode that its leader wants the response in.
@@ -74,6 +85,7 @@ pub struct InFlightFetch<P: Platform> {
     /// The header fields that the upstream gets.
     headers: Vec<(String, String)>,
     retries: Cell<u32>,
+    conversion: Cell<Conversion>,
     state: RefCell<FetchState<P>>,
     watchers: RefCell<Vec<oneshot::Sender<()>>>,
     waiting: RefCell<Vec<P::Client>>,
@@ -87,6 +99,7 @@ impl<P: Platform> InFlightFetch<P> {
             key_covers_request: request.key_covers_request,
             headers: request.headers.clone(),
             retries: Cell::new(0),
+            conversion: Cell::new(Conversion::NotWatched),
             state: RefCell::new(FetchState::AwaitingHead),
             watchers: RefCell::default(),
             waiting: RefCell::default(),
@@ -107,12 +120,36 @@ impl<P: Platform> InFlightFetch<P> {
 
     fn transition(&self, state: FetchState<P>) {
         self.state.replace(state);
+        self.wake();
+    }
+
+    fn wake(&self) {
         for watcher in self.watchers.take() {
             let _ = watcher.send(());
         }
     }
 
-    /// Resolves at the next transition. Nothing may be awaited between reading the state and calling this.
+    /// Whether the response is a stream that cannot be converted to an object, as far as is known.
+    pub fn is_unconvertible(&self) -> bool {
+        self.conversion.get() == Conversion::Impossible
+    }
+
+    /// Finds out whether the response is a stream that cannot be converted, as soon as that shows. One task does that for all
+    /// clients that wait for the object.
+    pub fn watch_conversion(self: Rc<Self>, platform: &P, response: Rc<P::Shared>, endpoint: Endpoint) {
+        let watch = Protocol::of(endpoint)
+            .and_then(|protocol| ConversionWatch::new(protocol, &media_type::essence(response.headers())));
+        let (Some(mut watch), Conversion::NotWatched) = (watch, self.conversion.get()) else { return };
+        self.conversion.set(Conversion::Watched);
+        platform.spawn(async move {
+            if response.watch(|chunk| watch.push(chunk)).await {
+                self.conversion.set(Conversion::Impossible);
+                self.wake();
+            }
+        });
+    }
+
+    /// Resolves at the next change of the state or of `is_unconvertible`. Nothing may be awaited between reading the state and calling this.
     pub async fn changed(&self) {
         let (sender, changed) = oneshot::channel();
         self.watchers.borrow_mut().push(sender);

@@ -106,6 +106,7 @@ impl CacheableRequest {
             key_covers_request: self.key_covers_request,
             timeout: self.timeout,
             transform: self.transform,
+            takes_out_usage: false,
             stale_fallback,
         }
     }

@@ -7,6 +7,7 @@ use super::cacheable_request::CacheableRequest;
 use super::coalesce_request::CoalesceRequest;
 use super::reply::{CachedResponse, HeaderEdits, ProxyResponse};
 use crate::cache::admission::Capture;
+use crate::cache::coalesce::Disposition;
 use crate::cache::entry::{Entry, EntryHead};
 use crate::config::Config;
 use crate::http::message::UpstreamRequest;
@@ -178,11 +179,16 @@ pub trait SharedResponse: 'static {
 
     /// The HTTP status.
     fn status(&self) -> StatusCode;
+    /// The header fields.
+    fn headers(&self) -> &HeaderMap;
     /// The response for the client that leads. `None`: it is gone.
     fn for_leader(&self) -> Option<Self::Upstream>;
     /// The response from its first byte, without what concerns the leader alone. `across_tenants`: the clients are not one
-    /// tenant. `retries`: how often the leader's request was retried. `None`: the first byte is gone.
-    fn for_follower(&self, across_tenants: bool, retries: u32) -> Option<Self::Follower>;
+    /// tenant. `disposition`: what the client is told about it. `None`: the first byte is gone.
+    fn for_follower(&self, across_tenants: bool, disposition: Disposition) -> Option<Self::Follower>;
+    /// Gives the body's chunks to `accepts` as they come, until it refuses one. Whether it has refused one, or the first byte is
+    /// gone.
+    fn watch(&self, accepts: impl FnMut(&[u8]) -> bool) -> impl Future<Output = bool>;
     /// Whether too much has come for another client to join.
     fn has_overflowed(&self) -> bool;
     /// Resolves when it overflows.
@@ -229,6 +235,8 @@ pub enum Joined<U, B> {
         retries: u32,
         /// Whether the response may be stored, by its head.
         storable: Result<(), Reason>,
+        /// Whether usage that this client has not asked for has to be taken out.
+        takes_out_usage: bool,
     },
     /// An encoded entry. `retained`: it was there before the client came.
     Entry {

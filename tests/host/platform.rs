@@ -5,8 +5,8 @@ use futures_util::task::LocalSpawnExt;
 use http::{HeaderMap, Method, StatusCode};
 use reprise::testing::{
     AdminCommand, AdminResult, BodyRead, BodyTransform, Buffer, CacheKey, CacheableRequest, CachedResponse, Capture,
-    ClientSignal, CoalesceRequest, Config, ConfigError, Entry, EntryHead, ExchangeLog, FetchError, FetchOptions,
-    FetchOutcome, HeaderEdits, Joined, LogFields, LogSink, Lookup, Measurements, Platform, ProxyResponse,
+    ClientSignal, CoalesceRequest, Config, ConfigError, Disposition, Entry, EntryHead, ExchangeLog, FetchError,
+    FetchOptions, FetchOutcome, HeaderEdits, Joined, LogFields, LogSink, Lookup, Measurements, Platform, ProxyResponse,
     REPRESENTATION_HEADERS, Reason, RequestHead, ShareOptions, SharedResponse, UpstreamHead, UpstreamRequest, exchange,
     log_line, misconfigured,
 };
@@ -106,6 +106,7 @@ impl Host {
         };
         let head = RequestHead {
             method: request.method.clone(),
+            origin: "https://proxy".to_owned(),
             path: path.to_owned(),
             query,
             headers: request.headers.clone(),
@@ -178,8 +179,16 @@ impl SharedResponse for UpstreamResponse {
         Some(self.clone())
     }
 
-    fn for_follower(&self, _: bool, _: u32) -> Option<UpstreamResponse> {
+    fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    fn for_follower(&self, _: bool, _: Disposition) -> Option<UpstreamResponse> {
         Some(self.clone())
+    }
+
+    async fn watch(&self, mut accepts: impl FnMut(&[u8]) -> bool) -> bool {
+        !self.body.chunks(7).all(&mut accepts)
     }
 
     fn has_overflowed(&self) -> bool {
@@ -427,7 +436,7 @@ impl Platform for Plain {
             headers.remove(*name);
         }
         for (name, value) in &edits.set {
-            headers.insert(*name, value.parse().unwrap());
+            headers.insert(name.parse::<http::HeaderName>().unwrap(), value.parse().unwrap());
         }
         for (name, value) in &edits.append {
             headers.append(*name, value.parse().unwrap());

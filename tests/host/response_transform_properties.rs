@@ -69,7 +69,7 @@ fn transformed(endpoint: Endpoint, kind: &str, tags: (&str, &str), body: &[u8], 
     let mut headers = HeaderMap::new();
     headers.insert("content-type", kind.parse().unwrap());
     let response_transform = ResponseTransform::think(endpoint, Some(ThinkTags::new(Some(tags.0), Some(tags.1))));
-    let mut body_transform = response_transform.open(StatusCode::OK, &headers, 1 << 20).unwrap();
+    let mut body_transform = response_transform.open(StatusCode::OK, &headers, 1 << 20, false).unwrap();
     let mut out: Vec<u8> = body.chunks(size).flat_map(|piece| body_transform.push(piece)).collect();
     out.extend(body_transform.finish());
     out
@@ -215,7 +215,7 @@ proptest! {
         let body = format!("{{\"data\": [{{\"index\":0, \"embedding\" : [{}]}}],\"usage\":{{\"t\":1.0}}}}", numbers.join(" , "));
         let mut headers = HeaderMap::new();
         headers.insert("content-type", "application/json".parse().unwrap());
-        let mut body_transform = ResponseTransform::base64().open(StatusCode::OK, &headers, 1 << 20).unwrap();
+        let mut body_transform = ResponseTransform::base64().open(StatusCode::OK, &headers, 1 << 20, false).unwrap();
         let mut out = body_transform.push(body.as_bytes());
         out.extend(body_transform.finish());
         let answer: Value = serde_json::from_slice(&out).unwrap();

@@ -11,6 +11,7 @@ mod splitter;
 mod stream;
 mod tag_filter;
 mod text_fields;
+mod usage;
 
 pub use tag_filter::TagFilter;
 
@@ -26,6 +27,7 @@ use http::{HeaderMap, StatusCode};
 use serde::de::IgnoredAny;
 use splitter::SplitAt;
 use stream::StreamFilter;
+use usage::UsageFilter;
 
 /// The transform of the responses to one request.
 #[derive(Debug, Clone, Default)]
@@ -68,12 +70,25 @@ impl ResponseTransform {
     }
 
     /// Begins the transform of an upstream response. `max_bytes`: longer objects and events stay as they are. `None`: the whole
-    /// body stays as it is.
-    pub fn open(&self, status: StatusCode, response: &HeaderMap, max_bytes: usize) -> Option<BodyTransform> {
+    /// body stays as it is. `takes_out_usage`: it is a stream with usage that the client has not asked for.
+    pub fn open(
+        &self,
+        status: StatusCode,
+        response: &HeaderMap,
+        max_bytes: usize,
+        takes_out_usage: bool,
+    ) -> Option<BodyTransform> {
         // The Workers runtime decodes only these two.
         let coding = fields::joined_lowercase(response, http::header::CONTENT_ENCODING);
-        let is_decoded = matches!(coding.as_str(), "" | "identity" | "gzip" | "br");
-        if is_decoded { self.begin(status.as_u16(), &media_type::essence(response), max_bytes) } else { None }
+        if !matches!(coding.as_str(), "" | "identity" | "gzip" | "br") {
+            return None;
+        }
+        let transform = self.begin(status.as_u16(), &media_type::essence(response), max_bytes);
+        if !takes_out_usage {
+            return transform;
+        }
+        let mode = transform.map_or(Mode::PassThrough, |transform| transform.mode);
+        Some(BodyTransform { usage: Some(Box::new(UsageFilter::new(max_bytes))), mode })
     }
 
     /// The body of a stored response, transformed. `content_type`: of the converted body, if the stored one was converted.
@@ -103,13 +118,17 @@ impl ResponseTransform {
             }
             _ => return None,
         };
-        Some(BodyTransform(mode))
+        Some(BodyTransform { usage: None, mode })
     }
 }
 
 /// The transform of one body. Bytes go in as they arrive, and come out as soon as it is known that they stay.
 #[derive(Debug)]
-pub struct BodyTransform(Mode);
+pub struct BodyTransform {
+    /// Comes first.
+    usage: Option<Box<UsageFilter>>,
+    mode: Mode,
+}
 
 #[derive(Debug)]
 enum Mode {
@@ -127,28 +146,17 @@ enum Mode {
 impl BodyTransform {
     /// Takes the next chunk; returns the bytes that can be sent.
     pub fn push(&mut self, chunk: &[u8]) -> Vec<u8> {
-        match &mut self.0 {
-            Mode::Stream(filter) => filter.push(chunk),
-            Mode::Whole { body, max_bytes, .. } => {
-                body.extend_from_slice(chunk);
-                if body.len() <= *max_bytes {
-                    return Vec::new();
-                }
-                let body = std::mem::take(body);
-                self.0 = Mode::PassThrough;
-                body
-            }
-            Mode::PassThrough => chunk.to_vec(),
+        match &mut self.usage {
+            Some(filter) => self.mode.push(&filter.push(chunk)),
+            None => self.mode.push(chunk),
         }
     }
 
     /// The body has ended; returns the rest of it.
-    pub fn finish(self) -> Vec<u8> {
-        match self.0 {
-            Mode::Stream(filter) => filter.finish(),
-            Mode::Whole { rule, body, .. } => transformed(&rule, &body).unwrap_or(body),
-            Mode::PassThrough => Vec::new(),
-        }
+    pub fn finish(mut self) -> Vec<u8> {
+        let mut out = self.usage.map(|filter| self.mode.push(&filter.finish())).unwrap_or_default();
+        out.extend(self.mode.finish());
+        out
     }
 
     /// Transforms a complete body.
@@ -156,6 +164,32 @@ impl BodyTransform {
         let mut out = self.push(body);
         out.extend(self.finish());
         out
+    }
+}
+
+impl Mode {
+    fn push(&mut self, chunk: &[u8]) -> Vec<u8> {
+        match self {
+            Mode::Stream(filter) => filter.push(chunk),
+            Mode::Whole { body, max_bytes, .. } => {
+                body.extend_from_slice(chunk);
+                if body.len() <= *max_bytes {
+                    return Vec::new();
+                }
+                let body = std::mem::take(body);
+                *self = Mode::PassThrough;
+                body
+            }
+            Mode::PassThrough => chunk.to_vec(),
+        }
+    }
+
+    fn finish(self) -> Vec<u8> {
+        match self {
+            Mode::Stream(filter) => filter.finish(),
+            Mode::Whole { rule, body, .. } => transformed(&rule, &body).unwrap_or(body),
+            Mode::PassThrough => Vec::new(),
+        }
     }
 }
 

@@ -150,20 +150,30 @@ impl SharedResponse for SharedBody {
         self.response.status
     }
 
+    fn headers(&self) -> &HeaderMap {
+        &self.response.headers
+    }
+
     fn for_leader(&self) -> Option<UpstreamResponse> {
         self.leader.clone().map(|body| self.response.with_body(body))
     }
 
     /// The response says what it is in the header between Durable Object and Worker.
-    fn for_follower(&self, across_tenants: bool, retries: u32) -> Option<Response> {
+    fn for_follower(&self, across_tenants: bool, disposition: Disposition) -> Option<Response> {
         let headers = &self.response.headers;
         let body = self.broadcast.as_ref().map(|broadcast| broadcast.open_stream(decoded_length(headers)));
         let body = body.transpose().ok()?;
         let names = headers.keys().map(HeaderName::as_str);
         let removed: Vec<&str> = names.filter(|name| !stored_headers::is_shared(name, across_tenants)).collect();
-        let disposition = Disposition::Follower { retries }.to_header_value();
+        let disposition = disposition.to_header_value();
         let set = (DISPOSITION_HEADER, disposition.as_str());
         Some(interop::with_header(&self.response.response, body.as_ref(), &removed, set))
+    }
+
+    async fn watch(&self, mut accepts: impl FnMut(&[u8]) -> bool) -> bool {
+        let Some(broadcast) = &self.broadcast else { return false };
+        let Ok(body) = broadcast.open_stream(None) else { return true };
+        interop::read_while(&body, &mut accepts).await
     }
 
     fn has_overflowed(&self) -> bool {

@@ -116,10 +116,12 @@ impl DurableObjectNamespace {
         let upstream = || UpstreamResponse::from_coalescer(Clone::clone(&response));
         Some(match disposition {
             Disposition::Leader { retries, storable } => {
-                Joined::Response { response: upstream(), role: CoalesceRole::Leader, retries, storable }
+                let role = CoalesceRole::Leader;
+                Joined::Response { response: upstream(), role, retries, storable, takes_out_usage: false }
             }
-            Disposition::Follower { retries } => {
-                Joined::Response { response: upstream(), role: CoalesceRole::Follower, retries, storable: Ok(()) }
+            Disposition::Follower { retries, takes_out_usage } => {
+                let role = CoalesceRole::Follower;
+                Joined::Response { response: upstream(), role, retries, storable: Ok(()), takes_out_usage }
             }
             Disposition::Entry | Disposition::Retained => {
                 let buffer = JsFuture::from(response.array_buffer().ok()?).await.ok()?;

@@ -1,0 +1,90 @@
+//! Takes usage out of a running stream, event by event.
+
+use super::splitter::{Block, Segment, SplitAt, Splitter};
+use crate::protocol::{UsageRemover, WithoutUsage};
+
+/// A filter for one stream.
+#[derive(Debug)]
+pub(super) struct UsageFilter {
+    splitter: Splitter,
+    remover: UsageRemover,
+}
+
+impl UsageFilter {
+    /// `max_bytes`: longer events stay as they are.
+    pub(super) fn new(max_bytes: usize) -> UsageFilter {
+        UsageFilter { splitter: Splitter::new(SplitAt::Events, max_bytes), remover: UsageRemover::default() }
+    }
+
+    pub(super) fn push(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        let remover = &mut self.remover;
+        self.splitter.push(bytes, &mut |segment| emit(remover, segment, &mut out));
+        out
+    }
+
+    pub(super) fn finish(mut self) -> Vec<u8> {
+        let mut out = Vec::new();
+        let remover = &mut self.remover;
+        self.splitter.finish(&mut |segment| emit(remover, segment, &mut out));
+        out
+    }
+}
+
+fn emit(remover: &mut UsageRemover, segment: Segment, out: &mut Vec<u8>) {
+    match segment {
+        Segment::Raw(bytes) => out.extend(bytes),
+        Segment::Event(block) => out.extend(without_usage(remover, &block)),
+        Segment::Close => {}
+    }
+}
+
+fn without_usage(remover: &mut UsageRemover, block: &Block) -> Vec<u8> {
+    match remover.remove(&block.data()) {
+        WithoutUsage::Unchanged => block.raw().to_vec(),
+        WithoutUsage::Nothing => Vec::new(),
+        WithoutUsage::Data(data) => block.with_data(data.as_bytes()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filtered(stream: &str, chunk: usize) -> String {
+        let mut filter = UsageFilter::new(1_000);
+        let mut out: Vec<u8> = stream.as_bytes().chunks(chunk).flat_map(|bytes| filter.push(bytes)).collect();
+        out.extend(filter.finish());
+        String::from_utf8(out).unwrap()
+    }
+
+    const CHUNK: &str = "data: {\"id\":\"c\",\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}],\"usage\":null}\n\n";
+    const DONE: &str = "data: [DONE]\n\n";
+
+    #[test]
+    fn the_usage_chunk_is_left_out_and_every_other_byte_stays() {
+        let usage = "data: {\"id\":\"c\",\"model\":\"m\",\"choices\":[],\"usage\":{\"total_tokens\":3}}\n\n";
+        for end in ["\n\n", "\r\n\r\n", "\r\r"] {
+            let with = |text: &str| text.replace("\n\n", end);
+            let stream = with(&format!(": comment\n\n{CHUNK}event: x\nid: 7\n{CHUNK}{usage}{DONE}"));
+            let expected = with(&format!(": comment\n\n{CHUNK}event: x\nid: 7\n{CHUNK}{DONE}"));
+            for chunk in [1, 2, 7, 10_000] {
+                assert_eq!(filtered(&stream, chunk), expected, "{end:?} {chunk}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_only_the_usage_chunk_has_stays() {
+        let usage = "data: {\"id\":\"c\",\"choices\":[],\"usage\":{\"n\":1.50},\"citations\":[\"x\"],\"n\":1e2}\n\n";
+        let kept = "data: {\"id\":\"c\",\"choices\":[],\"citations\":[\"x\"],\"n\":1e2}\n\n";
+        assert_eq!(filtered(&format!("{CHUNK}{usage}{DONE}"), 5), format!("{CHUNK}{kept}{DONE}"));
+    }
+
+    #[test]
+    fn usage_beside_a_choice_stays() {
+        let last = "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}],\"usage\":{\"n\":1}}\n\n";
+        let stream = format!("{CHUNK}{last}data: not json\n\n{DONE}data: cut");
+        assert_eq!(filtered(&stream, 3), stream);
+    }
+}
