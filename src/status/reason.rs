@@ -114,19 +114,19 @@ reasons! {
     /// Not stored: a newer response for the same cache key has been stored, or the entry has been deleted.
     Superseded = "superseded",
     /// Not stored: the response body is empty.
-    ResponseEmpty = "answer-empty",
+    ResponseEmpty = "response-empty",
     /// Not stored: `Vary` is `*` or names a header that is not part of the cache key.
     Vary = "vary",
-    /// Not stored: the body is neither JSON nor a stream and has no length, so half of it would look whole.
+    /// Not stored: the body is neither JSON nor a stream and has no length, so a truncated one would look complete.
     LengthUnknown = "length-unknown",
     /// Not stored: the response was truncated.
     Truncated = "truncated",
     /// Not stored: the response paused for longer than `IDLE_TIMEOUT`.
     Stalled = "stalled",
     /// Not stored: the response should be JSON, and is not.
-    ResponseNotJson = "answer-not-json",
+    ResponseNotJson = "response-not-json",
     /// Not stored: the response has a content type that the endpoint does not produce.
-    ResponseType = "answer-type",
+    ResponseType = "response-type",
     /// Not stored: the response contains an error.
     ErrorBody = "error-body",
     /// Not stored: the response says that it is not complete.

@@ -139,16 +139,16 @@ const UPSTREAM = {
 
   ...Object.fromEntries(
     [429, 500, 502, 503, 504, 529].flatMap((status) => [
-      [`answers ${status}`, { responds: fails(status), ...failure(status, 2, { "retry-after": null }) }],
+      [`responds with ${status}`, { responds: fails(status), ...failure(status, 2, { "retry-after": null }) }],
       [
-        `answers ${status} with Retry-After`,
+        `responds with ${status} and Retry-After`,
         {
           responds: fails(status, { "retry-after": "0" }),
           ...failure(status, 2, { "retry-after": "0", "x-request-id": "req_failed" }),
         },
       ],
       [
-        `answers ${status} with a Retry-After beyond TIMEOUT`,
+        `responds with ${status} and a Retry-After beyond TIMEOUT`,
         { responds: fails(status, { "retry-after": "100" }), ...failure(status, 1, { "retry-after": "100" }) },
       ],
     ]),
@@ -194,9 +194,9 @@ const UPSTREAM = {
       () => ({ "content-length": String(HALF), connection: "close" }),
       (res, bytes) => void res.end(bytes),
     ),
-    plain: { ...MISS, log: "answer-not-json", body: { part: HALF } },
+    plain: { ...MISS, log: "response-not-json", body: { part: HALF } },
     stream: { ...MISS, log: "truncated", body: { part: HALF } },
-    stale: { ...EXPIRED, log: "answer-not-json", body: { part: HALF } },
+    stale: { ...EXPIRED, log: "response-not-json", body: { part: HALF } },
   },
 
   "declares gzip for an uncompressed body": { responds: compressed((bytes) => bytes), ...undecodable },
