@@ -143,10 +143,10 @@ fn is_cors_preflight(request: &RequestHead) -> bool {
 /// The method and the fields of a preflight that names a control. The upstream does not know controls, so the proxy responds
 /// itself.
 pub fn preflight_for_controls(request: &RequestHead) -> Option<(&str, &str)> {
-    let asked_for = |name| request.headers.get(name).and_then(|value| value.to_str().ok());
-    let fields = asked_for(http::header::ACCESS_CONTROL_REQUEST_HEADERS)?;
+    let requested = |name| request.headers.get(name).and_then(|value| value.to_str().ok());
+    let fields = requested(http::header::ACCESS_CONTROL_REQUEST_HEADERS)?;
     let is_control = |field: &str| field.trim().to_ascii_lowercase().starts_with("x-proxy-");
-    let method = asked_for(http::header::ACCESS_CONTROL_REQUEST_METHOD)?;
+    let method = requested(http::header::ACCESS_CONTROL_REQUEST_METHOD)?;
     (is_cors_preflight(request) && fields.split(',').any(is_control)).then_some((method, fields))
 }
 

@@ -199,11 +199,12 @@ fn is_audio(essence: &str) -> bool {
 
 /// Whether the cache key has each header field that `Vary` names (RFC 9111, section 4.1).
 fn has_keyed_variants(response: &HeaderMap) -> bool {
-    const KEYED: [&str; 3] = ["accept-encoding", "cookie", "host"];
+    // The upstream gets the same value of these from every client.
+    const SAME_FOR_ALL: [&str; 3] = ["accept-encoding", "cookie", "host"];
     let is_in_key = |name: &[u8]| {
         let name = HeaderName::from_bytes(name).ok().filter(|name| name != "*");
         name.is_some_and(|name| {
-            KEYED.contains(&name.as_str()) || is_credential(name.as_str()) || is_keyed(name.as_str())
+            SAME_FOR_ALL.contains(&name.as_str()) || is_credential(name.as_str()) || is_keyed(name.as_str())
         })
     };
     let values = response.get_all(http::header::VARY).iter();

@@ -1,7 +1,7 @@
 //! Coalescing: equal requests in flight share one upstream request.
 //!
 //! The first client of a cache key leads: its request goes upstream. Others attach to the response while it streams, wait for
-//! its end, or go on independently where it is of no use to them. [`role`] decides which.
+//! its end, or fetch on their own if it is of no use to them. [`role`] decides which.
 
 use crate::cache::entry::EntryHead;
 use crate::cache::representation;
@@ -10,7 +10,7 @@ use crate::routing::endpoint::Endpoint;
 use crate::status::Reason;
 use serde::{Deserialize, Serialize};
 
-/// The most clients that wait for one response, or receive it, at a time. The others go on independently.
+/// The most clients that wait for one response, or receive it, at a time. The others fetch on their own.
 pub const MAX_FOLLOWERS: usize = 4_096;
 /// The largest entry, in bytes, that is retained after the fetch: many coalescers share one isolate's memory.
 pub const MAX_RETAINED_BYTES: usize = 1 << 20;
@@ -28,7 +28,7 @@ pub struct RequestedFreshness {
     pub background: bool,
 }
 
-/// What a client asks of the coalescer.
+/// A client's request to join the fetch of its key.
 #[derive(Debug, Clone, Copy)]
 pub struct JoinRequest {
     /// The endpoint.
@@ -50,7 +50,7 @@ pub enum InFlightState<'a> {
         response_mode: ResponseMode,
         /// How many clients wait for the response or receive it.
         clients: usize,
-        /// Whether nobody can join: the response is an error, or longer than what is held for followers.
+        /// Whether no client can join: the response is an error, or longer than what is held for followers.
         closed: bool,
         /// Whether the running stream has a part that cannot be converted to an object.
         unconvertible: bool,
@@ -72,6 +72,8 @@ pub enum Role {
     ReuseComplete,
     /// It fetches on its own.
     Independent,
+    /// It revalidates in the background, which is not needed: the key is being fetched already.
+    Busy,
 }
 
 /// A client's role at `now` (milliseconds since 1970). `retain_ms`: how long a response is retained.
@@ -79,7 +81,7 @@ pub fn role(state: InFlightState<'_>, request: &JoinRequest, now: u64, retain_ms
     match state {
         _ if request.freshness.force_refresh => Role::Leader,
         InFlightState::Idle => Role::Leader,
-        InFlightState::Fetching { .. } if request.freshness.background => Role::ReuseComplete,
+        InFlightState::Fetching { .. } if request.freshness.background => Role::Busy,
         InFlightState::Fetching { response_mode, unconvertible: true, .. }
             if response_mode.stream && !request.response_mode.stream =>
         {
@@ -117,7 +119,7 @@ pub fn role(state: InFlightState<'_>, request: &JoinRequest, now: u64, retain_ms
     }
 }
 
-/// What the Durable Object says to the Worker about a client, in a header.
+/// What the Durable Object tells the Worker about a client, in a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disposition {
     /// The body is the upstream's response to this client's request.
@@ -278,7 +280,7 @@ mod tests {
         let closed = InFlightState::Fetching { response_mode: STREAM, clients: 1, closed: true, unconvertible: false };
         assert_eq!(role(closed, &plain(STREAM), 0, 60_000), Role::Independent);
         let background = RequestedFreshness { background: true, ..RequestedFreshness::default() };
-        assert_eq!(role(fetching(PLAIN), &request(PLAIN, background), 0, 60_000), Role::ReuseComplete);
+        assert_eq!(role(fetching(PLAIN), &request(PLAIN, background), 0, 60_000), Role::Busy);
         assert_eq!(role(InFlightState::Idle, &request(PLAIN, background), 0, 60_000), Role::Leader);
     }
 

@@ -7,9 +7,9 @@ use crate::status::error::{ErrorKind, ProxyError};
 use http::HeaderMap;
 
 const PREFIX: &str = "x-proxy-";
-/// The fields that this version obeys, without [`PREFIX`].
+/// The fields that this version supports, without [`PREFIX`].
 const KNOWN: [&str; 5] = ["ttl", "refresh", "namespace", "match", "ignore"];
-/// Fields of the specification that this version does not obey yet.
+/// Fields of the specification that this version does not support yet.
 const NOT_AVAILABLE: [&str; 5] = ["sample", "samples", "when", "explain", "usage"];
 
 /// A request's directives.
@@ -64,7 +64,7 @@ impl Directives {
     }
 
     /// Without `no-cache` where the response is a stream: clients of event streams send it with every request, as the HTML
-    /// standard asks them to, and mean no refresh.
+    /// standard tells them to, and mean no refresh.
     pub fn for_stream(self, stream: bool) -> Directives {
         Directives { no_cache: self.no_cache && !stream, ..self }
     }
@@ -115,7 +115,7 @@ fn header<T>(
     }
 }
 
-/// An error for a name that this version does not obey.
+/// An error for a name that this version does not support.
 fn check_name(name: &str) -> Result<(), ProxyError> {
     if KNOWN.contains(&name) {
         return Ok(());

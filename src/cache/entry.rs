@@ -14,7 +14,7 @@
 //!
 //! | bytes | |
 //! |---|---|
-//! | 0..5 | [`SEALED_HEAD`]: `RPRS` and the version of encrypted entries, also authenticated |
+//! | 0..5 | [`ENCRYPTED_MAGIC`]: `RPRS` and the version of encrypted entries, also authenticated |
 //! | 5..17 | the nonce |
 //! | 17.. | AES-256-GCM of an entry as above, with its tag |
 //!
@@ -33,7 +33,7 @@ const MAGIC: [u8; 4] = *b"RPRS";
 const VERSION: u8 = 4;
 const VERSION_WITHOUT_SKETCH: u8 = 3;
 /// The beginning of encrypted entries. Unencrypted ones never have this version.
-pub const SEALED_HEAD: [u8; 5] = *b"RPRS\x02";
+pub const ENCRYPTED_MAGIC: [u8; 5] = *b"RPRS\x02";
 /// Length of the fixed part before the head, in bytes.
 pub const PREFIX_LEN: usize = 41;
 /// The longest sketch, in bytes. A longer one is not stored.
@@ -52,11 +52,11 @@ pub struct EntryHead {
     pub stored_at: u64,
     /// When it expires, likewise; `None`: never.
     pub expires_at: Option<u64>,
-    /// When what the response refers to is gone, likewise: past this it is not served stale either. `None`: never.
+    /// When what the response refers to is gone, likewise: after that it is not served stale either. `None`: never.
     pub valid_until: Option<u64>,
     /// Whether the body is an event stream.
     pub stream: bool,
-    /// The mode that the client asked for. The upstream may have responded in the other one.
+    /// The mode that the client requested. The upstream may have responded in the other one.
     pub requested_mode: ResponseMode,
     /// Whether the stream ends in its usage.
     pub has_usage: bool,

@@ -1,7 +1,5 @@
-//! When is what a response refers to gone?
-//!
-//! A response may have an expiry time (`expires_at`), and the URL of a generated image works for an hour. Both limit how long the
-//! response is stored. A time that cannot be read counts as past.
+//! Expiry times in a response: of the response itself (`expires_at`), and of the URLs in it. The URL of a generated image works for an
+//! hour. Both limit how long the response is stored. A time that cannot be read counts as past.
 
 use crate::json::cursor::JsonCursor;
 use crate::routing::endpoint::{Computation, Endpoint};
@@ -36,7 +34,7 @@ const RELATIVE: [&str; 2] = ["expires_in", "expiresIn"];
 /// Members whose JSON is the model's or the client's own.
 const CONTENT: [&str; 6] = ["args", "arguments", "input", "metadata", "parameters", "response_format"];
 
-/// When the response is gone, in milliseconds since 1970; `None`: unknown. `text`: JSON.
+/// Until when the response is valid, in milliseconds since 1970; `None`: unknown. `text`: JSON.
 pub fn valid_until(endpoint: Endpoint, text: &str, now: u64) -> Option<u64> {
     let has_dates = ["xpir", "alid_until", "alidUntil", "://", ":\\/\\/"].iter().any(|sign| text.contains(sign));
     let mut found = None;
@@ -107,7 +105,7 @@ fn since_1970(number: f64) -> u64 {
     millis(if number < LEAST_MILLISECONDS { number * 1000.0 } else { number })
 }
 
-// As saturates and cannot fail.
+// `as` saturates and cannot fail.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 fn millis(number: f64) -> u64 {
     number as u64

@@ -1,4 +1,4 @@
-//! The cache: what a client asks of it, what may be stored, what a stored response may answer, and coalescing.
+//! The cache: request directives, freshness, stored responses and their encoding, what may be stored, and coalescing.
 
 pub mod admission;
 pub mod coalesce;

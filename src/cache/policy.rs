@@ -18,9 +18,9 @@ pub struct CachePolicy {
     pub only_if_cached: bool,
     /// How long after its expiry an entry may be served stale if the upstream fails, in milliseconds: the operator's limit, and
     /// the client's, if it sends one (RFC 5861, section 4).
-    pub stale_if_error: (u64, Option<u64>),
+    pub stale_if_error_ms: (u64, Option<u64>),
     /// How long after its expiry an entry may be served stale during revalidation, in milliseconds (RFC 5861, section 3).
-    pub stale_while_revalidate: u64,
+    pub stale_while_revalidate_ms: u64,
 }
 
 /// Whether an entry may be served, and the reported status.
@@ -73,11 +73,11 @@ impl CachePolicy {
             store,
             max_age: directives.max_age,
             only_if_cached: directives.only_if_cached,
-            stale_if_error: (
+            stale_if_error_ms: (
                 config.cache.stale_if_error_ms,
                 directives.stale_if_error.map(|seconds| seconds.saturating_mul(1000)),
             ),
-            stale_while_revalidate: config.cache.stale_while_revalidate_ms,
+            stale_while_revalidate_ms: config.cache.stale_while_revalidate_ms,
         }
     }
 
@@ -95,7 +95,7 @@ impl CachePolicy {
         // RFC 9111, section 4.2.4: when a stale response may be served.
         let gone = head.valid_until.is_some_and(|at| at <= now);
         let revalidates =
-            !gone && head.expires_at.is_some_and(|at| now < at.saturating_add(self.stale_while_revalidate));
+            !gone && head.expires_at.is_some_and(|at| now < at.saturating_add(self.stale_while_revalidate_ms));
         if revalidates && !too_old && (self.only_if_cached || self.store.is_ok()) {
             let outcome = if self.only_if_cached { CacheOutcome::Stale } else { CacheOutcome::Updating };
             return Freshness::Stale(CacheStatus { reason: Some(Reason::StaleWhileRevalidate), ..served(outcome) });
@@ -126,7 +126,7 @@ impl CachePolicy {
     /// Until when an entry may be served if the upstream fails (RFC 5861, section 4). The operator sets the limit, and the client
     /// may lower it. With `max-age`, a client also has to send how much older the entry may be.
     fn stale_if_error_until(&self, head: &entry::EntryHead) -> u64 {
-        let (by_operator, by_client) = self.stale_if_error;
+        let (by_operator, by_client) = self.stale_if_error_ms;
         let limit = by_client.map_or(by_operator, |by_client| by_client.min(by_operator));
         let by_expiry = head.expires_at.map_or(u64::MAX, |at| at.saturating_add(limit));
         let by_age = match (self.max_age, by_client) {

@@ -72,7 +72,7 @@ fn read(text: &str, all: &mut Vec<Upstream>) -> Result<(), ConfigError> {
             return Err(error_at(at, "another name: this one is a route of the proxy"));
         }
         let known = all.iter().position(|upstream| upstream.name == name);
-        let upstream = entry(&name, value, known.and_then(|at| all.get(at)))?;
+        let upstream = read_upstream(&name, value, known.and_then(|at| all.get(at)))?;
         if seen.contains(&upstream.key_variable()) {
             return Err(error_at(at, "a name that is not here yet"));
         }
@@ -95,8 +95,8 @@ fn is_name(name: &str) -> bool {
     name.bytes().all(plain) && name.starts_with(|first: char| first.is_ascii_alphanumeric())
 }
 
-/// One entry. `known`: the built-in upstream of this name, whose options stay unless they are overridden.
-fn entry(name: &str, value: JsonCursor<'_>, known: Option<&Upstream>) -> Result<Upstream, ConfigError> {
+/// Reads one upstream. `known`: the built-in upstream of this name, whose options stay unless they are overridden.
+fn read_upstream(name: &str, value: JsonCursor<'_>, known: Option<&Upstream>) -> Result<Upstream, ConfigError> {
     if value.is_string() {
         return Ok(Upstream::new(name, base(value)?));
     }

@@ -91,7 +91,7 @@ pub const CLIENT_AND_ROUTE: [&str; 58] = [
     "x-ms-client-principal*",
 ];
 
-/// Exceptions from [`CLIENT_AND_ROUTE`]: Cloudflare's AI Gateway is an upstream, and these are for it.
+/// Exceptions to [`CLIENT_AND_ROUTE`]: Cloudflare's AI Gateway is an upstream, and these are for it.
 pub const CLIENT_AND_ROUTE_EXCEPTIONS: [&str; 1] = ["cf-aig-*"];
 
 /// Whether a request field reaches the upstream.

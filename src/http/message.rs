@@ -39,7 +39,7 @@ const CLIENT_TIMEOUTS: [&str; 2] = ["x-stainless-timeout", "x-stainless-read-tim
 const MAX_CLIENT_TIMEOUT: Duration = Duration::from_secs(86_400);
 
 impl UpstreamRequest {
-    /// How long the upstream may take to its response head: as configured, or longer if the client waits longer.
+    /// The longest time to the upstream's response head: as configured, or longer if the client waits longer.
     pub fn timeout(&self, configured: Duration) -> Duration {
         let seconds = |name: &&str| self.headers.get(*name)?.to_str().ok()?.trim().parse::<f64>().ok();
         let duration = |seconds: f64| Duration::try_from_secs_f64(seconds).ok();

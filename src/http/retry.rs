@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stated_wait_is_obeyed() {
+    fn a_requested_wait_is_used() {
         assert_eq!(always(503, &[("retry-after", "7")]), Some(7_000));
         assert_eq!(always(503, &[("retry-after", "0.25")]), Some(250));
         assert_eq!(always(503, &[("retry-after", "0")]), Some(0));
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn x_should_retry_is_obeyed() {
+    fn x_should_retry_decides() {
         assert_eq!(always(500, &[("x-should-retry", "false")]), None);
         assert!(always(404, &[("x-should-retry", "TRUE")]).is_some());
         assert_eq!(always(200, &[("x-should-retry", "true")]), None);

@@ -70,7 +70,7 @@ pub fn has_lossy_value(request: &HeaderMap) -> bool {
     request.iter().any(|(name, value)| keyed(name.as_str()) && is_lossy(value.as_bytes()))
 }
 
-/// The fields of a forwarded request that are part of its key: (name, value), in order of name. `stream`: the body asks for a
+/// The fields of a forwarded request that are part of its key: (name, value), in order of name. `stream`: the request is for a
 /// stream. `ignored`: names that the operator or the client leaves out.
 pub fn key_headers(request: &HeaderMap, stream: bool, ignored: &[&str]) -> Vec<(String, Vec<u8>)> {
     collect(request, &|name| match name {

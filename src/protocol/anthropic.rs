@@ -20,7 +20,7 @@ pub(super) fn event_kind(value: &Value) -> EventKind {
     }
 }
 
-/// Takes note of the blocks, and of the message, which ends with its reason.
+/// Records the blocks, and the message, which ends with its stop reason.
 pub(super) fn track(value: &Value, parts: &mut OpenParts) {
     let index = value.get("index").and_then(Value::as_u64);
     match text(value, "type") {
@@ -36,7 +36,7 @@ pub(super) fn track(value: &Value, parts: &mut OpenParts) {
 }
 
 /// Types of block that are not converted: their deltas are of other types, or they change the blocks around them.
-const NOT_CARRIED: [&str; 2] = ["compaction", "fallback"];
+const NOT_CONVERTED: [&str; 2] = ["compaction", "fallback"];
 
 /// Why a message ended: `null` at its start, the value at its end.
 const STOP: [&str; 3] = ["stop_reason", "stop_sequence", "stop_details"];
@@ -70,7 +70,7 @@ impl Accumulate for Message {
             }
             "content_block_start" => {
                 let [index, block] = take(chunk, ["index", "content_block"])?;
-                let known = block.is_object() && !NOT_CARRIED.contains(&text(&block, "type"));
+                let known = block.is_object() && !NOT_CONVERTED.contains(&text(&block, "type"));
                 if !known || position(&index)? != self.blocks.len() {
                     return None;
                 }
@@ -291,7 +291,7 @@ fn split(mut block: Object) -> Option<(Object, Vec<Value>)> {
             let json = if input == json!({}) { String::new() } else { input.to_string() };
             deltas.push(object([("type", "input_json_delta".into()), ("partial_json", json.into())]));
         }
-        kind if NOT_CARRIED.contains(&kind) => return None,
+        kind if NOT_CONVERTED.contains(&kind) => return None,
         // Other types have no deltas.
         _ => {}
     }

@@ -95,11 +95,11 @@ fn has_content(choice: &Value) -> bool {
 }
 
 /// Whether a chunk has a choice with content or an end.
-pub(super) fn says_something(value: &Value) -> bool {
+pub(super) fn has_output(value: &Value) -> bool {
     items(value, "choices").any(|choice| !text(choice, "finish_reason").is_empty() || has_content(choice))
 }
 
-/// Takes note of the choices in a chunk. One that has ended goes on if more content comes.
+/// Records the choices in a chunk. A choice that had ended is open again if more content comes.
 pub(super) fn track(value: &Value, parts: &mut OpenParts) {
     for choice in items(value, "choices") {
         let index = choice.get("index").map_or(Some(0), Value::as_u64);

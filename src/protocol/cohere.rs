@@ -1,4 +1,4 @@
-//! Cohere chat, version 2 (API reference, "Chat with Streaming"). Version 1 is replayed but not converted.
+//! Cohere chat, version 2 (API reference, "Chat with Streaming"). Version 1 is stored but not converted.
 
 use super::finish_reason::reject_finish_reason;
 use super::open_parts::OpenParts;
@@ -32,13 +32,13 @@ pub(super) fn event_kind(value: &Value) -> EventKind {
 }
 
 /// Whether an event has content, a tool call or a plan in it.
-pub(super) fn says_something(value: &Value) -> bool {
+pub(super) fn has_output(value: &Value) -> bool {
     const AROUND: [&str; 6] = ["message-start", "message-end", "stream-start", "stream-end", "debug", "ping"];
     let (kind, old_kind) = (text(value, "type"), text(value, "event_type"));
     !AROUND.iter().any(|around| *around == kind || *around == old_kind)
 }
 
-/// Takes note of the blocks of content and tool calls.
+/// Records the blocks of content and tool calls.
 pub(super) fn track(value: &Value, parts: &mut OpenParts) {
     let index = value.get("index").and_then(Value::as_u64);
     match text(value, "type") {

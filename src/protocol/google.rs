@@ -44,7 +44,7 @@ pub(super) fn is_progress(value: &Value) -> bool {
     MEMBERS.iter().any(|name| is_set(value, name))
 }
 
-/// Takes note of the candidates in a chunk. One that has ended goes on if more content comes.
+/// Records the candidates in a chunk. A candidate that had ended is open again if more content comes.
 pub(super) fn track(value: &Value, parts: &mut OpenParts) {
     for candidate in items(value, "candidates") {
         let has_content = candidate.pointer("/content/parts/0").is_some();

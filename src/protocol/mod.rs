@@ -137,7 +137,7 @@ impl Protocol {
                 self.done_kind()
             } else {
                 let value = parse(&event.data).ok_or(Reason::ResponseNotJson)?;
-                empty = empty && !self.says_something(&value);
+                empty = empty && !self.has_output(&value);
                 self.track(&value, &mut parts);
                 self.event_kind(event, &value)
             };
@@ -180,18 +180,18 @@ impl Protocol {
     }
 
     /// Whether an event has a part of the response in it.
-    fn says_something(self, value: &Value) -> bool {
+    fn has_output(self, value: &Value) -> bool {
         match self {
-            Protocol::Chat | Protocol::Completions => chat::says_something(value),
-            Protocol::Responses => responses::says_something(value),
+            Protocol::Chat | Protocol::Completions => chat::has_output(value),
+            Protocol::Responses => responses::has_output(value),
             Protocol::Anthropic => text(value, "type") == "content_block_start",
             Protocol::Google => items(value, "candidates").next().is_some(),
-            Protocol::Cohere => cohere::says_something(value),
-            Protocol::Ollama => ollama::says_something(value),
+            Protocol::Cohere => cohere::has_output(value),
+            Protocol::Ollama => ollama::has_output(value),
         }
     }
 
-    /// Takes note of what begins and ends in an event.
+    /// Records what begins and ends in an event.
     fn track(self, value: &Value, parts: &mut OpenParts) {
         match self {
             Protocol::Chat | Protocol::Completions => chat::track(value, parts),

@@ -25,13 +25,13 @@ pub(super) fn is_progress(value: &Value) -> bool {
 }
 
 /// Whether a line has text, reasoning, tool calls or images in it.
-pub(super) fn says_something(value: &Value) -> bool {
+pub(super) fn has_output(value: &Value) -> bool {
     const MEMBERS: [&str; 6] = ["content", "image", "images", "response", "thinking", "tool_calls"];
     let has_one = |part: &Value| MEMBERS.iter().filter_map(|name| part.get(*name)).any(|member| !is_empty(member));
     has_one(value) || value.get("message").is_some_and(has_one)
 }
 
-/// Takes note of the end, which only the last line has.
+/// Records the end, which only the last line has.
 pub(super) fn track(value: &Value, parts: &mut OpenParts) {
     parts.update("response", None, true, value.get("done") == Some(&Value::Bool(true)));
 }

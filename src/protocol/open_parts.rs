@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 pub(super) struct OpenParts(BTreeMap<(&'static str, Option<u64>), bool>);
 
 impl OpenParts {
-    /// A part has begun or goes on.
+    /// A part has begun or continues.
     pub(super) fn begin(&mut self, kind: &'static str, index: Option<u64>) {
         self.0.insert((kind, index), false);
     }
@@ -17,7 +17,7 @@ impl OpenParts {
         self.0.insert((kind, index), true);
     }
 
-    /// More of a part has come. `has_content`: a part that had ended goes on. `ends`: it has ended.
+    /// More of a part has come. `has_content`: a part that had ended is open again. `ends`: it has ended.
     pub(super) fn update(&mut self, kind: &'static str, index: Option<u64>, has_content: bool, ends: bool) {
         let ended = self.0.entry((kind, index)).or_default();
         *ended = ends || (*ended && !has_content);

@@ -22,12 +22,12 @@ pub(super) fn event_kind(value: &Value) -> EventKind {
 }
 
 /// Whether an event has output in it.
-pub(super) fn says_something(value: &Value) -> bool {
+pub(super) fn has_output(value: &Value) -> bool {
     let output = value.pointer("/response/output").and_then(Value::as_array);
     text(value, "type") == "response.output_item.done" || output.is_some_and(|output| !output.is_empty())
 }
 
-/// Takes note of the output items. The object in the terminal event has all of them.
+/// Records the output items. The object in the terminal event has all of them.
 pub(super) fn track(value: &Value, parts: &mut OpenParts) {
     let index = value.get("output_index").and_then(Value::as_u64);
     match text(value, "type") {

@@ -8,7 +8,7 @@ use crate::json::canonical::Document;
 use crate::json::cursor::JsonCursor;
 use crate::routing::endpoint::{Computation, Endpoint};
 
-/// Whether the response carries a result. A member that is there twice has to be one both times.
+/// Whether the response carries a result. If a member occurs twice, both values have to be a result.
 pub fn carries_result(endpoint: Endpoint, document: &Document) -> bool {
     let member = |name: &str, is_result: fn(JsonCursor<'_>) -> bool| {
         let mut found = document.fields(name).map(JsonCursor::root).peekable();

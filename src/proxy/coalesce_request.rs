@@ -1,4 +1,4 @@
-//! What the coalescer of a cache key is told: all that a fetch needs besides the request's body.
+//! The request to the coalescer of a cache key: all that a fetch needs besides the request's body.
 
 use crate::cache::admission::CaptureOptions;
 use crate::cache::coalesce::{JoinRequest, RequestedFreshness};

@@ -1,4 +1,4 @@
-//! One cache key's coalescer: the place where all clients of the key meet.
+//! One cache key's coalescer: every request with the key that may be shared goes through it.
 
 use super::coalesce_request::CoalesceRequest;
 use super::in_flight::{CurrentFetch, FetchState, FetchTask, FetchedHead, InFlightFetch};
@@ -70,7 +70,7 @@ pub enum CoalescerReply<P: Platform> {
 }
 
 impl<P: Platform> CoalescerReply<P> {
-    /// What the reply is, as the Durable Object says it to the Worker.
+    /// What the reply is, as the Durable Object tells the Worker.
     pub fn disposition(&self) -> Disposition {
         match self {
             CoalescerReply::Leader { retries, storable, .. } => {
@@ -101,7 +101,7 @@ impl<P: Platform> Coalescer<P> {
         self.current.replace(None);
     }
 
-    /// A client asks for the response to its request.
+    /// Gives a client the response to its request.
     ///
     /// If a fetch fails before its response head, one of the clients that wait for it leads again, and the others join that
     /// one. After a second failure they fetch for themselves, a few at a time.
@@ -112,19 +112,19 @@ impl<P: Platform> Coalescer<P> {
         body: &P::Buffer,
         client: P::Client,
     ) -> CoalescerReply<P> {
-        let came = platform.now();
+        let joined_at = platform.now();
         let budget_ms = request.budget_ms;
         for _ in 0..2 {
-            if let Some(reply) = self.try_join(platform, &request, body, &client, came).await {
+            if let Some(reply) = self.try_join(platform, &request, body, &client, joined_at).await {
                 return reply;
             }
-            request.budget_ms = budget_ms.saturating_sub(platform.now().saturating_sub(came));
+            request.budget_ms = budget_ms.saturating_sub(platform.now().saturating_sub(joined_at));
         }
         let left = Duration::from_millis(request.budget_ms);
         let permit = pin!(self.retries.acquire());
         match select(permit, pin!(platform.sleep(left))).await {
             Either::Left((_permit, _)) => {
-                request.budget_ms = budget_ms.saturating_sub(platform.now().saturating_sub(came));
+                request.budget_ms = budget_ms.saturating_sub(platform.now().saturating_sub(joined_at));
                 self.lead(platform, request, body, &client, None).await
             }
             Either::Right(_) => CoalescerReply::Failed { error: FetchError::TimedOut, retries: 0 },
@@ -138,7 +138,7 @@ impl<P: Platform> Coalescer<P> {
         request: &CoalesceRequest,
         body: &P::Buffer,
         client: &P::Client,
-        came: u64,
+        joined_at: u64,
     ) -> Option<CoalescerReply<P>> {
         loop {
             let current = self.current.borrow().clone();
@@ -173,7 +173,7 @@ impl<P: Platform> Coalescer<P> {
                     }
                     CoalescerReply::Entry { value: complete.value.clone(), retained: true }
                 }
-                (Role::ReuseComplete, ..) => CoalescerReply::Busy,
+                (Role::Busy, ..) => CoalescerReply::Busy,
                 (Role::StreamFollower | Role::Waiter, Some(fetch), _) => {
                     let _guard = fetch.wait(client);
                     let followed = follow(platform, &fetch, role, request);
@@ -182,7 +182,7 @@ impl<P: Platform> Coalescer<P> {
                         Either::Left((Followed::Failed, _)) => return None,
                         Either::Left((Followed::Unconvertible, _)) => continue,
                         Either::Right(_) => {
-                            let waited = platform.now().saturating_sub(came);
+                            let waited = platform.now().saturating_sub(joined_at);
                             let measurements = Measurements {
                                 ms: request.elapsed_ms.saturating_add(waited),
                                 coalesce_role: Some(CoalesceRole::Follower),
@@ -279,8 +279,8 @@ async fn follow<P: Platform>(
             FetchState::Streaming { storable: true, .. } => {}
             // An error is the same for every client that sends the same request. It is shared once it is complete.
             FetchState::Streaming { response, .. }
-                if fetch.is_of(request) && is_error(&*response) && !response.has_overflowed() => {}
-            FetchState::Discarded { response, ended_cleanly: true } if fetch.is_of(request) && is_error(&*response) => {
+                if fetch.is_same_request(request) && is_error(&*response) && !response.has_overflowed() => {}
+            FetchState::Discarded { response, ended_cleanly: true } if fetch.is_same_request(request) && is_error(&*response) => {
                 return share(&response, false);
             }
             FetchState::Complete(complete) => {

@@ -165,7 +165,7 @@ fn respond_after<P: Platform>(
     platform.respond(response)
 }
 
-/// Forwards a request that bypasses the cache. It is for one client alone, so it ends when that client disconnects.
+/// Forwards a request that bypasses the cache. The upstream request is aborted if the client disconnects.
 async fn forward_uncached<P: Platform>(
     platform: &P,
     mut bypass: Bypass,
@@ -250,14 +250,15 @@ async fn forward<P: Platform>(
     match coalesce(&platform, &fetch, &body, &client, spent_ms, &log).await {
         Joined::Response { response, role, retries, storable, takes_out_usage } => {
             fetch.takes_out_usage = takes_out_usage;
-            let head = Head { response: Ok(response), role: Some(role), retries, storable, exchange_logs: true };
-            let _ = sender.send(on_head(&platform, fetch, head, stored, began, log));
+            let head = HeadResult { response: Ok(response), role: Some(role), retries, storable, exchange_logs: true };
+            let _ = sender.send(on_upstream_head(&platform, fetch, head, stored, began, log));
             return;
         }
         Joined::Failed { error, retries } => {
             let role = Some(CoalesceRole::Leader);
-            let head = Head { response: Err(error), role, retries, storable: Err(error.reason()), exchange_logs: true };
-            let _ = sender.send(on_head(&platform, fetch, head, stored, began, log));
+            let head =
+                HeadResult { response: Err(error), role, retries, storable: Err(error.reason()), exchange_logs: true };
+            let _ = sender.send(on_upstream_head(&platform, fetch, head, stored, began, log));
             return;
         }
         // The client has its response already or has disconnected.
@@ -277,7 +278,7 @@ async fn forward<P: Platform>(
         }
         Joined::Independent => {}
     }
-    // A client that has waited for another's response in vain has its whole time for its own.
+    // The time that was spent waiting for another client's response does not count against this request's timeout.
     let task = independent_fetch(&platform, &fetch, spent_ms, client.clone(), &log);
     let in_flight = task.fetch.clone();
     let _guard = in_flight.wait(&client);
@@ -288,14 +289,14 @@ async fn forward<P: Platform>(
         };
         let response =
             response.and_then(|response: Rc<P::Shared>| response.for_leader().ok_or(FetchError::Unreachable));
-        let head = Head { response, role: None, retries, storable, exchange_logs: leader_logs };
-        let _ = sender.send(on_head(&platform, fetch, head, stored, began, log));
+        let head = HeadResult { response, role: None, retries, storable, exchange_logs: leader_logs };
+        let _ = sender.send(on_upstream_head(&platform, fetch, head, stored, began, log));
     };
     join(task.run(body, leader), responded).await;
 }
 
 /// The head of an upstream response, or why none came.
-struct Head<P: Platform> {
+struct HeadResult<P: Platform> {
     response: Result<P::Upstream, FetchError>,
     /// The client's role, where the fetch is coalesced.
     role: Option<CoalesceRole>,
@@ -307,10 +308,10 @@ struct Head<P: Platform> {
 }
 
 /// Step 4, once the upstream's head is there: the response that the client gets.
-fn on_head<P: Platform>(
+fn on_upstream_head<P: Platform>(
     platform: &P,
     mut fetch: UpstreamFetch,
-    head: Head<P>,
+    head: HeadResult<P>,
     stored: Option<P::Buffer>,
     began: u64,
     mut log: ExchangeLog,
@@ -365,12 +366,12 @@ async fn revalidate<P: Platform>(
 ) {
     let key = fetch.key;
     // The client has its response and may disconnect.
-    let nobody = platform.no_client();
-    match coalesce(&platform, &fetch, &body, &nobody, 0, &log).await {
+    let no_client = platform.no_client();
+    match coalesce(&platform, &fetch, &body, &no_client, 0, &log).await {
         Joined::Handled => log.delegate(),
         Joined::Busy | Joined::Entry { .. } => log.finish(&measured, Ok(())),
         Joined::Response { .. } | Joined::Failed { .. } | Joined::Independent => {
-            let task = independent_fetch(&platform, &fetch, 0, nobody, &log);
+            let task = independent_fetch(&platform, &fetch, 0, no_client, &log);
             log.delegate();
             let (leader, _) = oneshot::channel();
             task.run(body, leader).await;

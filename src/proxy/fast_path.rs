@@ -1,10 +1,9 @@
-//! The fast path: what is left of a request for the next one that is equal to it, byte for byte.
+//! The fast path: a request that equals an earlier one, byte for byte, is served without being parsed again.
 //!
 //! The cache key and the policy of a request follow from its method, URL, header fields and body, and from the configuration,
-//! which stays the same as long as the isolate does. So two requests that are equal in all of these need to be parsed only
-//! once. Only the header fields of [`fast_path_ignored_headers`](crate::key::headers::fast_path_ignored_headers) are left out
-//! of the comparison, because no step before the upstream looks at them. Whatever is not a fresh entry, served as it is,
-//! takes the slow path from its beginning.
+//! which does not change during the life of an isolate. So equal requests need to be parsed only once. Only the header fields of [`fast_path_ignored_headers`](crate::key::headers::fast_path_ignored_headers) are left out
+//! of the comparison, because no step before the upstream looks at them. A request takes the slow path from its beginning
+//! unless there is a fresh entry to be served verbatim.
 
 use super::cacheable_request::CacheableRequest;
 use super::reply::CachedResponse;
@@ -18,7 +17,7 @@ use crate::status::{CacheStatus, Reason};
 use crate::telemetry::exchange_log::LogFields;
 use crate::transform::response::ResponseTransform;
 
-/// What makes a response out of an entry, but for the entry and the time.
+/// All that builds a response, except the entry and the time.
 #[derive(Debug, Clone)]
 pub struct FastPathPlan {
     /// The cache key.
@@ -31,7 +30,7 @@ pub struct FastPathPlan {
     log: LogFields,
 }
 
-/// A hit: a stored response that goes out as it is.
+/// A hit: a stored response that is served verbatim.
 #[derive(Debug)]
 pub struct FastPathHit {
     /// Its head; the body is the stored one.

@@ -1,4 +1,4 @@
-//! Step 4: the request goes to the upstream. What does the client see of the response?
+//! Step 4: the request is forwarded to the upstream, and its response to the client.
 
 use super::coalesce_request::CoalesceRequest;
 use super::platform::FetchError;
@@ -51,7 +51,7 @@ pub struct StaleFallback {
 }
 
 impl UpstreamFetch {
-    /// The upstream's head came: what to change in it for the client. `retries`: how often the request was retried. `storable`:
+    /// The changes to the upstream's response head. `retries`: how often the request was retried. `storable`:
     /// whether the response may be stored.
     pub fn on_response(
         &mut self,
@@ -102,7 +102,7 @@ impl UpstreamFetch {
         stale.serve(status, log, now, &body)
     }
 
-    /// What is left of the time to the response head, `spent_ms` milliseconds after the request body was complete.
+    /// The time left until the response head, `spent_ms` milliseconds after the request body was complete.
     pub fn budget_ms(&self, spent_ms: u64) -> u64 {
         u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX).saturating_sub(spent_ms)
     }
@@ -143,7 +143,7 @@ impl UpstreamFetch {
         }
     }
 
-    /// The response is that to another client's request.
+    /// Marks the response as the one to another client's request.
     pub fn mark_collapsed(&mut self) {
         self.status.collapsed = true;
         self.status.outcome = CacheOutcome::Coalesced;
@@ -180,13 +180,13 @@ impl UpstreamFetch {
         stored.serve(status, log, now, &body)
     }
 
-    /// No response came.
+    /// The response if no upstream response came.
     pub fn failed(self, error: FetchError, retries: u32, log: &mut LogFields) -> ProxyResponse {
         failed(error, self.status, retries, log)
     }
 }
 
-/// The response where the upstream gave none.
+/// The response if the upstream gave none.
 pub(super) fn failed(error: FetchError, mut status: CacheStatus, retries: u32, log: &mut LogFields) -> ProxyResponse {
     let (kind, message) = match error {
         FetchError::Unreachable => (

@@ -106,8 +106,8 @@ impl<P: Platform> InFlightFetch<P> {
         }
     }
 
-    /// Whether this is the fetch of the very same request, so that its errors are that request's, too.
-    pub fn is_of(&self, request: &CoalesceRequest) -> bool {
+    /// Whether the upstream was sent the very same request, so that its errors are the response to this one, too.
+    pub fn is_same_request(&self, request: &CoalesceRequest) -> bool {
         // Different values that are not UTF-8 look alike.
         let same_headers = self.headers == request.headers && !request.has_lossy_value();
         self.key_covers_request && self.response_mode == request.response_mode && same_headers
@@ -161,7 +161,7 @@ impl<P: Platform> InFlightFetch<P> {
         self.state.borrow().clone()
     }
 
-    /// Counts a client among those that wait, until the guard is dropped.
+    /// Counts a client as waiting until the guard is dropped.
     pub fn wait(&self, client: &P::Client) -> WaiterGuard<'_, P> {
         self.waiting.borrow_mut().push(client.clone());
         WaiterGuard { fetch: self, client: client.clone() }
@@ -181,7 +181,7 @@ impl<P: Platform> InFlightFetch<P> {
     }
 }
 
-/// A client's place among those that wait.
+/// Counts a client as waiting until it is dropped.
 pub struct WaiterGuard<'a, P: Platform> {
     fetch: &'a InFlightFetch<P>,
     client: P::Client,
@@ -213,7 +213,7 @@ pub type CurrentFetch<P> = Rc<RefCell<Option<Rc<InFlightFetch<P>>>>>;
 
 /// A fetch to be made.
 pub struct FetchTask<P: Platform> {
-    /// The means.
+    /// The platform.
     pub platform: P,
     /// The fetch.
     pub fetch: Rc<InFlightFetch<P>>,
@@ -265,7 +265,7 @@ impl<P: Platform> FetchTask<P> {
             }
         };
         let status = response.status();
-        // (5) From here on the client's disconnect changes nothing: the response is paid for, so it is read to its end.
+        // (5) From here on the response is read to its end, even if the client disconnects: it has been paid for.
         let config = platform.config();
         let capture = request
             .lifetime_ms
@@ -274,8 +274,12 @@ impl<P: Platform> FetchTask<P> {
         let response = Rc::new(platform.share(
             response,
             &ShareOptions {
-                // Nobody joins a fetch that is for one client, so nothing of it is held unless it is stored.
-                max_held_bytes: if storable.is_err() && self.current.is_none() { 0 } else { config.cache.max_bytes },
+                // No other client joins this fetch, so nothing of it is buffered unless it is stored.
+                max_buffered_bytes: if storable.is_err() && self.current.is_none() {
+                    0
+                } else {
+                    config.cache.max_bytes
+                },
                 leader: Some(&self.client).filter(|_| !background),
                 is_storable: storable.is_ok(),
             },
@@ -288,7 +292,7 @@ impl<P: Platform> FetchTask<P> {
             && self.current.is_none()
             && !leader_logs
         {
-            // It is for one client, which has disconnected: nobody reads it, so its end would never come.
+            // The only client has disconnected. Without a reader, the end would never come.
             return self.log(Some(status.as_u16()), &measurements, Err(reason));
         }
         let captured =
@@ -324,7 +328,7 @@ impl<P: Platform> FetchTask<P> {
     }
 
     /// Releases the clients that wait for the complete response, and stores it. `began`: when the fetch began. If the namespace
-    /// has been deleted since, the entry goes, too.
+    /// has been deleted since, the entry is deleted, too.
     async fn store(&self, entry: &Entry, sequence: u64, began: u64) -> Result<(), Reason> {
         let value = P::Buffer::from_slice(&entry.encode().ok_or(Reason::TooLarge)?);
         let complete = CompleteEntry { head: entry.head.clone(), value: value.clone() };

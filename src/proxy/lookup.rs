@@ -93,7 +93,7 @@ impl CacheableRequest {
     fn into_fetch(self, status: CacheStatus, stale_fallback: Option<StaleFallback>) -> UpstreamFetch {
         UpstreamFetch {
             status: CacheStatus { key: Some(self.key), ..status },
-            // A request that is neither answered from the store nor stored shares nothing.
+            // A request whose response is neither read from the store nor stored is not coalesced.
             may_coalesce: self.policy.store.is_ok() && status.outcome != CacheOutcome::Bypass,
             key: self.key,
             salt: self.salt,

@@ -1,7 +1,7 @@
 //! What an exchange needs of the program around it.
 //!
-//! The Worker implements [`Platform`] on the Workers runtime, the tests on plain values. Bodies stay what they are there: this
-//! room never looks into one, unless a step says so.
+//! The Worker implements [`Platform`] on the Workers runtime, the tests on plain values. Bodies are opaque: this room reads one
+//! only where a step needs its bytes.
 
 use super::cacheable_request::CacheableRequest;
 use super::coalesce_request::CoalesceRequest;
@@ -22,7 +22,7 @@ use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// One exchange's means: clock, store, upstream, and the client's connection.
+/// What one exchange uses: clock, store, upstream, and the client's connection.
 pub trait Platform: Clone + 'static {
     /// A request's body.
     type Body: 'static;
@@ -76,10 +76,10 @@ pub trait Platform: Clone + 'static {
     fn allows(&self, rate_limit_key: &str) -> impl Future<Output = bool>;
     /// Whether a URL gives any HTTP response.
     fn probe(&self, url: &str) -> impl Future<Output = bool>;
-    /// Obeys an admin command.
+    /// Carries out an admin command.
     fn admin(&self, command: &AdminCommand) -> impl Future<Output = AdminResult>;
 
-    /// Lets the fast path answer the next request that is equal to this one.
+    /// Lets the fast path serve the next request that is equal to this one.
     fn remember(&self, request: &CacheableRequest, log: &ExchangeLog);
     /// What the memory tier or the store holds.
     fn look_up(&self, request: &CacheableRequest) -> impl Future<Output = (Lookup, Option<Self::Buffer>)>;
@@ -270,7 +270,7 @@ pub enum BodyRead<P: Platform> {
     Incomplete,
 }
 
-/// What an admin command led to.
+/// The result of an admin command.
 pub enum AdminResult {
     /// `/metrics`, as text.
     Metrics(String),
@@ -305,13 +305,13 @@ pub struct FetchOptions<'a, C> {
     pub budget: Duration,
     /// What may be retried.
     pub retry_safety: RetrySafety,
-    /// Whether every client that wanted the response has disconnected: then nothing is retried.
+    /// Whether every client of the response has disconnected: then nothing is retried.
     pub is_abandoned: &'a dyn Fn() -> bool,
-    /// The client whose disconnect aborts the request, where the response is of no use to anyone else.
+    /// The client whose disconnect aborts the request, if the response is for that client alone.
     pub client: Option<&'a C>,
 }
 
-/// What a fetch led to.
+/// The result of a fetch.
 pub struct FetchOutcome<U> {
     /// The response, if one came within the budget.
     pub response: Result<U, FetchError>,
@@ -323,8 +323,8 @@ pub struct FetchOutcome<U> {
 
 /// How an upstream response is shared.
 pub struct ShareOptions<'a, C> {
-    /// How much of it is held for clients that join later, in bytes.
-    pub max_held_bytes: usize,
+    /// How much of it is buffered for clients that join later, in bytes.
+    pub max_buffered_bytes: usize,
     /// The client that leads, if one does.
     pub leader: Option<&'a C>,
     /// Whether the response may be stored, so that it is read to its end without any client.

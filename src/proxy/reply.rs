@@ -81,7 +81,7 @@ pub fn header_edits(
     HeaderEdits { remove: &COOKIES, set, append }
 }
 
-/// Official clients obey this field. Without it their retries would multiply ours.
+/// Official clients read this field. Without it their retries would multiply ours.
 fn should_not_retry() -> (&'static str, String) {
     (X_SHOULD_RETRY, "false".to_owned())
 }
@@ -170,7 +170,7 @@ fn readable_error(mut response: ProxyResponse, kind: ErrorKind) -> ProxyResponse
     response
 }
 
-/// The response to a CORS preflight for control fields, which no upstream would allow. `method` and `fields`: those asked for.
+/// The response to a CORS preflight for control fields, which no upstream would allow. `method` and `fields`: those requested.
 pub fn preflight(method: &str, fields: &str, log: &mut LogFields) -> ProxyResponse {
     let mut response = response(StatusCode::NO_CONTENT, Vec::new(), log);
     let headers = [

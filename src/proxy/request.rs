@@ -33,20 +33,20 @@ use std::time::Duration;
 pub enum OnHead {
     /// It does.
     Decided(OnRequest),
-    /// It has to be found out whether a body that is there in name has bytes: [`RoutedRequest::with_probed_body`].
+    /// The body has to be probed, because it may have no bytes: [`RoutedRequest::with_probed_body`].
     ProbeBody(Box<RoutedRequest>),
 }
 
-/// Step 1: what the request's head asks for.
+/// Step 1: what follows from the request's head.
 #[derive(Debug)]
 pub enum OnRequest {
     /// The proxy responds by itself.
     Respond(ProxyResponse),
-    /// The same, without a log line: `/healthz` touches nothing.
+    /// The same, without a log line: `/healthz`.
     RespondUnlogged(ProxyResponse),
-    /// Ask whether this URL gives any HTTP response, and respond with [`reply::health`].
+    /// Probe this URL, and respond with [`reply::health`].
     HealthCheck(String),
-    /// Obey the operator.
+    /// A command of the operator.
     Admin(AdminCommand),
     /// To the upstream and back. The body is not read.
     Bypass(Box<Bypass>),
@@ -54,7 +54,7 @@ pub enum OnRequest {
     ReadBody(Box<PendingRequest>),
 }
 
-/// Step 2: what the body asks for.
+/// Step 2: what follows from the body.
 #[derive(Debug)]
 pub enum OnBody {
     /// The proxy responds by itself.
@@ -276,7 +276,7 @@ impl PendingRequest {
         rate_limited(log)
     }
 
-    /// The response to an incomplete body. The client may be gone.
+    /// The response to an incomplete body. The client may have disconnected.
     pub fn incomplete_body(&self, log: &mut LogFields) -> ProxyResponse {
         let message = "The request body was incomplete. Send it again.";
         reply::refusal(&ProxyError::new(ErrorKind::InvalidJson, message), log)
@@ -304,7 +304,7 @@ impl PendingRequest {
         if !document.is_object() {
             return self.bypass(Reason::NotAnObject, log);
         }
-        // The client decides whether it gets usage, even where the provider must not be asked for it.
+        // The client decides whether it gets usage, even if the provider does not accept `stream_options`.
         let include_usage = document.fields("stream_options").any(inspect::includes_usage);
         let Some(document) = self.transform_body(config, body, document) else {
             return self.bypass(Reason::TooComplex, log);
@@ -318,7 +318,7 @@ impl PendingRequest {
         if inspect::references_server_state(&document) {
             return self.bypass(Reason::ServerState, log);
         }
-        // A part of a response, or none at all, would otherwise decide what other clients get.
+        // Otherwise a partial response, or a 304, could be shared with other clients.
         for name in forwarding::CONDITIONAL_HEADERS {
             self.request.headers.remove(name);
             self.upstream_request.headers.remove(name);
@@ -453,7 +453,7 @@ impl Bypass {
         self.length.is_some_and(|length| length <= self.max_bytes)
     }
 
-    /// The upstream's head came: what to change in it for the client. `retries`: how often the request was retried.
+    /// The changes to the upstream's response head. `retries`: how often the request was retried.
     pub fn on_response(
         &mut self,
         config: &Config,
@@ -472,7 +472,7 @@ impl Bypass {
         self.transform.open(status, headers, self.max_bytes, false)
     }
 
-    /// No response came.
+    /// The response if no upstream response came.
     pub fn failed(self, error: FetchError, retries: u32, log: &mut LogFields) -> ProxyResponse {
         forward::failed(error, self.status, retries, log)
     }

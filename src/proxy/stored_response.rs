@@ -35,13 +35,13 @@ impl StoredResponse {
         self.head.ttl(now)
     }
 
-    /// Whether the stored body goes out as it is, unread.
+    /// Whether the stored body is served verbatim, unread.
     pub fn is_verbatim(&self) -> bool {
         self.representation == Representation::Verbatim && self.transform.is_none()
     }
 
-    /// The response at `now` (milliseconds since 1970), recorded in `log`. `body`: the stored body, which is not looked at
-    /// where it goes out as it is. `None`: that body cannot be converted, and nothing is recorded.
+    /// The response at `now` (milliseconds since 1970), recorded in `log`. `body`: the stored body, which is not read if it is
+    /// served verbatim. `None`: that body cannot be converted, and nothing is recorded.
     pub fn serve(&self, status: CacheStatus, log: &mut LogFields, now: u64, body: &[u8]) -> Option<CachedResponse> {
         let (content_type, body) = match self.representation {
             Representation::Verbatim if self.transform.is_none() => (None, None),

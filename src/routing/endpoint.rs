@@ -182,7 +182,7 @@ impl Endpoint {
         !matches!(self, Endpoint::Speech | Endpoint::Custom)
     }
 
-    /// Whether a request asks for a stream. `stream`: the JSON values of that field.
+    /// Whether a request is for a stream. `stream`: the JSON values of that field.
     pub fn streams<'a>(self, mut stream: impl Iterator<Item = &'a str>) -> bool {
         // Some servers read "true" or 1 as true, so every other value counts as true.
         let on = |value: &str| !matches!(value, "false" | "null");

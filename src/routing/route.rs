@@ -142,7 +142,7 @@ fn custom(config: &Config, rest: &str) -> Option<Endpoint> {
         .filter(|_| !Endpoint::makes_job(rest))
 }
 
-/// `base_path` + `/` + `rest` at the base's origin. `None` where the rest would climb out of the base path.
+/// `base_path` + `/` + `rest` at the base's origin. `None`: the rest would escape the base path.
 fn join_under_base(base: &Url, base_path: &str, rest: &str, query: Option<&str>) -> Option<Url> {
     let origin = base.origin().ascii_serialization();
     let slash = if rest.is_empty() { "" } else { "/" };

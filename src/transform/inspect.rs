@@ -26,7 +26,7 @@ fn references_container(tools: &str) -> bool {
     tools.contains("\"container\":\"") || tools.contains("\"container_id\":\"")
 }
 
-/// Whether `stream_options` asks for a final usage chunk.
+/// Whether `stream_options` requests a final usage chunk.
 pub fn includes_usage(options: &str) -> bool {
     let options = serde_json::from_str::<Value>(options);
     options.is_ok_and(|options| options.get("include_usage") == Some(&true.into()))

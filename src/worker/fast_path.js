@@ -1,4 +1,4 @@
-// The fast path: a request that this isolate has seen before, byte for byte, is answered without parsing its body.
+// The fast path: a request that this isolate has seen before, byte for byte, is served without parsing its body.
 //
 // The slow path (wasm) decides; this only repeats its decisions. It adds a plan for each request that can be repeated. A plan
 // knows the cache key, checks the stored entry, and builds the response's head; see fast_path.rs.
@@ -22,12 +22,12 @@ const INVALID_IN_HEADER_VALUE = /[\0-\x08\x0a-\x1f\x7f]/;
 const encoder = new TextEncoder();
 
 /**
- * How to answer one request, exported by the wasm. Its methods throw if the instance has been replaced after a panic.
+ * How to respond to one request, exported by the wasm. Its methods throw if the instance has been replaced after a panic.
  *
  * @typedef {object} Plan
  * @property {(value: Uint8Array, digest: Uint8Array | undefined, now: number) => string | undefined} responseHead The head of
- *   the response out of an entry, as JSON; undefined if the slow path has to answer. `digest`: the SHA-256 of all behind the
- *   entry's prefix, unless it has been verified before.
+ *   the response out of an entry, as JSON; undefined if the request takes the slow path. `digest`: the SHA-256 of all
+ *   after the entry's prefix, unless it has been verified before.
  * @property {() => void} countHit Counts a response with the last head.
  * @property {(env: Env) => Promise<Uint8Array<ArrayBuffer> | undefined | StoreFault | "entry-corrupt">} readStore
  */
@@ -161,7 +161,7 @@ export class FastPath {
   }
 
   /**
-   * The response to a request; undefined if the slow path has to answer it.
+   * The response to a request; undefined if it takes the slow path.
    *
    * @param {Request} request
    * @param {Env} env

@@ -1,5 +1,5 @@
-//! The fast path for requests that this isolate has seen before: see [`crate::proxy::fast_path`]. `fast_path.js` takes it, and
-//! comes here once for each response head. The slow path begins in `mod.rs`.
+//! The fast path for requests that this isolate has seen before: see [`crate::proxy::fast_path`]. `fast_path.js` implements it, and
+//! calls this module once for each response head. The slow path begins in `mod.rs`.
 
 use super::isolate::{METRICS, config};
 use super::platform::interop;
@@ -95,7 +95,7 @@ pub fn fast_path() -> JsValue {
     isolate_fast_path().into()
 }
 
-/// Opens the fast path, once per wasm instance.
+/// Opens the fast path, once for each wasm instance.
 pub fn set_up(config: &Config, memory: Option<&memory::MemoryCache>, store: Option<&Store>) {
     FAST_PATH.with(|cell| {
         cell.get_or_init(|| {
@@ -113,7 +113,7 @@ pub fn set_up(config: &Config, memory: Option<&memory::MemoryCache>, store: Opti
     });
 }
 
-/// What the fast path has found out about a request. It may have been another wasm instance's.
+/// What the fast path has found out about a request, perhaps for an earlier wasm instance.
 pub fn probe(request: &Request) -> Option<Probe> {
     isolate_fast_path().js_probe(request)
 }
@@ -123,7 +123,7 @@ pub fn remember_head(probe: &Probe) {
     FAST_PATH.with(|cell| cell.get().map(|fast_path| fast_path.js_remember_head(probe)));
 }
 
-/// Lets the fast path answer the requests that equal this one.
+/// Lets the fast path serve the requests that equal this one.
 pub fn add_plan(probe: &Probe, request: &CacheableRequest, log: &LogFields) {
     if !probe.has_digest() {
         return;
@@ -141,7 +141,7 @@ pub fn store_read(probe: &Probe, name: &str) -> Option<Result<Option<Uint8Array>
     Some(reason.map_or_else(|| Ok(value.dyn_into().ok()), Err))
 }
 
-/// How to respond to a request whenever it comes again.
+/// How to respond when a request is repeated.
 #[wasm_bindgen]
 pub struct Plan {
     plan: FastPathPlan,

@@ -37,11 +37,11 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a deletion may take.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(25);
 
-/// One event's means.
+/// The Workers runtime during one event.
 #[derive(Clone)]
-pub struct Runtime(Rc<Means>);
+pub struct Runtime(Rc<Inner>);
 
-struct Means {
+struct Inner {
     config: Rc<Config>,
     store: Option<Store>,
     coalescer: Option<DurableObjectNamespace>,
@@ -62,7 +62,7 @@ enum Tasks {
 }
 
 impl Runtime {
-    /// The means of a request from a client.
+    /// For a request from a client.
     pub fn for_event(
         config: Rc<Config>,
         env: &Env,
@@ -78,7 +78,7 @@ impl Runtime {
         if rate_limiter.is_none() {
             fast_path::set_up(&config, memory.as_ref(), store.as_ref());
         }
-        Runtime(Rc::new(Means {
+        Runtime(Rc::new(Inner {
             config,
             store,
             coalescer,
@@ -91,10 +91,10 @@ impl Runtime {
         }))
     }
 
-    /// The means of a request to the Durable Object.
+    /// For a request to the Durable Object.
     pub fn in_object(config: Rc<Config>, env: &Env, state: Rc<State>, message: &Request) -> Runtime {
         let store = Store::bound(env, &config);
-        Runtime(Rc::new(Means {
+        Runtime(Rc::new(Inner {
             config,
             store,
             coalescer: DurableObjectNamespace::bound(env),
@@ -116,7 +116,7 @@ impl Runtime {
             (AdminCommand::Delete(key), Some(store)) => store.delete(key).await.ok().map(|n| (n, None)),
             (AdminCommand::Purge(purge), Some(store)) => {
                 let purged = store.purge(purge).await.ok();
-                // What has begun until now is not stored any more.
+                // Responses to fetches that have begun before are not stored.
                 if let Some(objects) = &self.0.coalescer {
                     objects.namespace_deleted(&key::storage_prefix(&purge.namespace)).await?;
                 }

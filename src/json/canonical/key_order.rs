@@ -233,7 +233,7 @@ impl Position {
         self.table().iter().find(|(name, _)| name.as_bytes() == key).map_or(Content, |(_, position)| *position)
     }
 
-    /// The position of an object here, now that its keys are known: one that has other members than such an object has is
+    /// The position of an object here, now that its keys are known. An object with a member that the tables do not name is
     /// content.
     pub(super) fn resolve<'a>(self, mut keys: impl Iterator<Item = &'a [u8]> + Clone) -> Position {
         let is_member = |key: &[u8]| self.table().iter().any(|(name, _)| name.as_bytes() == key);

@@ -19,22 +19,22 @@ pub(super) enum Segment {
     /// Bytes that are not an event.
     Raw(Vec<u8>),
     /// An event.
-    Event(Block),
+    Event(RawEvent),
     /// The end of the array.
     Close,
 }
 
 /// An event as it was sent.
 #[derive(Debug)]
-pub(super) struct Block {
+pub(super) struct RawEvent {
     raw: String,
     /// Where its data is: one range for each line.
     data: Vec<Range<usize>>,
 }
 
-impl Block {
+impl RawEvent {
     /// Its bytes.
-    pub(super) fn raw(&self) -> &[u8] {
+    pub(super) fn bytes(&self) -> &[u8] {
         self.raw.as_bytes()
     }
 
@@ -47,7 +47,7 @@ impl Block {
     /// Its bytes with other data, on one line. (In JSON, line breaks occur only between values.)
     pub(super) fn with_data(&self, data: &[u8]) -> Vec<u8> {
         let [first, rest @ ..] = self.data.as_slice() else {
-            return self.raw().to_vec();
+            return self.bytes().to_vec();
         };
         let raw = |range: Range<usize>| self.raw.as_bytes().get(range).unwrap_or_default();
         let mut out = raw(0..first.start).to_vec();
@@ -161,7 +161,7 @@ impl Splitter {
         let segment = match String::from_utf8(std::mem::take(&mut self.buffer)) {
             Ok(raw) => {
                 let data = if self.split_at == SplitAt::Events { data_lines(&raw) } else { whole_line(&raw) };
-                if data.is_empty() { Segment::Raw(raw.into_bytes()) } else { Segment::Event(Block { raw, data }) }
+                if data.is_empty() { Segment::Raw(raw.into_bytes()) } else { Segment::Event(RawEvent { raw, data }) }
             }
             Err(error) => Segment::Raw(error.into_bytes()),
         };
@@ -183,7 +183,7 @@ impl Splitter {
             }
             if array.depth == 0 {
                 let segment = match String::from_utf8(std::mem::take(&mut self.buffer)) {
-                    Ok(raw) => Segment::Event(Block { data: std::iter::once(0..raw.len()).collect(), raw }),
+                    Ok(raw) => Segment::Event(RawEvent { data: std::iter::once(0..raw.len()).collect(), raw }),
                     Err(error) => Segment::Raw(error.into_bytes()),
                 };
                 emit(segment);
@@ -241,7 +241,7 @@ mod tests {
             Segment::Raw(bytes) => raw.extend(bytes),
             Segment::Event(block) => {
                 data.push(block.data());
-                raw.extend(block.raw());
+                raw.extend(block.bytes());
             }
             Segment::Close => {}
         };

@@ -1,6 +1,6 @@
 //! Removes reasoning from a stream, event by event.
 
-use super::splitter::{Block, Segment, SplitAt, Splitter};
+use super::splitter::{RawEvent, Segment, SplitAt, Splitter};
 use super::strip;
 use super::tag_filter::TagFilter;
 use super::text_fields::{self, End, TextPosition};
@@ -62,7 +62,7 @@ impl OpenTexts {
     fn segment(&mut self, segment: Segment, out: &mut Vec<u8>) {
         match segment {
             Segment::Raw(bytes) => out.extend(bytes),
-            Segment::Event(block) => self.event(&block, out),
+            Segment::Event(event) => self.event(&event, out),
             Segment::Close => {
                 let mut rest = Vec::new();
                 self.flush(End::All, &mut rest);
@@ -75,13 +75,13 @@ impl OpenTexts {
         }
     }
 
-    fn event(&mut self, block: &Block, out: &mut Vec<u8>) {
-        let data = block.data();
+    fn event(&mut self, raw: &RawEvent, out: &mut Vec<u8>) {
+        let data = raw.data();
         if data.trim() == "[DONE]" {
             self.flush(End::All, out);
         }
         if serde_json::from_str::<IgnoredAny>(&data).is_err() {
-            out.extend(block.raw());
+            out.extend(raw.bytes());
             return;
         }
         let event = text_fields::of_event(self.protocol, JsonCursor::root(&data));
@@ -111,9 +111,9 @@ impl OpenTexts {
             strip(whole, &self.tags, &mut edits);
         }
         if edits.is_empty() {
-            out.extend(block.raw());
+            out.extend(raw.bytes());
         } else {
-            out.extend(block.with_data(&edits.apply(&data)));
+            out.extend(raw.with_data(&edits.apply(&data)));
         }
     }
 

@@ -29,7 +29,7 @@ extern "C" {
         body: &ReadableStream,
         idle_ms: f64,
         request: &AbortController,
-        max_held_bytes: f64,
+        max_buffered_bytes: f64,
         storable: bool,
         leader: Option<&AbortSignal>,
         piped: bool,
@@ -88,9 +88,18 @@ fn broadcast(
     let piped = !encoded && media_type::is_event_stream(&media_type::essence(headers));
     let leader = options.leader.filter(|_| piped || encoded);
     // Lengths are exact below 2^53.
-    let held = options.max_held_bytes as f64;
+    let max_buffered_bytes = options.max_buffered_bytes as f64;
     let length = decoded_length(headers);
-    Some(Broadcast::new(body, timer_millis(idle), request, held, options.is_storable, leader, piped, length))
+    Some(Broadcast::new(
+        body,
+        timer_millis(idle),
+        request,
+        max_buffered_bytes,
+        options.is_storable,
+        leader,
+        piped,
+        length,
+    ))
 }
 
 fn is_encoded(headers: &HeaderMap) -> bool {
@@ -112,7 +121,7 @@ pub fn with_idle_timeout(response: &UpstreamResponse, idle: Duration, client: &A
     if response.request().is_none() || !generated || is_encoded(&response.headers) {
         return Some(body);
     }
-    let options = ShareOptions { max_held_bytes: 0, leader: Some(client), is_storable: false };
+    let options = ShareOptions { max_buffered_bytes: 0, leader: Some(client), is_storable: false };
     for_leader(&broadcast(response, idle, &options)?, &response.headers)
 }
 

@@ -1,4 +1,4 @@
-//! The Durable Object of a cache key, in which all its clients meet.
+//! The Durable Object of a cache key: translates between HTTP and the coalescer.
 
 use super::namespace::{DISPOSITION_HEADER, decode_frame};
 use crate::cache::coalesce::Disposition;

@@ -1,4 +1,4 @@
-// Chunks of a body, held once for all who read them.
+// Chunks of a body, each held once for all readers.
 
 /** The chunks that are held for readers, numbered from the first chunk of the body. */
 export class ChunkBuffer {
@@ -64,7 +64,7 @@ export class ChunkBuffer {
 export class FanOut {
   #buffer;
   #onWait;
-  #onLeave;
+  #onRemove;
   /** @type {Set<{ next: number }>} */
   #readers = new Set();
   /** @type {(() => void)[]} Readers that wait for the next chunk. */
@@ -77,12 +77,12 @@ export class FanOut {
   /**
    * @param {ChunkBuffer} buffer
    * @param {() => void} onWait Called when a reader has read all there is and wants more.
-   * @param {() => void} onLeave Called when a reader is done or has been cancelled.
+   * @param {() => void} onRemove Called when a reader is done or has been cancelled.
    */
-  constructor(buffer, onWait, onLeave) {
+  constructor(buffer, onWait, onRemove) {
     this.#buffer = buffer;
     this.#onWait = onWait;
-    this.#onLeave = onLeave;
+    this.#onRemove = onRemove;
   }
 
   get readerCount() {
@@ -125,15 +125,15 @@ export class FanOut {
   openStream() {
     const reader = { next: 0 };
     this.#readers.add(reader);
-    const leave = () => {
+    const remove = () => {
       this.#readers.delete(reader);
-      this.#onLeave();
+      this.#onRemove();
     };
     /** @param {ReadableStreamDefaultController<Uint8Array>} controller */
     const pull = async (controller) => {
       for (;;) {
         if (reader.next < this.#buffer.first) {
-          leave();
+          remove();
           throw new Error("This reader is too far behind.");
         }
         const chunk = this.#buffer.get(reader.next);
@@ -142,7 +142,7 @@ export class FanOut {
           return controller.enqueue(chunk);
         }
         if (this.ended) {
-          leave();
+          remove();
           if (this.#failed) throw new Error("The upstream's response was aborted.");
           return controller.close();
         }
@@ -152,7 +152,7 @@ export class FanOut {
         await more;
       }
     };
-    return new ReadableStream({ pull, cancel: leave }, { highWaterMark: 0 });
+    return new ReadableStream({ pull, cancel: remove }, { highWaterMark: 0 });
   }
 }
 

@@ -1,4 +1,4 @@
-//! The way to the Durable Objects: one for each cache key, and one for each namespace.
+//! Requests to the Durable Objects: one for each cache key, and one for each namespace.
 
 use crate::cache::coalesce::Disposition;
 use crate::json;
@@ -44,8 +44,7 @@ impl DurableObjectNamespace {
         binding(env, BINDING).map(JsCast::unchecked_into)
     }
 
-    /// Asks the object of a request's key for the response. Any failure on the way makes the client independent. `original`: the
-    /// client's request.
+    /// Sends a request to the object of its key. If that fails, the client fetches on its own. `original`: the client's request.
     pub async fn join(
         &self,
         request: &CoalesceRequest,
@@ -60,7 +59,7 @@ impl DurableObjectNamespace {
         }
     }
 
-    /// Tells the object of a key to forget its response, and not to store the one that is on its way.
+    /// Tells the object of a key to forget its response, and not to store the one in flight.
     pub async fn forget(&self, key: &CacheKey) {
         let init = RequestInit::new();
         init.set_method("DELETE");
@@ -136,7 +135,7 @@ impl DurableObjectNamespace {
     }
 }
 
-/// A coalesce request and the request body in one message: a length, JSON, and bytes.
+/// A coalesce request and the request body in one message: the length of the JSON in [`LENGTH_BYTES`], the JSON, and the body.
 fn encode_frame(request: &CoalesceRequest, body: &Uint8Array) -> Option<Uint8Array> {
     let json = serde_json::to_vec(request).ok()?;
     let length = u32::try_from(json.len()).ok()?;
@@ -148,6 +147,7 @@ fn encode_frame(request: &CoalesceRequest, body: &Uint8Array) -> Option<Uint8Arr
     Some(frame)
 }
 
+/// Reads a message of [`encode_frame`]. `None`: it is none.
 pub fn decode_frame(frame: &Uint8Array) -> Option<(CoalesceRequest, Uint8Array)> {
     let length: [u8; 4] = frame.subarray(0, LENGTH_BYTES).to_vec().try_into().ok()?;
     let body_start = LENGTH_BYTES.checked_add(u32::from_be_bytes(length))?;

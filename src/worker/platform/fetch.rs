@@ -73,7 +73,7 @@ pub struct UpstreamResponse {
     pub status: StatusCode,
     /// The header fields.
     pub headers: HeaderMap,
-    /// What aborts the request. `None`: somebody else does.
+    /// What aborts the request. `None`: this response's owner does not abort it.
     request: Option<AbortController>,
 }
 
@@ -91,7 +91,7 @@ impl UpstreamResponse {
 
     /// The same response with a body of its own, for a client that does not abort the request.
     pub fn with_body(&self, body: Option<ReadableStream>) -> UpstreamResponse {
-        // The handle: the method of this name would divide the body.
+        // This copies the handle. The method `Response::clone` would tee the body.
         let response = Clone::clone(&self.response);
         UpstreamResponse { response, body, status: self.status, headers: self.headers.clone(), request: None }
     }
@@ -120,7 +120,8 @@ impl UpstreamHead for UpstreamResponse {
     }
 }
 
-/// Fetches, and retries what fails where that may help. If in the end no response comes, the last one that came is given.
+/// Fetches, and retries what fails where that may help. If the last attempts get no response, an earlier error response is
+/// returned.
 /// `original`: the request that has the bytes of the header values that are not UTF-8.
 pub async fn fetch(
     request: &UpstreamRequest,
@@ -198,7 +199,7 @@ async fn fetch_with_retries(
 enum BufferedError {
     /// Its body says that a retry is of no use.
     Final(UpstreamResponse),
-    /// It is held, if it is small, for the case that no other comes.
+    /// It is kept, if it is small, in case no later response comes.
     Retried(Option<UpstreamResponse>),
 }
 

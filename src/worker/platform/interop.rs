@@ -209,13 +209,13 @@ pub async fn read_request_body(request: &Request, limit: usize) -> Result<Reques
 
 /// The same body, and a promise that resolves when all of it has been read, or it has been aborted.
 pub fn track_end(body: &ReadableStream, length: Option<usize>) -> (ReadableStream, Promise) {
-    // A length above 2^53 is none.
+    // A length above 2^53 counts as unknown.
     let length = length.map(|length| length as f64).filter(|length| *length < 9_007_199_254_740_992.0);
     let tracked = js_track_end(body, length);
     (tracked.stream(), tracked.ended())
 }
 
-/// Two streams of one. Each has every byte.
+/// Splits a stream into two, each with every byte.
 pub fn tee(stream: &ReadableStream) -> [ReadableStream; 2] {
     let branches = stream.tee();
     [branches.get(0), branches.get(1)].map(JsCast::unchecked_into)

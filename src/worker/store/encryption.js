@@ -1,5 +1,5 @@
-// Sealed entries: AES-256-GCM. HKDF-SHA-256 derives the key from the operator's secret and the request's own salt.
-// A sealed entry is `header`, a random nonce, and the ciphertext with its tag.
+// Encrypted entries: AES-256-GCM. HKDF-SHA-256 derives the key from the operator's secret and the request's own salt.
+// An encrypted entry is `magic`, a random nonce, and the ciphertext with its tag.
 
 const NONCE_BYTES = 12;
 const HKDF_INFO = new TextEncoder().encode("reprise-entry-key-1");
@@ -18,38 +18,38 @@ async function deriveKey(secret, salt) {
 /**
  * @param {string} secret
  * @param {Uint8Array} salt
- * @param {Uint8Array} header Authenticated, not encrypted.
+ * @param {Uint8Array} magic Authenticated, not encrypted.
  * @param {Uint8Array} entry
  */
-export async function seal(secret, salt, header, entry) {
+export async function seal(secret, salt, magic, entry) {
   const iv = crypto.getRandomValues(new Uint8Array(NONCE_BYTES));
   const key = await deriveKey(secret, salt);
-  const ciphertext = await crypto.subtle.encrypt({ name: "AES-GCM", iv, additionalData: header }, key, entry);
-  const value = new Uint8Array(header.length + NONCE_BYTES + ciphertext.byteLength);
-  value.set(header, 0);
-  value.set(iv, header.length);
-  value.set(new Uint8Array(ciphertext), header.length + NONCE_BYTES);
+  const ciphertext = await crypto.subtle.encrypt({ name: "AES-GCM", iv, additionalData: magic }, key, entry);
+  const value = new Uint8Array(magic.length + NONCE_BYTES + ciphertext.byteLength);
+  value.set(magic, 0);
+  value.set(iv, magic.length);
+  value.set(new Uint8Array(ciphertext), magic.length + NONCE_BYTES);
   return value;
 }
 
 /**
- * Opens a sealed entry with the first secret that fits; undefined if none does.
+ * Decrypts an entry with the first secret that fits; undefined if none does.
  *
  * @param {string[]} secrets
  * @param {Uint8Array} salt
- * @param {Uint8Array} header
+ * @param {Uint8Array} magic
  * @param {Uint8Array} value
  */
-export async function open(secrets, salt, header, value) {
-  const iv = value.subarray(header.length, header.length + NONCE_BYTES);
-  const ciphertext = value.subarray(header.length + NONCE_BYTES);
+export async function open(secrets, salt, magic, value) {
+  const iv = value.subarray(magic.length, magic.length + NONCE_BYTES);
+  const ciphertext = value.subarray(magic.length + NONCE_BYTES);
   for (const secret of secrets) {
     try {
       const key = await deriveKey(secret, salt);
-      const algorithm = { name: "AES-GCM", iv, additionalData: header };
+      const algorithm = { name: "AES-GCM", iv, additionalData: magic };
       return new Uint8Array(await crypto.subtle.decrypt(algorithm, key, ciphertext));
     } catch {
-      // Sealed with another secret, or damaged.
+      // Encrypted with another secret, or damaged.
     }
   }
   return undefined;

@@ -1,6 +1,6 @@
 //! Encrypts entries before a store sees them. The cryptography is the runtime's WebCrypto.
 
-use crate::cache::entry::SEALED_HEAD;
+use crate::cache::entry::ENCRYPTED_MAGIC;
 use crate::config::secret::Secret;
 use crate::key::EncryptionSalt;
 use js_sys::{Array, JsString, Promise, Uint8Array};
@@ -10,30 +10,30 @@ use wasm_bindgen_futures::JsFuture;
 #[wasm_bindgen(module = "/src/worker/store/encryption.js")]
 extern "C" {
     #[wasm_bindgen(js_name = seal)]
-    fn js_seal(secret: &str, salt: &Uint8Array, head: &Uint8Array, entry: &Uint8Array) -> Promise;
+    fn js_seal(secret: &str, salt: &Uint8Array, magic: &Uint8Array, entry: &Uint8Array) -> Promise;
 
     #[wasm_bindgen(js_name = open)]
-    fn js_open(secrets: &Array, salt: &Uint8Array, head: &Uint8Array, value: &Uint8Array) -> Promise;
+    fn js_open(secrets: &Array, salt: &Uint8Array, magic: &Uint8Array, value: &Uint8Array) -> Promise;
 }
 
 fn js_bytes(bytes: &[u8]) -> Uint8Array {
     Uint8Array::from(bytes)
 }
 
-/// An encoded entry, sealed with the first secret. `None`: that failed.
+/// Encrypts an encoded entry with the first secret. `None`: that failed.
 pub async fn seal(secrets: &[Secret], salt: &EncryptionSalt, entry: &Uint8Array) -> Option<Uint8Array> {
     let Secret(secret) = secrets.first()?;
-    let sealed = js_seal(secret, &js_bytes(salt.as_bytes()), &js_bytes(&SEALED_HEAD), entry);
+    let sealed = js_seal(secret, &js_bytes(salt.as_bytes()), &js_bytes(&ENCRYPTED_MAGIC), entry);
     JsFuture::from(sealed).await.ok()?.dyn_into().ok()
 }
 
-/// The encoded entry in a sealed value. `None`: it is not sealed, not with one of these secrets, or damaged.
+/// Decrypts a value to the encoded entry. `None`: it is not encrypted, not with one of these secrets, or damaged.
 pub async fn open(secrets: &[Secret], salt: &EncryptionSalt, value: &Uint8Array) -> Option<Uint8Array> {
-    let head_len = u32::try_from(SEALED_HEAD.len()).ok()?;
-    if value.subarray(0, head_len).to_vec() != SEALED_HEAD {
+    let magic_len = u32::try_from(ENCRYPTED_MAGIC.len()).ok()?;
+    if value.subarray(0, magic_len).to_vec() != ENCRYPTED_MAGIC {
         return None;
     }
     let secrets: Array = secrets.iter().map(|Secret(secret)| JsString::from(secret.as_str())).collect();
-    let opened = js_open(&secrets, &js_bytes(salt.as_bytes()), &js_bytes(&SEALED_HEAD), value);
+    let opened = js_open(&secrets, &js_bytes(salt.as_bytes()), &js_bytes(&ENCRYPTED_MAGIC), value);
     JsFuture::from(opened).await.ok()?.dyn_into().ok()
 }

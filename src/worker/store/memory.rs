@@ -8,7 +8,7 @@ use wasm_bindgen::prelude::*;
 
 #[wasm_bindgen(module = "/src/worker/store/memory.js")]
 extern "C" {
-    /// The entries in memory.
+    /// See `MemoryCache` in `memory.js`.
     #[derive(Clone)]
     pub type MemoryCache;
 
