@@ -93,7 +93,7 @@ export function sendRaw(origin, bytes, { endWrite = false } = {}) {
       );
       socket.on("close", () => resolve(Buffer.concat(chunks)));
     }),
-    "the other side to answer raw bytes and close",
+    "a response to raw bytes, and the end of the connection",
   );
 }
 

@@ -90,12 +90,12 @@ export function startProcess(program, args = [], { name = path.basename(program)
 }
 
 /**
- * Whether a URL answers at all.
+ * The status and the text that a URL responds with; undefined if it does not respond.
  *
  * @param {string} url
  * @param {RequestInit} [init]
  */
-export const answers = (url, init = {}) =>
+export const responseOf = (url, init = {}) =>
   fetch(url, { ...init, signal: AbortSignal.timeout(10_000) }).then(
     async (response) => [response.status, await response.text()],
     () => undefined,

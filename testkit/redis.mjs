@@ -69,7 +69,7 @@ class UpstashBridge extends Upstream {
 
   /** A command sent past the bridge. Texts come back as Buffers; an error of Redis's is thrown. */
   command(name, ...parameters) {
-    return withTimeout(this.#commands.callBuffer(name, ...parameters), `Redis to answer ${name}`);
+    return withTimeout(this.#commands.callBuffer(name, ...parameters), `Redis to respond to ${name}`);
   }
 
   /** Upstash's response to a call. */

@@ -5,7 +5,7 @@ import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import path from "node:path";
 import { BINDING, COALESCER_CLASS } from "./names.mjs";
-import { answers, freePort, ROOT, startProcess, temporaryFolder } from "./processes.mjs";
+import { freePort, ROOT, responseOf, startProcess, temporaryFolder } from "./processes.mjs";
 import { withTimeout } from "./wait.mjs";
 
 const require = createRequire(import.meta.url);
@@ -90,7 +90,7 @@ export async function startMiniflare({
       port: 0,
       cf: false, // fetch nothing from the internet
       handleStructuredLogs: (entry) => {
-        running.heard(entry);
+        running.onLogEntry(entry);
         onLog(entry);
       },
     }),
@@ -103,7 +103,7 @@ export async function startMiniflare({
 }
 
 function miniflareModules(build, trap) {
-  // All of the folder: worker-build and wasm-bindgen add modules of their own.
+  // All modules of the folder: the build may add some.
   const others = readdirSync(build)
     .filter((name) => name !== MODULES[0])
     .map((name) => path.join(build, name));
@@ -152,7 +152,7 @@ class RunningWorker {
   #listeners = new Set();
   #gates = new Map();
 
-  heard({ message }) {
+  onLogEntry({ message }) {
     this.output += `${message}\n`;
     const line = parseJson(message);
     // Only a request's line has both of these.
@@ -167,8 +167,8 @@ class RunningWorker {
    */
   async logged(n) {
     while (this.lines.length < n) {
-      const heard = new Promise((resolve) => this.#listeners.add(resolve));
-      await withTimeout(heard, `log line ${n}, after:\n${this.output.slice(-2000)}`);
+      const written = new Promise((resolve) => this.#listeners.add(resolve));
+      await withTimeout(written, `log line ${n}, after:\n${this.output.slice(-2000)}`);
     }
     return this.lines[n - 1];
   }
@@ -208,7 +208,7 @@ class RunningWorker {
 
   /**
    * With the store "faulty-kv": decides about each "get" or "put" from now on. `verdict` is "pass", "fail", a promise of one, or
-   * a function that is called each time; a promise that never resolves is a store that never answers. Returns a promise of the
+   * a function that is called each time; a promise that never resolves is a store that never responds. Returns a promise of the
    * first operation that arrives.
    */
   gate(operation, verdict) {
@@ -323,7 +323,7 @@ ${namespaceService}
      * @param {RequestInit} [init]
      */
     async ready(at = "/", init = {}) {
-      await child.ready(() => answers(url + at, init), { pollMs: 1 });
+      await child.ready(() => responseOf(url + at, init), { pollMs: 1 });
       return performance.now() - began;
     },
     async stop() {
@@ -369,7 +369,7 @@ export async function startWranglerDev({ vars = {}, env = {}, limitMs = 180_000 
   };
   const url = `http://localhost:${port}`;
   try {
-    await child.ready(() => answers(`${url}/healthz`), { limitMs, pollMs: 100 });
+    await child.ready(() => responseOf(`${url}/healthz`), { limitMs, pollMs: 100 });
   } catch (error) {
     await stop();
     throw error;

@@ -47,14 +47,14 @@ describe("openai-node", () => {
       return [JSON.parse(JSON.stringify(data)), response.headers.get("x-cache-status")];
     });
   test("openai-node gets a chat completion from the cache", async () => {
-    const answer = await ask((openai) => openai.chat.completions.create(chat));
-    assert.equal(answer.choices[0].message.content, "Bits hum, and are still.");
+    const response = await ask((openai) => openai.chat.completions.create(chat));
+    assert.equal(response.choices[0].message.content, "Bits hum, and are still.");
   });
   test("openai-node gets a completion from the cache", () => ask((openai) => openai.completions.create(completion)));
   test("openai-node gets an embedding from the cache", async () => {
-    const answer = await ask((openai) => openai.embeddings.create(embedding));
+    const response = await ask((openai) => openai.embeddings.create(embedding));
     assert.deepEqual(
-      answer.data.map((item) => item.embedding),
+      response.data.map((item) => item.embedding),
       [
         [0.5, -0.25],
         [0.5, -0.25],
@@ -90,9 +90,9 @@ describe("openai-python", () => {
         const program = `
 from openai import OpenAI
 client = OpenAI(api_key="sk-test", base_url="${proxy.origin}/proxy", max_retries=0)
-answer = ${call}
-print(answer.headers["x-cache-status"])
-print(answer.parse().to_json())`;
+response = ${call}
+print(response.headers["x-cache-status"])
+print(response.parse().to_json())`;
         const output = await runProgram("python", ["-c", program]);
         const [status, ...json] = output.split("\n");
         return [JSON.parse(json.join("\n")), status];

@@ -62,12 +62,12 @@ const HELPERS = {
     stream: python(`
 with client.chat.completions.stream(**request, stream_options={"include_usage": True}) as stream:
     text = "".join(event.delta for event in stream if event.type == "content.delta")
-    answer = stream.get_final_completion()
-assert text == answer.choices[0].message.content
-print(json.dumps([answer.id, text, answer.choices[0].finish_reason, answer.usage.total_tokens]))`),
+    completion = stream.get_final_completion()
+assert text == completion.choices[0].message.content
+print(json.dumps([completion.id, text, completion.choices[0].finish_reason, completion.usage.total_tokens]))`),
     plain: python(`
-answer = client.chat.completions.create(**request)
-print(json.dumps([answer.id, answer.choices[0].message.content, answer.choices[0].finish_reason, answer.usage.total_tokens]))`),
+completion = client.chat.completions.create(**request)
+print(json.dumps([completion.id, completion.choices[0].message.content, completion.choices[0].finish_reason, completion.usage.total_tokens]))`),
   },
   "anthropic messages.stream": {
     stream: async () =>

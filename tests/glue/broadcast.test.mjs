@@ -405,7 +405,7 @@ describe("when readers disconnect", () => {
 });
 
 describe("the leader's own branch", () => {
-  test("does not exist unless it is asked for", () => {
+  test("does not exist unless it is requested", () => {
     assert.equal(start().broadcast.leaderBody, undefined);
   });
 
@@ -425,7 +425,7 @@ describe("the leader's own branch", () => {
     await assert.rejects(readText(broadcast.leaderBody), /declared length/);
   });
 
-  test("goes on if it is handed over as it is and the body is too large to be read here", async () => {
+  test("continues if it is handed over as it is and the body is too large to be read here", async () => {
     const { broadcast, body, aborted } = start({ leader: "direct" });
     const leader = drain(broadcast.leaderBody);
     for (let n = 1; n <= 5; n += 1) body.send(KB);
@@ -435,7 +435,7 @@ describe("the leader's own branch", () => {
     assert.deepEqual([aborted(), broadcast.bytesRead, leader.bytes, leader.ended], [false, undefined, 5_000, true]);
   });
 
-  test("if piped, is watched up to 16 MiB, and goes on after that", async () => {
+  test("if piped, is watched up to 16 MiB, and continues after that", async () => {
     const { broadcast, body, aborted } = start({ leader: "piped" });
     const leader = drain(broadcast.leaderBody);
     const megabyte = "x".repeat(2 ** 20);

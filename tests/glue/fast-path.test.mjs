@@ -248,7 +248,7 @@ describe("plans", () => {
     assert.equal(reads, 0, "the store was read although the memory has an entry");
   });
 
-  test("one that throws is dropped and reported, and its request goes on with its body", async (t) => {
+  test("one that throws is dropped and reported, and its request takes the slow path with its body", async (t) => {
     globalThis.reportError = t.mock.fn();
     t.after(() => delete globalThis.reportError);
     const thrown = new Error("ended");

@@ -166,7 +166,7 @@ impl Message {
     }
 }
 
-/// What the expectations of a step are about.
+/// The exchange that the expectations of a step are checked against.
 struct Exchange<'a> {
     host: &'a Host,
     request: &'a Request,

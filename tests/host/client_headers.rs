@@ -198,7 +198,7 @@ fn preflights_need_no_token_and_pass_with_a_body_in_name() {
 }
 
 #[test]
-fn the_proxy_answers_preflights_for_its_controls() {
+fn the_proxy_responds_to_preflights_for_its_controls() {
     for vars in [&[("PROXY_TOKENS", "t")][..], &[]] {
         let mut host = host(vars);
         for body in [None, Some(&b""[..])] {

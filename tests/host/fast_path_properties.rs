@@ -1,4 +1,4 @@
-//! The fast path responds as the slow path does, and its comparison leaves out nothing that matters.
+//! The fast path responds as the slow path does, and compares everything that affects the response.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use proptest::prelude::*;
@@ -7,7 +7,7 @@ use reprise::testing::{
     Lookup, OnBody, OnHead, OnLookup, OnRequest, RequestHead, ResponseMode, Usage, fast_path_ignored_headers, on_head,
 };
 
-const BODY: &[u8] = br#"{"model":"m","messages":[{"role":"user","content":"a question"}]}"#;
+const BODY: &[u8] = br#"{"model":"m","messages":[{"role":"user","content":"a text"}]}"#;
 
 type Vars<'a> = &'a [(&'a str, &'a str)];
 
@@ -49,7 +49,7 @@ const CONFIGURATIONS: [Vars<'static>; 3] = [
     ],
 ];
 
-/// Everything that a response is made of.
+/// Everything in a plan that a response depends on.
 fn shown(plan: &FastPathPlan) -> String {
     format!("{plan:?} {:?}", plan.salt.as_ref().map(|salt| *salt.as_bytes()))
 }
@@ -128,7 +128,7 @@ fn seen(response: CachedResponse, log: &LogFields) -> Seen {
     (response.status, response.headers, format!("{log:?}"))
 }
 
-/// What the slow path makes of an entry that is fresh and goes out as it is.
+/// The slow path's response, if the entry is fresh and served verbatim.
 fn slow_path((request, mut log): (CacheableRequest, LogFields), lookup: &Lookup, now: u64) -> Option<Seen> {
     match request.on_lookup(lookup, now, &mut log) {
         OnLookup::Decided(Decision::Serve(response))

@@ -1,4 +1,4 @@
-//! What must never change a key, and what always must.
+//! Which changes of a request change its cache key, and which do not.
 
 use http::{HeaderMap, HeaderValue};
 use proptest::prelude::*;
@@ -6,18 +6,18 @@ use reprise::testing::{CacheKey, Document, KeyInput, MatchMode, Select, Tenant, 
 
 /// A JSON value whose spelling is still open: object members in some order, numbers as tokens.
 #[derive(Debug, Clone, PartialEq)]
-enum JsonCursor {
+enum Json {
     Null,
     Bool(bool),
     Number(String),
     Text(String),
-    Array(Vec<JsonCursor>),
-    Object(Vec<(String, JsonCursor)>),
+    Array(Vec<Json>),
+    Object(Vec<(String, Json)>),
     /// A JSON Schema: its members' order is part of its value.
-    Schema(Box<JsonCursor>),
+    Schema(Box<Json>),
 }
 
-/// Decides how a value is spelled; every call gives the next of a fixed run of random numbers.
+/// Chooses how a value is spelled, by a fixed sequence of random numbers.
 struct Spelling<'a> {
     choices: std::iter::Cycle<std::slice::Iter<'a, u8>>,
 }
@@ -64,15 +64,15 @@ impl<'a> Spelling<'a> {
         out.push('"');
     }
 
-    fn value(&mut self, value: &JsonCursor, ordered: bool, out: &mut String) {
+    fn value(&mut self, value: &Json, ordered: bool, out: &mut String) {
         self.blank(out);
         match value {
-            JsonCursor::Null => out.push_str("null"),
-            JsonCursor::Bool(value) => out.push_str(if *value { "true" } else { "false" }),
-            JsonCursor::Number(token) => out.push_str(token),
-            JsonCursor::Text(text) => self.text(text, out),
-            JsonCursor::Schema(inner) => self.value(inner, true, out),
-            JsonCursor::Array(items) => {
+            Json::Null => out.push_str("null"),
+            Json::Bool(value) => out.push_str(if *value { "true" } else { "false" }),
+            Json::Number(token) => out.push_str(token),
+            Json::Text(text) => self.text(text, out),
+            Json::Schema(inner) => self.value(inner, true, out),
+            Json::Array(items) => {
                 out.push('[');
                 for (index, item) in items.iter().enumerate() {
                     out.push_str(if index == 0 { "" } else { "," });
@@ -80,7 +80,7 @@ impl<'a> Spelling<'a> {
                 }
                 out.push(']');
             }
-            JsonCursor::Object(members) => {
+            Json::Object(members) => {
                 let mut members: Vec<_> = members.iter().collect();
                 if !ordered {
                     for last in (1..members.len()).rev() {
@@ -105,68 +105,63 @@ impl<'a> Spelling<'a> {
     }
 }
 
-fn spell(value: &JsonCursor, choices: &[u8]) -> String {
+fn spell(value: &Json, choices: &[u8]) -> String {
     let mut out = String::new();
     Spelling::new(choices).value(value, false, &mut out);
     out
 }
 
-fn number() -> impl Strategy<Value = JsonCursor> {
-    "-?(0|[1-9][0-9]{0,17})(\\.[0-9]{1,3})?([eE][+-]?[0-9]{1,2})?".prop_map(JsonCursor::Number)
+fn number() -> impl Strategy<Value = Json> {
+    "-?(0|[1-9][0-9]{0,17})(\\.[0-9]{1,3})?([eE][+-]?[0-9]{1,2})?".prop_map(Json::Number)
 }
 
 fn text() -> impl Strategy<Value = String> {
     prop_oneof!["[a-c]{0,3}", "[\\x00-\\x7f]{0,6}", "\\PC{0,6}"]
 }
 
-/// Names that mean no schema anywhere.
+/// Names that never hold a schema.
 fn name() -> impl Strategy<Value = String> {
     prop_oneof!["[a-e]{1,2}", "k\\PC{0,3}", Just("content".to_owned()), Just("k\"\\\n".to_owned())]
 }
 
-fn unique(members: Vec<(String, JsonCursor)>) -> Vec<(String, JsonCursor)> {
+fn unique(members: Vec<(String, Json)>) -> Vec<(String, Json)> {
     let mut seen = std::collections::HashSet::new();
     members.into_iter().filter(|(key, _)| seen.insert(key.clone())).collect()
 }
 
-fn json() -> impl Strategy<Value = JsonCursor> {
-    let leaf = prop_oneof![
-        Just(JsonCursor::Null),
-        any::<bool>().prop_map(JsonCursor::Bool),
-        number(),
-        text().prop_map(JsonCursor::Text)
-    ];
+fn json() -> impl Strategy<Value = Json> {
+    let leaf = prop_oneof![Just(Json::Null), any::<bool>().prop_map(Json::Bool), number(), text().prop_map(Json::Text)];
     leaf.prop_recursive(4, 40, 5, |inner| {
         prop_oneof![
-            prop::collection::vec(inner.clone(), 0..5).prop_map(JsonCursor::Array),
-            prop::collection::vec((name(), inner), 0..5).prop_map(|members| JsonCursor::Object(unique(members))),
+            prop::collection::vec(inner.clone(), 0..5).prop_map(Json::Array),
+            prop::collection::vec((name(), inner), 0..5).prop_map(|members| Json::Object(unique(members))),
         ]
     })
 }
 
-fn object(pairs: Vec<(&str, JsonCursor)>) -> JsonCursor {
-    JsonCursor::Object(pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+fn object(pairs: Vec<(&str, Json)>) -> Json {
+    Json::Object(pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
 }
 
 /// A request body: anything at the top, and schemas where the providers have them.
-fn body() -> impl Strategy<Value = JsonCursor> {
+fn body() -> impl Strategy<Value = Json> {
     let members = prop::collection::vec((name(), json()), 1..5).prop_map(unique);
     (members, json(), json(), json(), json(), json()).prop_map(|(members, content, metadata, a, b, c)| {
-        let schema = |value| JsonCursor::Schema(Box::new(value));
-        let text = |text: &str| JsonCursor::Text(text.to_owned());
+        let schema = |value| Json::Schema(Box::new(value));
+        let text = |text: &str| Json::Text(text.to_owned());
         let message = object(vec![("role", text("user")), ("content", schema(content))]);
-        let function = object(vec![("name", text("f")), ("parameters", schema(a)), ("strict", JsonCursor::Bool(true))]);
-        let tools = JsonCursor::Array(vec![object(vec![("type", text("function")), ("function", function)])]);
+        let function = object(vec![("name", text("f")), ("parameters", schema(a)), ("strict", Json::Bool(true))]);
+        let tools = Json::Array(vec![object(vec![("type", text("function")), ("function", function)])]);
         let format = object(vec![("name", text("n")), ("schema", schema(b))]);
         let format = object(vec![("json_schema", format), ("type", text("json_schema"))]);
         // Only parameters have their keys sorted.
         let mut members: Vec<_> = members.into_iter().map(|(name, value)| (name, schema(value))).collect();
         members.push(("metadata".to_owned(), metadata));
-        members.push(("messages".to_owned(), JsonCursor::Array(vec![message])));
+        members.push(("messages".to_owned(), Json::Array(vec![message])));
         members.push(("tools".to_owned(), tools));
         members.push(("response_format".to_owned(), format));
         members.push(("generationConfig".to_owned(), object(vec![("responseSchema", schema(c))])));
-        JsonCursor::Object(members)
+        Json::Object(members)
     })
 }
 
@@ -214,25 +209,25 @@ fn key(body: &str) -> CacheKey {
     Sender::default().key(body)
 }
 
-/// Changes one thing about a value, somewhere inside it. `false`: there was nothing to change at this place.
-fn change(value: &mut JsonCursor, path: &[u8], ordered: bool) -> bool {
+/// Changes one thing inside a value. `false`: there was nothing to change at this place.
+fn change(value: &mut Json, path: &[u8], ordered: bool) -> bool {
     let (step, rest) = path.split_first().unwrap_or((&0, &[]));
     let step = usize::from(*step);
     match value {
-        JsonCursor::Null => *value = JsonCursor::Bool(false),
-        JsonCursor::Bool(inner) => *inner = !*inner,
-        JsonCursor::Number(token) => {
+        Json::Null => *value = Json::Bool(false),
+        Json::Bool(inner) => *inner = !*inner,
+        Json::Number(token) => {
             *token = match token.strip_suffix(".0") {
                 Some(shorter) => shorter.to_owned(),
                 None if token.contains(['.', 'e', 'E']) => format!("{token}1"),
                 None => format!("{token}.0"),
             }
         }
-        JsonCursor::Text(text) => text.push('x'),
-        JsonCursor::Schema(inner) => return change(inner, path, true),
-        JsonCursor::Array(items) if items.is_empty() => items.push(JsonCursor::Null),
-        JsonCursor::Object(members) if members.is_empty() => members.push(("new".to_owned(), JsonCursor::Null)),
-        JsonCursor::Array(items) => {
+        Json::Text(text) => text.push('x'),
+        Json::Schema(inner) => return change(inner, path, true),
+        Json::Array(items) if items.is_empty() => items.push(Json::Null),
+        Json::Object(members) if members.is_empty() => members.push(("new".to_owned(), Json::Null)),
+        Json::Array(items) => {
             let at = step % items.len();
             match step % 3 {
                 0 if !rest.is_empty() => return change(&mut items[at], rest, ordered),
@@ -242,7 +237,7 @@ fn change(value: &mut JsonCursor, path: &[u8], ordered: bool) -> bool {
                 }
             }
         }
-        JsonCursor::Object(members) => {
+        Json::Object(members) => {
             let at = step % members.len();
             match step % 4 {
                 0 if ordered && members.len() > 1 && at > 0 => members.swap(0, at),
@@ -250,7 +245,7 @@ fn change(value: &mut JsonCursor, path: &[u8], ordered: bool) -> bool {
                 1 => {
                     members.remove(at);
                 }
-                2 => members.push(("new".to_owned(), JsonCursor::Null)),
+                2 => members.push(("new".to_owned(), Json::Null)),
                 _ if !rest.is_empty() => return change(&mut members[at].1, rest, ordered),
                 _ => members[at].0.push('x'),
             }
@@ -281,17 +276,17 @@ proptest! {
     }
 
     #[test]
-    fn carriage_never_changes_the_key(body in body(), stream in json(), options in json(), spelling in choices()) {
-        let mut carried = body.clone();
-        if let JsonCursor::Object(members) = &mut carried {
+    fn stream_and_stream_options_never_change_the_key(body in body(), stream in json(), options in json(), spelling in choices()) {
+        let mut with_mode = body.clone();
+        if let Json::Object(members) = &mut with_mode {
             members.push(("stream".to_owned(), stream));
             members.push(("stream_options".to_owned(), options));
         }
-        prop_assert_eq!(key(&spell(&body, &spelling)), key(&spell(&carried, &spelling)));
+        prop_assert_eq!(key(&spell(&body, &spelling)), key(&spell(&with_mode, &spelling)));
     }
 
     #[test]
-    fn a_repeated_key_is_taken_literally(body in body(), spelling in choices()) {
+    fn a_body_with_a_duplicate_key_is_compared_by_its_bytes(body in body(), spelling in choices()) {
         let text = spell(&body, &spelling);
         let twice = |extra: &str| text.trim().strip_suffix('}').map(|open| format!("{open},{extra}}}")).unwrap();
         let (a, b) = (twice("\"zz\":1,\"zz\":2"), twice("\"zz\":2,\"zz\":1"));
@@ -301,9 +296,9 @@ proptest! {
     }
 
     #[test]
-    fn every_part_of_the_question_counts(a in parts(), b in parts()) {
+    fn every_part_of_the_request_is_in_the_key(a in parts(), b in parts()) {
         let body = r#"{"model":"m","user":"u"}"#;
-        let ask = |parts: &[String; 8]| {
+        let key_of = |parts: &[String; 8]| {
             let mut headers = HeaderMap::new();
             for (name, value) in ["authorization", "x-api-key", "openai-organization", "anthropic-version"].into_iter().zip(parts) {
                 if !value.is_empty() {
@@ -320,11 +315,11 @@ proptest! {
             }.key(body)
         };
         let equal = a[..7] == b[..7] && a[7].is_empty() == b[7].is_empty();
-        prop_assert_eq!(ask(&a) == ask(&b), equal);
+        prop_assert_eq!(key_of(&a) == key_of(&b), equal);
     }
 
     #[test]
-    fn whatever_bytes_come_there_is_an_answer(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn any_bytes_are_parsed_or_rejected(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let ours = Document::parse(&bytes).is_ok();
         // `serde_json` follows RFC 8259 too, but for its depth limit and lone surrogates.
         if let Ok(text) = std::str::from_utf8(&bytes) && !text.contains("\\u") {
@@ -335,7 +330,7 @@ proptest! {
     }
 
     #[test]
-    fn json_is_what_rfc_8259_says(text in "[\\[\\]{}:,\" \\\\/a-fnrtu0-9.eE+\\-truefalsnl]{0,24}") {
+    fn json_is_parsed_as_rfc_8259_defines_it(text in "[\\[\\]{}:,\" \\\\/a-fnrtu0-9.eE+\\-truefalsnl]{0,24}") {
         let theirs = serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok();
         let ours = Document::parse(text.as_bytes()).is_ok();
         if text.contains("\\u") {
@@ -351,7 +346,7 @@ fn parts() -> impl Strategy<Value = [String; 8]> {
 }
 
 #[test]
-fn the_pairs_that_others_confuse_are_separate() {
+fn easily_confused_bodies_have_different_keys() {
     for (a, b) in [
         (r#"{"n":1}"#, r#"{"n":1.0}"#),
         (r#"{"n":1}"#, r#"{"n":1e0}"#),
@@ -373,7 +368,7 @@ fn the_pairs_that_others_confuse_are_separate() {
 }
 
 #[test]
-fn chat_matching_sees_the_conversation_alone() {
+fn chat_matching_compares_the_conversation_alone() {
     let sender = Sender { mode: MatchMode::Chat, ..Sender::default() };
     let base = sender.key(r#"{"model":"a","temperature":1,"messages":[{"role":"user","content":"q"}]}"#);
     let other = sender.key(r#"{"messages":[{"content":"q","role":"user"}],"tools":[1],"model":"b"}"#);
@@ -385,7 +380,7 @@ fn chat_matching_sees_the_conversation_alone() {
     assert_ne!(sender.key(r#"{"model":"a"}"#), sender.key(r#"{"model":"b"}"#));
 }
 
-/// Work is counted, not timed: what is written, and in how many pieces, stays in proportion to the text.
+/// The work is counted, not timed: the bytes written, and the number of pieces, are proportional to the text.
 #[test]
 fn a_long_body_is_linear() {
     let nested = format!("{}1{}", "{\"b\":0,\"a\":".repeat(90_000), "}".repeat(90_000));

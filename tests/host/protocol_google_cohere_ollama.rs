@@ -1,5 +1,5 @@
-//! Streams and objects of Google, Cohere and Ollama: whatever way an answer is cut into events, it adds up to the
-//! answer, and the stream that we make of an answer does too.
+//! Google, Cohere and Ollama: a stream of any chunks converts into the object, and an object converts into a stream that converts
+//! back.
 
 use proptest::prelude::*;
 use reprise::testing::{Event, Protocol, ResponseMode};
@@ -9,15 +9,15 @@ use std::collections::VecDeque;
 const STREAM: ResponseMode = ResponseMode { stream: true, include_usage: false };
 const PLAIN: ResponseMode = ResponseMode { stream: false, include_usage: false };
 
-/// Decides how an answer is cut up; every call gives the next of a fixed run of random numbers.
+/// Chooses where a response is split, by a fixed sequence of random numbers.
 #[derive(Debug)]
-struct Knife {
+struct Cuts {
     choices: std::iter::Cycle<std::vec::IntoIter<u8>>,
 }
 
-impl Knife {
+impl Cuts {
     fn new(choices: Vec<u8>) -> Self {
-        Knife { choices: choices.into_iter().cycle() }
+        Cuts { choices: choices.into_iter().cycle() }
     }
 
     fn choose(&mut self, among: usize) -> usize {
@@ -25,7 +25,7 @@ impl Knife {
     }
 
     /// A text in one or more pieces, some of them empty.
-    fn cut(&mut self, text: &str) -> Vec<String> {
+    fn split(&mut self, text: &str) -> Vec<String> {
         let mut pieces = vec![String::new()];
         for c in text.chars() {
             if self.choose(3) == 0 {
@@ -51,8 +51,8 @@ impl Knife {
     }
 }
 
-fn knife() -> impl Strategy<Value = Knife> {
-    prop::collection::vec(any::<u8>(), 1..40).prop_map(Knife::new)
+fn cuts() -> impl Strategy<Value = Cuts> {
+    prop::collection::vec(any::<u8>(), 1..40).prop_map(Cuts::new)
 }
 
 fn events(chunks: &[Value]) -> Vec<Event> {
@@ -67,7 +67,7 @@ fn text() -> impl Strategy<Value = String> {
     "[a-z \u{e9}\u{1f600}\"\n\\\\]{0,12}"
 }
 
-/// Any JSON value, for fields whose content is nobody's business.
+/// Any JSON value, for fields whose content does not matter.
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -86,11 +86,11 @@ fn any_json() -> impl Strategy<Value = Value> {
 }
 
 /// What holds for every protocol, for a whole response and one of its equivalent streams.
-fn laws(protocol: Protocol, answer: &Value, chunks: &[Value]) -> Result<(), TestCaseError> {
+fn check_conversions(protocol: Protocol, response: &Value, chunks: &[Value]) -> Result<(), TestCaseError> {
     let stream = events(chunks);
     prop_assert_eq!(protocol.check(&stream), Ok(()));
-    prop_assert_eq!(protocol.to_object(&stream), Some(answer.clone()), "{:#?}", chunks);
-    made_stream(protocol, answer)?;
+    prop_assert_eq!(protocol.to_object(&stream), Some(response.clone()), "{:#?}", chunks);
+    check_made_stream(protocol, response)?;
     // The stream as bytes, to the object as bytes.
     let mut body = Vec::new();
     for event in &stream {
@@ -98,8 +98,8 @@ fn laws(protocol: Protocol, answer: &Value, chunks: &[Value]) -> Result<(), Test
     }
     let (kind, bytes) = protocol.convert(&body, PLAIN).unwrap();
     prop_assert_eq!(kind, "application/json");
-    prop_assert_eq!(&serde_json::from_slice::<Value>(&bytes).unwrap(), answer);
-    // What is cut short is not whole, wherever that is. (The last line feed may be missing.)
+    prop_assert_eq!(&serde_json::from_slice::<Value>(&bytes).unwrap(), response);
+    // A truncated stream is never complete. (The last line feed may be missing.)
     for end in (0..body.len() - 1).filter(|end| end % 7 == 0 || body[..*end].ends_with(b"\n")) {
         let whole = protocol.events(&body[..end]).and_then(|events| protocol.check(&events));
         prop_assert!(
@@ -111,13 +111,13 @@ fn laws(protocol: Protocol, answer: &Value, chunks: &[Value]) -> Result<(), Test
     Ok(())
 }
 
-fn made_stream(protocol: Protocol, answer: &Value) -> Result<(), TestCaseError> {
-    let made = protocol.to_events(answer.clone(), STREAM);
-    prop_assert!(made.is_some(), "{answer:#}");
+fn check_made_stream(protocol: Protocol, response: &Value) -> Result<(), TestCaseError> {
+    let made = protocol.to_events(response.clone(), STREAM);
+    prop_assert!(made.is_some(), "{response:#}");
     let made = made.unwrap();
     prop_assert_eq!(protocol.check(&made), Ok(()));
-    prop_assert_eq!(protocol.to_object(&made), Some(answer.clone()), "{:#?}", made);
-    let (kind, bytes) = protocol.convert(&serde_json::to_vec(answer).unwrap(), STREAM).unwrap();
+    prop_assert_eq!(protocol.to_object(&made), Some(response.clone()), "{:#?}", made);
+    let (kind, bytes) = protocol.convert(&serde_json::to_vec(response).unwrap(), STREAM).unwrap();
     prop_assert!(protocol.is_stream(kind.split(';').next().unwrap(), true));
     prop_assert_eq!(protocol.events(&bytes).unwrap(), made);
     Ok(())
@@ -125,7 +125,7 @@ fn made_stream(protocol: Protocol, answer: &Value) -> Result<(), TestCaseError> 
 
 // Google
 
-/// A part that comes whole.
+/// A part that is not split.
 fn google_part() -> impl Strategy<Value = Value> {
     prop_oneof![
         (text(), any_json()).prop_map(
@@ -160,7 +160,7 @@ fn google_parts() -> impl Strategy<Value = Vec<Value>> {
     })
 }
 
-fn google_answer() -> impl Strategy<Value = Value> {
+fn google_response() -> impl Strategy<Value = Value> {
     let candidate = (google_parts(), prop::option::of(any_json()), prop::option::of(any_json()), any::<bool>());
     let candidates = prop::collection::vec(candidate, 1..4).prop_map(|candidates| {
         let candidates = candidates.into_iter().enumerate().map(|(index, (parts, grounding, future, max))| {
@@ -186,8 +186,8 @@ fn google_answer() -> impl Strategy<Value = Value> {
     })
 }
 
-fn google_stream(answer: &Value, knife: &mut Knife) -> Vec<Value> {
-    let runs = answer["candidates"].as_array().unwrap().iter().map(|candidate| {
+fn google_stream(response: &Value, cuts: &mut Cuts) -> Vec<Value> {
+    let runs = response["candidates"].as_array().unwrap().iter().map(|candidate| {
         let mut parts: Vec<Value> = Vec::new();
         for part in candidate["content"]["parts"].as_array().unwrap() {
             let is_plain = part.as_object().unwrap().keys().all(|name| name == "text" || name == "thought");
@@ -195,7 +195,7 @@ fn google_stream(answer: &Value, knife: &mut Knife) -> Vec<Value> {
                 parts.push(part.clone());
                 continue;
             }
-            for piece in knife.cut(part["text"].as_str().unwrap()) {
+            for piece in cuts.split(part["text"].as_str().unwrap()) {
                 let mut part = part.clone();
                 part["text"] = piece.into();
                 parts.push(part);
@@ -203,7 +203,7 @@ fn google_stream(answer: &Value, knife: &mut Knife) -> Vec<Value> {
         }
         let mut chunks: Vec<Vec<Value>> = vec![Vec::new()];
         for part in parts {
-            if knife.choose(2) == 0 {
+            if cuts.choose(2) == 0 {
                 chunks.push(Vec::new());
             }
             chunks.last_mut().unwrap().push(part);
@@ -211,7 +211,7 @@ fn google_stream(answer: &Value, knife: &mut Knife) -> Vec<Value> {
         let mut fragments: Vec<Value> = Vec::new();
         for parts in chunks {
             let mut fragment = json!({"content": {"parts": parts, "role": "model"}, "index": candidate["index"]});
-            if candidate["index"] == 0 && knife.choose(3) == 0 {
+            if candidate["index"] == 0 && cuts.choose(3) == 0 {
                 fragment.as_object_mut().unwrap().remove("index");
             }
             if candidate.get("safetyRatings").is_some() {
@@ -228,13 +228,13 @@ fn google_stream(answer: &Value, knife: &mut Knife) -> Vec<Value> {
         fragments
     });
     let runs: Vec<Vec<Value>> = runs.collect();
-    // Every candidate shows in the first chunk: one that has not shown yet cannot be missed.
+    // Every candidate is in the first chunk. Otherwise a stream could be truncated before a candidate begins.
     let (first, runs): (Vec<_>, Vec<_>) = runs.into_iter().map(|mut run| (run.remove(0), run)).unzip();
     let mut mixed = vec![first];
-    mixed.extend(knife.mix(runs).into_iter().map(|fragment| vec![fragment]));
+    mixed.extend(cuts.mix(runs).into_iter().map(|fragment| vec![fragment]));
     let last = mixed.len() - 1;
     let chunk = |(at, fragments)| {
-        let mut chunk = answer.clone();
+        let mut chunk = response.clone();
         chunk["candidates"] = Value::Array(fragments);
         if at != last {
             chunk["usageMetadata"] = json!({"totalTokenCount": at});
@@ -246,7 +246,7 @@ fn google_stream(answer: &Value, knife: &mut Knife) -> Vec<Value> {
 
 // Cohere
 
-fn cohere_answer() -> impl Strategy<Value = Value> {
+fn cohere_response() -> impl Strategy<Value = Value> {
     let block = (text(), any::<bool>()).prop_map(|(text, thinking)| {
         if thinking { json!({"type": "thinking", "thinking": text}) } else { json!({"type": "text", "text": text}) }
     });
@@ -294,10 +294,10 @@ fn cohere_answer() -> impl Strategy<Value = Value> {
     )
 }
 
-fn cohere_stream(answer: &Value, knife: &mut Knife) -> Vec<Value> {
-    let message = &answer["message"];
+fn cohere_stream(response: &Value, cuts: &mut Cuts) -> Vec<Value> {
+    let message = &response["message"];
     let items = |name: &str| message[name].as_array().cloned().unwrap_or_default().into_iter().enumerate();
-    let mut logprobs = answer["logprobs"].as_array().cloned().unwrap_or_default();
+    let mut logprobs = response["logprobs"].as_array().cloned().unwrap_or_default();
     let mut runs = Vec::new();
     for (index, block) in items("content") {
         let kind = block["type"].as_str().unwrap().to_owned();
@@ -311,7 +311,7 @@ fn cohere_stream(answer: &Value, knife: &mut Knife) -> Vec<Value> {
                 run.push(json!({"type": "content-delta", "index": index, "delta": delta, "logprobs": item}));
             }
         } else {
-            for piece in knife.cut(&said) {
+            for piece in cuts.split(&said) {
                 let delta = json!({"message": {"content": {&kind: piece}}});
                 run.push(json!({"type": "content-delta", "index": index, "delta": delta}));
             }
@@ -320,8 +320,8 @@ fn cohere_stream(answer: &Value, knife: &mut Knife) -> Vec<Value> {
         runs.push(run);
     }
     let plan = message["tool_plan"].as_str().unwrap_or_default();
-    let plan = knife
-        .cut(plan)
+    let plan = cuts
+        .split(plan)
         .into_iter()
         .map(|piece| json!({"type": "tool-plan-delta", "delta": {"message": {"tool_plan": piece}}}));
     runs.push(plan.collect());
@@ -330,7 +330,7 @@ fn cohere_stream(answer: &Value, knife: &mut Knife) -> Vec<Value> {
         call["function"]["arguments"] = "".into();
         let mut run =
             vec![json!({"type": "tool-call-start", "index": index, "delta": {"message": {"tool_calls": call}}})];
-        for piece in knife.cut(&arguments) {
+        for piece in cuts.split(&arguments) {
             let delta = json!({"message": {"tool_calls": {"function": {"arguments": piece}}}});
             run.push(json!({"type": "tool-call-delta", "index": index, "delta": delta}));
         }
@@ -346,15 +346,15 @@ fn cohere_stream(answer: &Value, knife: &mut Knife) -> Vec<Value> {
     runs.push(citations.collect());
     let announced = json!({"role": "assistant", "content": [], "tool_plan": "", "tool_calls": [], "citations": []});
     let mut stream = vec![json!({"type": "message-start", "id": "c1", "delta": {"message": announced}})];
-    stream.extend(knife.mix(runs));
-    let end = object([("finish_reason", Some("COMPLETE".into())), ("usage", answer.get("usage").cloned())]);
+    stream.extend(cuts.mix(runs));
+    let end = object([("finish_reason", Some("COMPLETE".into())), ("usage", response.get("usage").cloned())]);
     stream.push(json!({"type": "message-end", "delta": end}));
     stream
 }
 
 // Ollama
 
-fn ollama_answer() -> impl Strategy<Value = Value> {
+fn ollama_response() -> impl Strategy<Value = Value> {
     let call = any_json().prop_map(|arguments| json!({"function": {"name": "f", "arguments": {"a": arguments}}}));
     let texts = (text(), prop::option::of("[a-z ]{1,9}"), prop::collection::vec(call, 0..3));
     let logprobs = prop::collection::vec(any_json(), 0..3);
@@ -389,14 +389,14 @@ fn ollama_answer() -> impl Strategy<Value = Value> {
     })
 }
 
-fn ollama_stream(answer: &Value, knife: &mut Knife) -> Vec<Value> {
-    let chat = answer.get("message").is_some();
-    let said = answer.get("message").unwrap_or(answer);
+fn ollama_stream(response: &Value, cuts: &mut Cuts) -> Vec<Value> {
+    let chat = response.get("message").is_some();
+    let said = response.get("message").unwrap_or(response);
     let field = if chat { "content" } else { "response" };
-    let mut logprobs = answer["logprobs"].as_array().cloned().unwrap_or_default();
+    let mut logprobs = response["logprobs"].as_array().cloned().unwrap_or_default();
     let mut parts: Vec<Value> = Vec::new();
     for name in ["thinking", field] {
-        for piece in knife.cut(said[name].as_str().unwrap_or_default()) {
+        for piece in cuts.split(said[name].as_str().unwrap_or_default()) {
             if name == field || !piece.is_empty() {
                 let mut part = json!({field: ""});
                 part[name] = piece.into();
@@ -412,7 +412,7 @@ fn ollama_stream(answer: &Value, knife: &mut Knife) -> Vec<Value> {
     let line = |(at, mut part): (usize, Value)| {
         let mut line = json!({"model": "m", "created_at": at, "done": false});
         if at == last {
-            line = answer.clone();
+            line = response.clone();
             for name in ["thinking", "logprobs"] {
                 line.as_object_mut().unwrap().remove(name);
             }
@@ -423,7 +423,7 @@ fn ollama_stream(answer: &Value, knife: &mut Knife) -> Vec<Value> {
         } else {
             line.as_object_mut().unwrap().append(part.as_object_mut().unwrap());
         }
-        let probable = if at == last { logprobs.len() } else { knife.choose(logprobs.len() + 1) };
+        let probable = if at == last { logprobs.len() } else { cuts.choose(logprobs.len() + 1) };
         if probable > 0 {
             line["logprobs"] = logprobs.drain(..probable).collect();
         }
@@ -436,56 +436,56 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     #[test]
-    fn google(answer in google_answer(), mut knife in knife()) {
-        let chunks = google_stream(&answer, &mut knife);
-        laws(Protocol::Google, &answer, &chunks)?;
+    fn google_streams_and_objects_are_converted(response in google_response(), mut cuts in cuts()) {
+        let chunks = google_stream(&response, &mut cuts);
+        check_conversions(Protocol::Google, &response, &chunks)?;
         // The form without `alt=sse`.
         let array = Protocol::Google.events(Value::from(chunks).to_string().as_bytes()).unwrap();
-        prop_assert_eq!(Protocol::Google.to_object(&array), Some(answer));
+        prop_assert_eq!(Protocol::Google.to_object(&array), Some(response));
     }
 
     #[test]
-    fn cohere(answer in cohere_answer(), mut knife in knife()) {
-        laws(Protocol::Cohere, &answer, &cohere_stream(&answer, &mut knife))?;
+    fn cohere_streams_and_objects_are_converted(response in cohere_response(), mut cuts in cuts()) {
+        check_conversions(Protocol::Cohere, &response, &cohere_stream(&response, &mut cuts))?;
     }
 
     #[test]
-    fn ollama(answer in ollama_answer(), mut knife in knife()) {
-        laws(Protocol::Ollama, &answer, &ollama_stream(&answer, &mut knife))?;
+    fn ollama_streams_and_objects_are_converted(response in ollama_response(), mut cuts in cuts()) {
+        check_conversions(Protocol::Ollama, &response, &ollama_stream(&response, &mut cuts))?;
     }
 
-    /// A field that nobody knows of yet, anywhere: it is carried over, or nothing is.
+    /// With an unknown field, anywhere, the conversion keeps the field or is refused.
     #[test]
-    fn nothing_is_lost(
-        google in google_answer(),
-        cohere in cohere_answer(),
-        ollama in ollama_answer(),
-        mut knife in knife(),
+    fn no_conversion_drops_a_field(
+        google in google_response(),
+        cohere in cohere_response(),
+        ollama in ollama_response(),
+        mut cuts in cuts(),
         place in any::<prop::sample::Index>(),
     ) {
         let streams = [
-            (Protocol::Google, google_stream(&google, &mut knife), google),
-            (Protocol::Cohere, cohere_stream(&cohere, &mut knife), cohere),
-            (Protocol::Ollama, ollama_stream(&ollama, &mut knife), ollama),
+            (Protocol::Google, google_stream(&google, &mut cuts), google),
+            (Protocol::Cohere, cohere_stream(&cohere, &mut cuts), cohere),
+            (Protocol::Ollama, ollama_stream(&ollama, &mut cuts), ollama),
         ];
-        for (protocol, chunks, answer) in streams {
+        for (protocol, chunks, response) in streams {
             let mut chunks = Value::from(chunks);
             mark(&mut chunks, place);
             if let Some(object) = protocol.to_object(&events(chunks.as_array().unwrap())) {
                 prop_assert!(object.to_string().contains(MARK), "{chunks:#}\n{object:#}");
             }
-            let mut answer = answer;
-            mark(&mut answer, place);
-            if let Some(made) = protocol.to_events(answer.clone(), STREAM) {
-                prop_assert!(made.iter().any(|event| event.data.contains(MARK)), "{answer:#}\n{made:#?}");
-                prop_assert_eq!(protocol.to_object(&made), Some(answer));
+            let mut response = response;
+            mark(&mut response, place);
+            if let Some(made) = protocol.to_events(response.clone(), STREAM) {
+                prop_assert!(made.iter().any(|event| event.data.contains(MARK)), "{response:#}\n{made:#?}");
+                prop_assert_eq!(protocol.to_object(&made), Some(response));
             }
         }
     }
 
-    /// Whatever the JSON: no panic, and a stream that we make passes our own gate.
+    /// Any JSON is converted or refused without a panic, and a converted stream converts back.
     #[test]
-    fn nonsense(chunks in prop::collection::vec(any_json(), 0..4), object in any_json()) {
+    fn any_json_is_converted_or_refused(chunks in prop::collection::vec(any_json(), 0..4), object in any_json()) {
         for protocol in [Protocol::Google, Protocol::Cohere, Protocol::Ollama] {
             let _ = protocol.to_object(&events(&chunks));
             if let Some(made) = protocol.to_events(object.clone(), STREAM) {
@@ -495,7 +495,7 @@ proptest! {
     }
 }
 
-const MARK: &str = "what nobody knows of yet";
+const MARK: &str = "an unknown field";
 
 /// Puts a field into one of the objects in a value.
 fn mark(value: &mut Value, place: prop::sample::Index) {
@@ -503,7 +503,7 @@ fn mark(value: &mut Value, place: prop::sample::Index) {
         match value {
             Value::Object(members) => {
                 found.push(at.to_owned());
-                // What is counted and rated again in every chunk is replaced as a whole.
+                // Each chunk replaces these as a whole.
                 let lasting = |name: &str| !matches!(name, "usageMetadata" | "safetyRatings");
                 for (name, value) in members.iter().filter(|(name, _)| lasting(name)) {
                     objects(value, &format!("{at}/{name}"), found);
@@ -523,9 +523,9 @@ fn mark(value: &mut Value, place: prop::sample::Index) {
     object[MARK] = MARK.into();
 }
 
-/// Real answers: the recordings, where they are at hand.
+/// Recorded responses, if there are any.
 #[test]
-fn recorded() {
+fn recorded_responses_are_converted() {
     let file = std::env::var("REPRISE_EXCHANGES")
         .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/exchanges/exchanges.jsonl").to_owned());
     let Ok(lines) = std::fs::read_to_string(&file) else {
@@ -550,22 +550,23 @@ fn recorded() {
             streams += 1;
             let stream = protocol.events(body.as_bytes()).unwrap();
             assert_eq!(protocol.check(&stream), Ok(()), "{id}");
-            let answer = protocol.to_object(&stream).unwrap();
-            assert_eq!(content_of(&stream), content_of(&[Event::data(answer.to_string())]), "{id}");
-            made_stream(protocol, &answer).unwrap_or_else(|error| panic!("{id}: {error}"));
+            let response = protocol.to_object(&stream).unwrap();
+            assert_eq!(content_of(&stream), content_of(&[Event::data(response.to_string())]), "{id}");
+            check_made_stream(protocol, &response).unwrap_or_else(|error| panic!("{id}: {error}"));
         } else {
             objects += 1;
-            let answer: Value = serde_json::from_str(body).unwrap();
-            made_stream(protocol, &answer).unwrap_or_else(|error| panic!("{id}: {error}"));
+            let response: Value = serde_json::from_str(body).unwrap();
+            check_made_stream(protocol, &response).unwrap_or_else(|error| panic!("{id}: {error}"));
         }
     }
     println!("{streams} streams and {objects} objects");
     assert!(streams >= 4 && objects >= 14, "{streams} {objects}");
 }
 
-/// What a reader of Google's chunks puts together: the texts, all other parts, and the last of everything else.
+/// What Google's chunks contain together: the output text, the reasoning, all other parts, and the last value of every other
+/// field.
 fn content_of(chunks: &[Event]) -> (String, String, Vec<Value>, Map<String, Value>) {
-    let (mut answer, mut thoughts, mut parts, mut others) = (String::new(), String::new(), Vec::new(), Map::new());
+    let (mut output, mut reasoning, mut parts, mut others) = (String::new(), String::new(), Vec::new(), Map::new());
     for chunk in chunks {
         let mut chunk: Value = serde_json::from_str(&chunk.data).unwrap();
         let candidate = chunk["candidates"][0].as_object_mut().unwrap();
@@ -574,9 +575,9 @@ fn content_of(chunks: &[Event]) -> (String, String, Vec<Value>, Map<String, Valu
         for part in content["parts"].as_array().unwrap() {
             let text = part["text"].as_str().unwrap_or_default();
             if part["thought"] == true {
-                thoughts.push_str(text)
+                reasoning.push_str(text)
             } else {
-                answer.push_str(text)
+                output.push_str(text)
             }
             let mut part = part.clone();
             part.as_object_mut().unwrap().remove("text");
@@ -587,5 +588,5 @@ fn content_of(chunks: &[Event]) -> (String, String, Vec<Value>, Map<String, Valu
         chunk["candidates"].take();
         others.append(chunk.as_object_mut().unwrap());
     }
-    (answer, thoughts, parts, others)
+    (output, reasoning, parts, others)
 }

@@ -1,4 +1,4 @@
-//! Any answer of OpenAI responses and of Anthropic messages: streamed, and the stream put together again.
+//! OpenAI responses and Anthropic messages: any object converts into a stream that converts back.
 
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -12,7 +12,7 @@ fn text() -> impl Strategy<Value = String> {
     ]
 }
 
-/// Any value, its numbers as they may be written.
+/// Any value, with numbers in any spelling.
 fn value() -> impl Strategy<Value = Value> {
     let number = select(vec!["0", "1.0", "-0", "1e400", "9007199254740993", "0.10"]);
     let leaf = prop_oneof![
@@ -33,10 +33,10 @@ fn members(of: impl Strategy<Value = Value>) -> impl Strategy<Value = Map<String
     prop::collection::vec(("[a-z ]{0,6}", of), 0..3).prop_map(|members| members.into_iter().collect())
 }
 
-/// The object, and members that nobody knows yet.
-fn with_future(object: Value, future: Map<String, Value>) -> Value {
+/// The object with further, unknown members.
+fn with_unknown(object: Value, unknown: Map<String, Value>) -> Value {
     let Value::Object(mut members) = object else { panic!() };
-    members.extend(future.into_iter().map(|(name, value)| (format!("x_{name}"), value)));
+    members.extend(unknown.into_iter().map(|(name, value)| (format!("x_{name}"), value)));
     Value::Object(members)
 }
 
@@ -57,20 +57,20 @@ fn block() -> impl Strategy<Value = Value> {
             .prop_map(|(kind, input)| { json!({"type": kind, "id": "t", "name": "f", "input": input}) }),
         value().prop_map(|content| json!({"type": "web_search_tool_result", "content": content})),
     ];
-    (kinds, members(value())).prop_map(|(block, future)| with_future(block, future))
+    (kinds, members(value())).prop_map(|(block, unknown)| with_unknown(block, unknown))
 }
 
 fn message() -> impl Strategy<Value = Value> {
     let usage = (any::<u32>(), members(value()));
     let blocks = prop::collection::vec(block(), 1..5);
     (blocks, usage, prop::option::of(text()), value(), members(value())).prop_map(
-        |(content, (tokens, counts), stop_sequence, container, future)| {
+        |(content, (tokens, counts), stop_sequence, container, unknown)| {
             let usage = json!({"input_tokens": 7, "server_tool_use": null, "output_tokens": tokens});
             let message = json!({
                 "id": "msg_1", "type": "message", "role": "assistant", "content": content, "container": container,
-                "stop_reason": "end_turn", "stop_sequence": stop_sequence, "usage": with_future(usage, counts)
+                "stop_reason": "end_turn", "stop_sequence": stop_sequence, "usage": with_unknown(usage, counts)
             });
-            with_future(message, future)
+            with_unknown(message, unknown)
         },
     )
 }
@@ -99,14 +99,14 @@ fn item() -> impl Strategy<Value = Value> {
         (select(vec!["web_search_call", "image_generation_call", "mcp_call", "novelty"]), value())
             .prop_map(|(kind, result)| json!({"type": kind, "result": result})),
     ];
-    (kinds, select(vec!["completed", "failed"]), members(value())).prop_map(|(mut item, status, future)| {
+    (kinds, select(vec!["completed", "failed"]), members(value())).prop_map(|(mut item, status, unknown)| {
         item["status"] = status.into();
-        with_future(item, future)
+        with_unknown(item, unknown)
     })
 }
 
 fn response() -> impl Strategy<Value = Value> {
-    (prop::collection::vec(item(), 1..5), members(value())).prop_map(|(mut output, future)| {
+    (prop::collection::vec(item(), 1..5), members(value())).prop_map(|(mut output, unknown)| {
         for (index, item) in output.iter_mut().enumerate() {
             item["id"] = format!("id_{index}").into();
             item["call_id"] = format!("call_{index}").into();
@@ -115,12 +115,12 @@ fn response() -> impl Strategy<Value = Value> {
             "id": "resp_1", "object": "response", "status": "completed", "completed_at": 1, "error": null,
             "output": output, "usage": {"total_tokens": 1}
         });
-        with_future(response, future)
+        with_unknown(response, unknown)
     })
 }
 
-/// Streams an object through its bytes and puts it together again.
-fn there_and_back(protocol: Protocol, object: &Value) -> Value {
+/// Converts an object into a stream and back.
+fn converted_and_back(protocol: Protocol, object: &Value) -> Value {
     let body = serde_json::to_vec(object).unwrap();
     let (content_type, stream) = protocol.convert(&body, ResponseMode { stream: true, include_usage: false }).unwrap();
     assert!(content_type.starts_with("text/event-stream"));
@@ -129,7 +129,7 @@ fn there_and_back(protocol: Protocol, object: &Value) -> Value {
         let data: Value = serde_json::from_str(&event.data).unwrap();
         assert_eq!(data["type"], event.name.as_str());
     }
-    // No beginning of it passes for the whole.
+    // A truncated stream is never complete.
     for end in 0..events.len() {
         assert!(protocol.check(&events[..end]).is_err());
         assert_eq!(protocol.to_object(&events[..end]), None);
@@ -140,12 +140,12 @@ fn there_and_back(protocol: Protocol, object: &Value) -> Value {
 
 proptest! {
     #[test]
-    fn a_message_comes_back_from_its_stream(object in message()) {
-        prop_assert_eq!(there_and_back(Protocol::Anthropic, &object), object);
+    fn a_message_survives_conversion(object in message()) {
+        prop_assert_eq!(converted_and_back(Protocol::Anthropic, &object), object);
     }
 
     #[test]
-    fn a_response_comes_back_from_its_stream(object in response()) {
-        prop_assert_eq!(there_and_back(Protocol::Responses, &object), object);
+    fn a_response_survives_conversion(object in response()) {
+        prop_assert_eq!(converted_and_back(Protocol::Responses, &object), object);
     }
 }

@@ -1,4 +1,4 @@
-//! The grammar of `LLM_PARAMS` and the changes to bodies, on anything.
+//! The grammar of `LLM_PARAMS`, and the changes to bodies, with random input.
 
 use proptest::prelude::*;
 use reprise::testing::{Config, ConfigError, Document, Endpoint, RequestTarget, transform};
@@ -9,7 +9,7 @@ fn config(vars: &[(&str, &str)]) -> Result<Config, ConfigError> {
     Config::read(|name| vars.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
 }
 
-/// A text as `LLM_PARAMS` can say it. `how` chooses among the ways that there are.
+/// A text in the syntax of `LLM_PARAMS`. `how` chooses among its spellings.
 fn spelled(text: &str, how: u8) -> String {
     let mut out = String::new();
     let mut units = [0; 2];
@@ -41,7 +41,7 @@ fn text() -> impl Strategy<Value = String> {
     .prop_map(|characters| characters.into_iter().collect())
 }
 
-/// Any JSON, without two keys of one name.
+/// Any JSON without duplicate keys.
 fn json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -59,38 +59,38 @@ fn json() -> impl Strategy<Value = Value> {
     })
 }
 
-fn shaped(config: &Config, provider: &str, text: &str) -> Option<String> {
+fn transformed(config: &Config, provider: &str, text: &str) -> Option<String> {
     let document = Document::parse(text.as_bytes()).unwrap();
     let upstream = config.routing.upstreams.iter().find(|upstream| upstream.name == provider).unwrap();
-    let requested_mode =
+    let target =
         RequestTarget { upstream, url: "http://h/v1/chat/completions", endpoint: Some(Endpoint::ChatCompletions) };
-    transform(config, requested_mode, text, &document).body.map(|body| String::from_utf8(body).unwrap())
+    transform(config, target, text, &document).body.map(|body| String::from_utf8(body).unwrap())
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn what_is_said_is_what_is_read(
+    fn llm_params_are_read_as_they_are_written(
         groups in prop::collection::btree_map(text(), prop::collection::btree_map("[b-z]{1,4}", text(), 0..4), 1..4),
         how in any::<u8>(),
     ) {
         let blanks = |text: &str| text.trim().len() != text.len() && how % 3 != 2;
         prop_assume!(!groups.iter().any(|(model, fields)| blanks(model) || fields.values().any(|value| blanks(value))));
-        let said: Vec<String> = groups.iter().map(|(model, fields)| {
+        let written: Vec<String> = groups.iter().map(|(model, fields)| {
             let pairs: Vec<String> = fields.iter().map(|(key, value)| format!(" {key} ={}", spelled(value, how))).collect();
             let model = format!("model={}", spelled(model, how));
             let mut all = pairs;
             all.insert(usize::from(how) % (all.len() + 1), model);
             all.join(",")
         }).collect();
-        let read = config(&[("LLM_PARAMS", &said.join(";\n"))]).unwrap();
+        let read = config(&[("LLM_PARAMS", &written.join(";\n"))]).unwrap();
         for (model, fields) in &groups {
             let params = read.transforms.llm_params.of(Some(model)).unwrap();
             let got: BTreeMap<String, Value> =
                 params.fields.iter().map(|(key, value)| (key.clone(), serde_json::from_str(value).unwrap())).collect();
             for (key, value) in fields {
-                // A word that is a value of another type can be said as a text by an escape only; here there is none.
+                // Words such as `true` would need an escape to be strings. There are none here.
                 prop_assert_eq!(&got[key], &Value::from(value.as_str()));
             }
             prop_assert_eq!(got.len(), fields.len());
@@ -98,28 +98,28 @@ proptest! {
     }
 
     #[test]
-    fn whatever_is_said_is_read_or_refused_with_its_place(said in "[model=,;\\\\u0-9a-f\"\\n .éx]{0,40}") {
-        match config(&[("LLM_PARAMS", &format!("model=m,{said}"))]) {
+    fn llm_params_are_read_or_refused_with_the_place(text in "[model=,;\\\\u0-9a-f\"\\n .éx]{0,40}") {
+        match config(&[("LLM_PARAMS", &format!("model=m,{text}"))]) {
             Ok(_) => {}
             Err(error) => {
                 prop_assert_eq!(error.variable.as_ref(), "LLM_PARAMS");
                 let (_, after) = error.message.split_once("at byte ").unwrap();
                 let at: usize = after.split(':').next().unwrap().parse().unwrap();
-                prop_assert!(at <= said.len() + 8, "{at}");
+                prop_assert!(at <= text.len() + 8, "{at}");
             }
         }
     }
 
     #[test]
-    fn upstreams_are_read_or_refused_with_their_place(said in "[\\{\\}\\[\\]\":,a-c]{0,20}") {
-        if let Err(error) = config(&[("UPSTREAMS", &said)]) {
+    fn upstreams_are_read_or_refused_with_the_place(text in "[\\{\\}\\[\\]\":,a-c]{0,20}") {
+        if let Err(error) = config(&[("UPSTREAMS", &text)]) {
             let placed = error.message.contains("at byte ");
-            prop_assert!(placed || said.trim().is_empty(), "{}", error.message);
+            prop_assert!(placed || text.trim().is_empty(), "{}", error.message);
         }
     }
 
     #[test]
-    fn a_body_changes_where_it_is_meant_to(
+    fn a_transform_changes_only_its_own_fields(
         members in prop::collection::btree_map("[a-e]{1,2}", json(), 0..6),
         order in any::<bool>(),
         pretty in any::<bool>(),
@@ -138,12 +138,12 @@ proptest! {
         expected.shift_remove("bb");
         expected.insert("c".to_owned(), serde_json::from_str("0.50").unwrap());
         expected.insert("zz".to_owned(), "t".into());
-        let changed = shaped(&config, "x", &text).unwrap();
-        // By members, their order and their very tokens.
+        let changed = transformed(&config, "x", &text).unwrap();
+        // Equal members, in equal order, with equal number tokens.
         prop_assert_eq!(serde_json::from_str::<Value>(&changed).unwrap().to_string(), Value::Object(expected).to_string());
-        // What nothing touches stays as it is.
+        // A body that no transform applies to is not changed.
         let without = config_without();
-        prop_assert_eq!(shaped(&without, "groq", &text), None);
+        prop_assert_eq!(transformed(&without, "groq", &text), None);
     }
 }
 

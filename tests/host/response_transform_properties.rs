@@ -8,8 +8,7 @@ use proptest::prelude::*;
 use reprise::testing::{Endpoint, Framing, Protocol, ResponseMode, ResponseTransform, TagFilter, ThinkTags, decode};
 use serde_json::{Value, json};
 
-/// The text without its blocks, by the definition: from the first start tag to the first end tag after it, again and
-/// again; a block without an end is none.
+/// A reference implementation: removes everything from a start tag to the next end tag. An unclosed block is not removed.
 fn without(text: &str, start: &str, end: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
@@ -84,10 +83,10 @@ fn events(body: &[u8]) -> Vec<Value> {
         .collect()
 }
 
-/// A chat stream with two choices that take turns, and numbers that a parser of floats would change.
+/// A chat stream with two alternating choices, and numbers that a float parser would change.
 fn chat_stream(choices: [&[String]; 2]) -> String {
     let mut out = String::from(": hello\n\n");
-    let mut say = |index: usize, delta: Value, end: Value| {
+    let mut push_chunk = |index: usize, delta: Value, end: Value| {
         let mut chunk = json!({"id": "c", "object": "chat.completion.chunk", "model": "m"});
         chunk["choices"] = json!([{"index": index, "delta": delta, "finish_reason": end}]);
         let text = chunk.to_string().replacen("{\"id\"", "{\"n\": 1.0e00, \"id\"", 1);
@@ -96,12 +95,12 @@ fn chat_stream(choices: [&[String]; 2]) -> String {
     for at in 0..choices[0].len().max(choices[1].len()) {
         for (index, choice) in choices.iter().enumerate() {
             if let Some(piece) = choice.get(at) {
-                say(index, json!({"content": piece}), Value::Null);
+                push_chunk(index, json!({"content": piece}), Value::Null);
             }
         }
     }
     for index in 0..2 {
-        say(index, json!({}), "stop".into());
+        push_chunk(index, json!({}), "stop".into());
     }
     out + "data: [DONE]\n\n"
 }
@@ -120,12 +119,12 @@ proptest! {
     #[test]
     fn any_text_in_any_chunks(((start, end), text) in tagged(), cuts in prop::collection::vec(any::<bool>(), 1..9)) {
         let mut filter = TagFilter::new(ThinkTags::new(Some(start), Some(end)));
-        let (mut out, mut came) = (String::new(), String::new());
+        let (mut out, mut received) = (String::new(), String::new());
         for piece in chunks(&text, &cuts) {
-            came.push_str(&piece);
+            received.push_str(&piece);
             out.push_str(&String::from_utf8(filter.push(piece.as_bytes())).unwrap());
-            // Outside a block nothing is held but what may begin one.
-            let so_far = without(&came, start, end);
+            // Outside a block, only a possible start tag is held.
+            let so_far = without(&received, start, end);
             let held = so_far.len() - out.len();
             prop_assert!(held < start.len() || so_far[out.len()..].starts_with(start), "{held} bytes of {so_far:?}");
         }
@@ -146,7 +145,7 @@ proptest! {
         let events = events(&out);
         prop_assert_eq!(text_of_choice(&events, 0), without(&one, start, end));
         prop_assert_eq!(text_of_choice(&events, 1), without(&other, start, end));
-        // Every choice has all its text by its end, and the end stays in place.
+        // The end of each choice follows all of its text.
         let last = |index: u64| events.iter().rposition(|event| event["choices"][0]["index"] == index).unwrap();
         for index in 0..2 {
             prop_assert_eq!(&events[last(index)]["choices"][0]["finish_reason"], "stop");
@@ -154,10 +153,10 @@ proptest! {
         let text = String::from_utf8(out).unwrap();
         let ended = text.starts_with(": hello\n\n") && text.ends_with("data: [DONE]\n\n");
         prop_assert!(ended);
-        // Each event of the upstream's is there, its number as it was.
+        // Each event of the upstream is there, with its number token unchanged.
         let kept = text.matches("\"n\": 1.0e00").count() >= stream.matches("\"n\": 1.0e00").count();
         prop_assert!(kept);
-        // What it amounts to passes the gate and is what the object would be.
+        // The stream converts into the filtered object.
         let whole = Protocol::Chat.to_object(&decode(Framing::Events, text.as_bytes()).unwrap());
         if let Some(whole) = whole {
             let content = whole["choices"][0]["message"]["content"].as_str().unwrap_or_default().to_owned();
@@ -178,7 +177,7 @@ proptest! {
         ] {
             let protocol = Protocol::of(endpoint).unwrap();
             let response_mode = ResponseMode { stream: true, include_usage: false };
-            // A text that is empty is no piece of a stream.
+            // An object with an empty text may have no stream.
             let Some((kind, stream)) = protocol.convert(object.to_string().as_bytes(), response_mode) else { continue };
             let plain = if endpoint == Endpoint::StreamGenerateContent { Endpoint::GenerateContent } else { endpoint };
             let filtered = transformed(plain, "application/json", (start, end), object.to_string().as_bytes(), size);
@@ -209,7 +208,7 @@ proptest! {
     #[test]
     fn embeddings_keep_every_bit(bits in prop::collection::vec(any::<u32>(), 0..20), double in any::<bool>()) {
         let floats: Vec<f32> = bits.into_iter().map(f32::from_bits).filter(|float| float.is_finite()).collect();
-        // Providers print the 32-bit number or the same as one of 64 bits.
+        // Providers write the shortest number for 32 bits, or for 64 bits.
         let print = |float: &f32| if double { format!("{:?}", f64::from(*float)) } else { format!("{float:?}") };
         let numbers: Vec<String> = floats.iter().map(print).collect();
         let body = format!("{{\"data\": [{{\"index\":0, \"embedding\" : [{}]}}],\"usage\":{{\"t\":1.0}}}}", numbers.join(" , "));
@@ -218,8 +217,8 @@ proptest! {
         let mut body_transform = ResponseTransform::base64().open(StatusCode::OK, &headers, 1 << 20, false).unwrap();
         let mut out = body_transform.push(body.as_bytes());
         out.extend(body_transform.finish());
-        let answer: Value = serde_json::from_slice(&out).unwrap();
-        let bytes = BASE64_STANDARD.decode(answer["data"][0]["embedding"].as_str().unwrap()).unwrap();
+        let response: Value = serde_json::from_slice(&out).unwrap();
+        let bytes = BASE64_STANDARD.decode(response["data"][0]["embedding"].as_str().unwrap()).unwrap();
         let back: Vec<u32> = bytes.chunks(4).map(|four| u32::from_le_bytes(four.try_into().unwrap())).collect();
         prop_assert_eq!(back, floats.iter().map(|float| float.to_bits()).collect::<Vec<_>>());
         let rest = out.ends_with(b"],\"usage\":{\"t\":1.0}}");

@@ -1,4 +1,4 @@
-//! Event streams and JSON lines: the decoder sees the same events however the bytes arrive, and as the standard says.
+//! Event streams and JSON lines: the decoder gives the same events for any chunks, and those that the standard defines.
 
 use proptest::prelude::*;
 use reprise::testing::{DecodeError, Decoder, Event, Framing, decode};
@@ -19,7 +19,7 @@ fn framing() -> impl Strategy<Value = Framing> {
     prop::sample::select(vec![Framing::Events, Framing::Lines])
 }
 
-/// All events that came, and the end.
+/// All events, and the end.
 type Outcome = (Vec<Event>, Result<(), DecodeError>);
 
 fn in_chunks<'a>(framing: Framing, chunks: impl IntoIterator<Item = &'a [u8]>) -> Outcome {
@@ -32,9 +32,9 @@ fn in_chunks<'a>(framing: Framing, chunks: impl IntoIterator<Item = &'a [u8]>) -
     (events, end)
 }
 
-/// The standard's words, line by line, on a whole text.
-fn by_the_standard(text: &str) -> Outcome {
-    // What comes after the last line end is no line yet.
+/// A reference implementation of the standard, on a whole text.
+fn reference(text: &str) -> Outcome {
+    // Text after the last line end is an incomplete line.
     let mid_line = !text.is_empty() && !text.ends_with(['\n', '\r']);
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
@@ -92,13 +92,13 @@ proptest! {
     }
 
     #[test]
-    fn text_reads_as_the_standard_says(bytes in bytes()) {
+    fn text_is_decoded_as_the_standard_defines(bytes in bytes()) {
         let text = String::from_utf8_lossy(&bytes).into_owned();
-        prop_assert_eq!(in_chunks(Framing::Events, [text.as_bytes()]), by_the_standard(&text));
+        prop_assert_eq!(in_chunks(Framing::Events, [text.as_bytes()]), reference(&text));
     }
 
     #[test]
-    fn what_is_no_utf8_is_never_whole(before in bytes(), after in bytes(), framing in framing()) {
+    fn a_stream_that_is_not_utf8_is_never_complete(before in bytes(), after in bytes(), framing in framing()) {
         let bytes = [before, b"\xff\n".to_vec(), after].concat();
         let end = in_chunks(framing, [bytes.as_slice()]).1;
         prop_assert_eq!(end, Err(DecodeError::NotUtf8));
@@ -109,7 +109,7 @@ proptest! {
         let mut out = Vec::new();
         events.iter().for_each(|event| event.write_sse(&mut out));
         prop_assert_eq!(decode(Framing::Events, &out), Ok(events.clone()));
-        // In the other two line endings too, between comments, and after a byte order mark.
+        // Also with the other two line endings, between comments, and after a byte order mark.
         let text = String::from_utf8(out).unwrap();
         for end in ["\r", "\r\n"] {
             let text = format!("\u{feff}: hello{end}{}: bye{end}{end}", text.replace('\n', end));
@@ -128,9 +128,9 @@ proptest! {
         prop_assert_eq!(decode(Framing::Lines, text.trim_end().as_bytes()), Ok(events));
     }
 
-    /// A stream cut anywhere inside a line is not whole; cut after a line it has the events so far and no others.
+    /// A stream truncated inside a line is incomplete. Truncated after a line, it has the events so far and no others.
     #[test]
-    fn a_cut_stream_shows(events in prop::collection::vec(event(), 1..5), cut in any::<prop::sample::Index>()) {
+    fn a_truncated_stream_is_noticed(events in prop::collection::vec(event(), 1..5), cut in any::<prop::sample::Index>()) {
         let mut out = Vec::new();
         events.iter().for_each(|event| event.write_sse(&mut out));
         let cut = cut.index(out.len());

@@ -6,14 +6,14 @@ use std::collections::HashMap;
 
 const PAIRS: usize = 100_000;
 const TOKENS: [&str; 4] = ["tok-a", "tok-b", "tok-ab", "tok-a-b"];
-const BODY: &[u8] = br#"{"model":"m","messages":[{"role":"user","content":"the same question"}]}"#;
+const BODY: &[u8] = br#"{"model":"m","messages":[{"role":"user","content":"the same text"}]}"#;
 
 fn pick<'a>(random: &mut fastrand::Rng, among: &[&'a str]) -> &'a str {
     among[random.usize(..among.len())]
 }
 
-/// The sender of a request, in all that must keep responses apart. Values are alike on purpose: the end of one may be the
-/// start of another.
+/// The sender of a request: everything that must separate responses. Values are similar on purpose: the end of one may be
+/// the start of another.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Sender {
     closed: bool,
@@ -42,7 +42,7 @@ impl Sender {
             "openai-beta",
         ] {
             let value = pick(random, &WORDS);
-            // A proxy token is removed wherever it stands, and so separates no tenants.
+            // A proxy token is removed from every field, so it does not separate tenants there.
             if !value.is_empty() && random.usize(..3) == 0 && !TOKENS.contains(&value) {
                 headers.push((name, format!("{value}{}", random.usize(..2))));
             }
@@ -52,8 +52,8 @@ impl Sender {
         Sender { closed, token, headers, namespace, key_in_query }
     }
 
-    /// What separates the sender's tenant. A client with a credential of its own is not separated by its token. Cookies are not
-    /// forwarded, and separate nobody.
+    /// What identifies the sender's tenant. A client's own credential replaces its token. Cookies are not forwarded, so they do
+    /// not count.
     fn identity(&self) -> Sender {
         let own = !self.key_in_query.is_empty()
             || self.headers.iter().any(|(name, _)| matches!(*name, "x-api-key" | "api-key"));

@@ -64,7 +64,7 @@ function targetOf(running) {
     advance: (seconds) => ageEntries(running, seconds),
     settled: (exchange) => running.settled(exchange),
   };
-  return { base: `${origin}/proxy`, upstream, profile: "reprise", adapter: adapter(REPRISE), patienceMs: 0, control };
+  return { base: `${origin}/proxy`, upstream, profile: "reprise", adapter: adapter(REPRISE), hitTimeoutMs: 0, control };
 }
 
 // The same case in its own namespace. A hit may come from the memory, and is requested three times.

@@ -118,17 +118,17 @@ for (const [tier, more] of Object.entries(tiers)) {
   test(`a refresh, a deletion and an expiry take effect on the fast path: ${tier}`, async () => {
     const proxy = await worker({ vars: { ...VARS, ...more } });
     const prompt = freshPrompt();
-    const answers = async (id) => {
+    const isServed = async (id) => {
       for (let n = 0; n < 4; n += 1)
         assert.equal((await ask(proxy, prompt)).body.toString(), resultText(`answer-${id}`));
     };
-    await answers(1);
+    await isServed(1);
     await ask(proxy, prompt, { "x-proxy-refresh": "true" });
-    await answers(2);
+    await isServed(2);
     const key = keyOf(await ask(proxy, prompt));
     const path = `/admin/cache/${key}`;
     await proxy.settled(() => send(proxy.origin, { method: "DELETE", path, headers: { authorization: "Bearer adm" } }));
-    await answers(3);
+    await isServed(3);
     const brief = { "x-proxy-ttl": "1" };
     const other = freshPrompt();
     await ask(proxy, other, brief);
@@ -168,8 +168,8 @@ for (const [tier, more] of Object.entries(tiers)) {
     const proxy = await worker({ vars: { ...VARS, ...more }, trap: "/proxy/trap" });
     const prompts = [freshPrompt(), freshPrompt()];
     for (let n = 0; n < 4; n += 1) for (const prompt of prompts) await ask(proxy, prompt);
-    const answers = [];
-    for (const prompt of prompts) answers.push((await ask(proxy, prompt)).body.toString());
+    const bodies = [];
+    for (const prompt of prompts) bodies.push((await ask(proxy, prompt)).body.toString());
     const trapped = () =>
       send(proxy.origin, { path: "/proxy/trap", headers: { "content-type": "text/plain" }, body: "x" });
     for (let n = 0; n < 2; n += 1) {
@@ -177,7 +177,7 @@ for (const [tier, more] of Object.entries(tiers)) {
       for (let m = 0; m < 3; m += 1) {
         for (const [at, prompt] of prompts.entries()) {
           const reply = await ask(proxy, prompt);
-          assert.deepEqual([reply.status, xCacheStatusOf(reply), reply.body.toString()], [200, "HIT", answers[at]]);
+          assert.deepEqual([reply.status, xCacheStatusOf(reply), reply.body.toString()], [200, "HIT", bodies[at]]);
         }
       }
       const [fast] = await countFastPath(proxy, () => ask(proxy, prompts[0]));

@@ -31,7 +31,7 @@ function reasonAgainst({ path: at, request, status, content_type: type, response
       return `the request names server-side state (${field})`;
   }
   if (request.background === true) return "the request names server-side state (background)";
-  if (status < 200 || status > 299) return "the upstream answered with an error status";
+  if (status < 200 || status > 299) return "the upstream responded with an error status";
   if (type.startsWith("text/event-stream")) return reasonAgainstStream(response);
   return reasonAgainstObject(JSON.parse(response), at);
 }

@@ -27,13 +27,16 @@ for (const [windows, seconds] of /** @type {any[][]} */ ([
   test(`a store keeps an entry for as long as it may be served: ${JSON.stringify(windows)}`, async () => {
     const kv = await worker({ vars: { ...VARS, ...windows } });
     await kv.clear();
-    const asked = Math.floor(Date.now() / 1000);
+    const requestedAt = Math.floor(Date.now() / 1000);
     await kv.settled(() => send(kv.origin, chat()));
     const { keys } = await kv.kv.list();
     const now = Math.ceil(Date.now() / 1000);
     assert.equal(keys.length, 1);
     const { expiration } = keys[0];
-    assert.ok(expiration >= asked + seconds && expiration <= now + seconds + 1, `${expiration - asked} s in KV`);
+    assert.ok(
+      expiration >= requestedAt + seconds && expiration <= now + seconds + 1,
+      `${expiration - requestedAt} s in KV`,
+    );
 
     const redis = await worker({ vars: { ...VARS, ...windows }, store: "upstash" });
     await redis.clear();

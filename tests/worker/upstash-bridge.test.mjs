@@ -55,12 +55,12 @@ describe("Upstash's own client", () => {
 
       test("a pipeline returns its results in order", async () => {
         const pipeline = redis.pipeline().set("k", "v").incr("k").get("k").get("nothing");
-        const answers = await pipeline.exec({ keepErrors: true });
+        const results = await pipeline.exec({ keepErrors: true });
         assert.deepEqual(
-          answers.map(({ result }) => result),
+          results.map(({ result }) => result),
           ["OK", undefined, "v", null],
         );
-        assert.match(answers[1].error, /^ERR value is not an integer/);
+        assert.match(results[1].error, /^ERR value is not an integer/);
         assert.deepEqual(
           bridge.calls.map(({ url }) => url),
           ["/pipeline"],
@@ -85,8 +85,8 @@ describe("on the wire", () => {
   /** @type {(body: any, options?: Record<string, any>) => Promise<any[]>} */
   const post = async (body, { path = "/", method = "POST", ...headers } = {}) => {
     const sent = { authorization: `Bearer ${bridge.token}`, ...headers };
-    const { status, body: answer } = await send(bridge.origin, { method, path, headers: sent, body });
-    return [status, answer.toString()];
+    const { status, body: text } = await send(bridge.origin, { method, path, headers: sent, body });
+    return [status, text.toString()];
   };
 
   test("results are JSON objects, errors have the status 400", async () => {
@@ -100,9 +100,9 @@ describe("on the wire", () => {
       `[{"result":"OK"},{"error":"ERR wrong number of arguments for 'get' command"}]`,
     ]);
     for (const broken of ["", "GET k", "{}", "[]", '[["GET"]]', '["GET",null]', '["GET","k"']) {
-      const [status, answer] = await post(broken);
-      assert.deepEqual([status, Object.keys(JSON.parse(answer))], [400, ["error"]], broken);
-      assert.match(JSON.parse(answer).error, /^ERR /);
+      const [status, text] = await post(broken);
+      assert.deepEqual([status, Object.keys(JSON.parse(text))], [400, ["error"]], broken);
+      assert.match(JSON.parse(text).error, /^ERR /);
     }
     assert.equal((await post('{"k":1}', { path: "/pipeline" }))[0], 400);
   });

@@ -18,7 +18,7 @@ const upstream = await startUpstream();
 after(() => upstream.close());
 
 const VARS = { OPENAI_BASE_URL: `${upstream.origin}/v1`, MAX_RETRIES: "0" };
-// Where the store is meant to answer in time, a busy machine must not make it late.
+// Where the store is meant to respond in time, a busy machine must not make it late.
 const proxy = await worker({ vars: VARS, store: "upstash" });
 const limited = await worker({ vars: { ...VARS, STORE_TIMEOUT_MS: "100" }, store: "upstash" });
 
@@ -232,9 +232,9 @@ describe("a failing store is a miss", () => {
   });
 
   const silences = {
-    "does not answer": () => {},
+    "does not respond": () => {},
     "stops after its head": (_call, response) => response.writeHead(200, json).flushHeaders(),
-    "stops in its answer": (_call, response) => response.writeHead(200, json).write('{"result":"UlBS'),
+    "stops in its response": (_call, response) => response.writeHead(200, json).write('{"result":"UlBS'),
   };
   for (const [name, silence] of Object.entries(silences)) {
     test(`the store ${name}: after STORE_TIMEOUT_MS the upstream is called, and its response stored`, async () => {
@@ -267,7 +267,7 @@ describe("a failed write does not affect the response", () => {
     "a web page": { headers: { "content-type": "text/html" }, body: "<h1>Hi</h1>" },
   };
   for (const [name, { status = 200, headers, ...described }] of Object.entries(refusals)) {
-    test(`the log reports a write that is answered with ${name}`, async () => {
+    test(`the log reports a write whose response is ${name}`, async () => {
       replaceResponse(proxy.redis, "SET", (_call, response) =>
         response.writeHead(status, headers).end(described.body ?? JSON.stringify(described.json)),
       );
@@ -279,7 +279,7 @@ describe("a failed write does not affect the response", () => {
     });
   }
 
-  test("a write that is never answered is aborted", async () => {
+  test("a write without a response is aborted", async () => {
     replaceResponse(proxy.redis, "SET", () => {});
     assertResponse(await proxy.settled(() => ask(proxy)), 1);
     assert.equal(proxy.lines.at(-1).reason, "store-timeout");

@@ -12,7 +12,7 @@ body = b""
 
 
 class Upstream(BaseHTTPRequestHandler):
-    """Answers everything with the stream."""
+    """Responds to everything with the stream."""
 
     def do_POST(self):
         self.rfile.read(int(self.headers["content-length"]))

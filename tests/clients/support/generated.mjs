@@ -46,7 +46,7 @@ export const streams = {
         ),
       ),
     ],
-    ["an empty answer", sse(...say(choice({ role: "assistant", content: "" }), choice({}, "stop")))],
+    ["an empty response", sse(...say(choice({ role: "assistant", content: "" }), choice({}, "stop")))],
     [
       "a refusal",
       sse(
