@@ -117,7 +117,7 @@ function verdict(name, [first, second], token) {
   }
   if (result.error !== undefined) return `error ${result.error}`;
   const text = JSON.stringify(result.got);
-  const expected = { tools: /a\\*":\s?1/, embeddings: /1,0\.5/ }[name] ?? new RegExp(`${token}-answer-1-`);
+  const expected = { tools: /a\\*":\s?1/, embeddings: /1,0\.5/ }[name] ?? new RegExp(`${token}-response-1-`);
   if (!expected.test(text)) return `got ${text.slice(0, 200)}`;
   return calls[0] === 1 && calls[1] === 0 ? "ok" : `${calls[0]} and ${calls[1]} upstream calls`;
 }

@@ -16,7 +16,7 @@ import { startReprise } from "./start-reprise.mjs";
 
 const LIST = new URL("mutations/mutations.json", import.meta.url);
 const RESULTS = new URL("results/mutations.json", import.meta.url);
-const PATIENCE_MS = 1500;
+const HIT_TIMEOUT_MS = 1500;
 
 /** What a build needs. */
 const SOURCE = ["src", "xtask", "benches", "tests/host", ".cargo", "Cargo.toml", "Cargo.lock", "rust-toolchain.toml"];
@@ -68,7 +68,7 @@ await main(import.meta, async () => {
         upstream,
         profile: "reprise",
         cases,
-        patienceMs: PATIENCE_MS,
+        hitTimeoutMs: HIT_TIMEOUT_MS,
         ...selection,
       };
       return failed(await conform(options), true).map(({ id }) => id);

@@ -103,7 +103,7 @@ function markdown(all) {
     return `| ${name} | ${version} | ${date} | ${share(counts.must)} | ${wrong} | ${share(counts.should)} | ${stored} of 9 |`;
   });
   return [
-    "| cache | version | run | `must` | wrong answers | `should` | stores |",
+    "| cache | version | run | `must` | wrong responses | `should` | stores |",
     "|---|---|---|---|---|---|---|",
     ...rows,
   ].join("\n");
@@ -142,7 +142,7 @@ await main(import.meta, async () => {
       adapter: running.adapter,
       only: values.case?.split(","),
       concurrency: 8,
-      patienceMs: peer.patienceMs ?? 2000,
+      hitTimeoutMs: peer.hitTimeoutMs ?? 2000,
       limitMs: CASE_LIMIT_MS,
     });
     await running.stop();

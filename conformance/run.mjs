@@ -18,7 +18,7 @@ const USAGE = `npm run conformance -- [--target URL --upstream-port N] [options]
   --profile NAME       generic (judged by the upstream's calls alone) or reprise (our own headers, too)
   --adapter FILE       JSON: how the target is spoken to (conformance/README.md)
   --only TEXT          cases whose id contains one of these, comma-separated; --topic TEXT: of these topics
-  --concurrency N      cases side by side (12)      --patience MS  how long a hit may take to appear (4000)
+  --concurrency N      cases side by side (12)      --hit-timeout MS  how long a hit may take to appear (4000)
   --json FILE          write the results            --strict       everything but a pass is a failure
   --bail               stop at the first failure    --list         list the cases
 `;
@@ -32,7 +32,7 @@ const OPTIONS = {
   only: { type: "string" },
   topic: { type: "string" },
   concurrency: { type: "string" },
-  patience: { type: "string" },
+  "hit-timeout": { type: "string" },
   json: { type: "string" },
   strict: { type: "boolean" },
   bail: { type: "boolean" },
@@ -50,14 +50,14 @@ export async function conform({
   upstream,
   profile = "generic",
   adapter: given,
-  patienceMs = 4000,
+  hitTimeoutMs = 4000,
   limitMs,
   cases,
   ...options
 }) {
   const selected = (cases ?? loadCases()).filter((entry) => isSelected(entry, { profile, ...options }));
   const spoken = adapter(given ?? (profile === "reprise" ? REPRISE : {}));
-  return runCases(selected, { base: target, upstream, profile, patienceMs, limitMs, adapter: spoken }, options);
+  return runCases(selected, { base: target, upstream, profile, hitTimeoutMs, limitMs, adapter: spoken }, options);
 }
 
 /**
@@ -106,7 +106,7 @@ async function main() {
       adapter: given,
       bail: values.bail,
       concurrency: Number(values.concurrency ?? 12),
-      patienceMs: Number(values.patience ?? 4000),
+      hitTimeoutMs: Number(values["hit-timeout"] ?? 4000),
     });
     const strict = values.strict ?? reprise !== undefined;
     const bad = failed(results, strict);

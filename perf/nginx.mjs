@@ -3,7 +3,7 @@ import { execFileSync } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { PEERS } from "../conformance/peers/list.mjs";
-import { answers, findProgram, freePort, startProcess, temporaryFolder } from "../testkit/processes.mjs";
+import { findProgram, freePort, responseOf, startProcess, temporaryFolder } from "../testkit/processes.mjs";
 
 const peer = PEERS.find(({ id }) => id === "nginx");
 const program = findProgram("nginx");
@@ -22,8 +22,8 @@ export async function startNginx(upstream, size) {
   writeFileSync(
     file,
     readFileSync(file, "utf8").replace(
-      "proxy_cache answers;",
-      `proxy_cache answers;
+      "proxy_cache responses;",
+      `proxy_cache responses;
       proxy_buffer_size ${buffer};
       proxy_buffers 4 ${buffer};
       proxy_busy_buffers_size ${buffer};`,
@@ -34,7 +34,7 @@ export async function startNginx(upstream, size) {
   return {
     ...running,
     url,
-    ready: (at = "/", init = {}) => running.ready(() => answers(url + at, init), { pollMs: 1 }),
+    ready: (at = "/", init = {}) => running.ready(() => responseOf(url + at, init), { pollMs: 1 }),
     async stop() {
       await running.stop();
       remove();

@@ -14,8 +14,8 @@ def f(a: int) -> int:
 
 
 def called():
-    answer = llm.chat_with_tools([FunctionTool.from_defaults(f)], user_msg=prompts["tools"])
-    return llm.get_tool_calls_from_response(answer)[0].tool_kwargs
+    result = llm.chat_with_tools([FunctionTool.from_defaults(f)], user_msg=prompts["tools"])
+    return llm.get_tool_calls_from_response(result)[0].tool_kwargs
 
 
 report(

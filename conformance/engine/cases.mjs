@@ -114,7 +114,7 @@ function expandStatus({
   status,
   response = {},
   id = `status-${status}`,
-  name = `a response with status ${status} is never replayed`,
+  name = `a response with status ${status} is never served from the cache`,
   kind,
 }) {
   const hasBody = response.json !== undefined || response.body !== undefined;

@@ -50,7 +50,7 @@ export class Judge {
     if (calls.length === 0) {
       const source = this.script.calls[(by ?? 0) - 1];
       if (!source && reply.status >= 400 && !wrong)
-        throw new Failure(`the gateway itself answered with ${summary(reply)}`);
+        throw new Failure(`the gateway itself responded with ${summary(reply)}`);
       const what = source ? `the response to call ${by} (cache key "${source.cacheKey}")` : summary(reply);
       throw new Failure(`served without an upstream call: ${what}`, { wrong });
     }
@@ -65,7 +65,7 @@ export class Judge {
     const source = this.script.calls[(reply.by ?? 0) - 1];
     if (source && source.cacheKey !== cacheKey)
       throw new Failure(`served the response for the cache key "${source.cacheKey}"`, { wrong: true });
-    if (!source && reply.status >= 400) throw new Failure(`the gateway itself answered with ${summary(reply)}`);
+    if (!source && reply.status >= 400) throw new Failure(`the gateway itself responded with ${summary(reply)}`);
     if (!reply.complete) throw new Failure("a stored response is truncated", { wrong: true });
     this.#cacheHeaders(reply, "HIT");
   }
@@ -156,7 +156,7 @@ export class Judge {
 
   /** The whole text of the default response, streamed or not. */
   defaultText(reply) {
-    if (reply.status >= 400) throw new Failure(`the gateway itself answered with ${summary(reply)}`);
+    if (reply.status >= 400) throw new Failure(`the gateway itself responded with ${summary(reply)}`);
     const parsed = parseResponse({ headers: reply.headers, body: decoded(reply) });
     const expected = `It is ${markerOf(this.script.token, reply.by)}, no more.`;
     if (parsed?.text !== expected) throw new Failure(`not the upstream's text: ${excerpt(reply)}`, { wrong: true });
@@ -228,7 +228,7 @@ export class Judge {
 
   #mode(mode, reply) {
     if (isStream(reply) === (mode === "stream")) return;
-    if (reply.status >= 400) throw new Failure(`the gateway itself answered with ${summary(reply)}`);
+    if (reply.status >= 400) throw new Failure(`the gateway itself responded with ${summary(reply)}`);
     throw new Failure(`a ${mode} response was requested, this is ${reply.headers["content-type"]}`, { wrong: true });
   }
 

@@ -9,7 +9,7 @@ export class Failure extends Error {
   }
 }
 
-/** The gateway cannot be asked this. */
+/** The gateway lacks what the case needs. */
 export class NotApplicable extends Error {}
 
 /** Nothing was stored, so nothing could go wrong. */

@@ -4,12 +4,12 @@ import { apiAt, eventText, goodResponse } from "./api-fixtures.mjs";
 import { withSet } from "./json-path.mjs";
 import { parseJson } from "./parse-response.mjs";
 
-const MARKER = /(cf[0-9a-f]{16})-answer-(\d+)-/;
+const MARKER = /(cf[0-9a-f]{16})-response-(\d+)-/;
 const LONG = "x".repeat(1_000_000);
 const DELAY_MS = 400;
 
 /** The text that marks the response to the n-th call of a case. Every gateway passes texts on. */
-export const markerOf = (token, n) => `${token}-answer-${n}-`;
+export const markerOf = (token, n) => `${token}-response-${n}-`;
 
 /** The call that a response with this text belongs to: { token, n }, or undefined. */
 export function callOfMarker(text) {

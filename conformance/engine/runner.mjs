@@ -11,10 +11,10 @@ import { buildRequest } from "./requests.mjs";
 import { callOfMarker, contentOf, markerOf } from "./responses.mjs";
 
 /**
- * Runs one case: { id, outcome, why, wrong, calls, ms }. The outcome is `pass`, `fail`, `na` (the gateway cannot be asked this) or
+ * Runs one case: { id, outcome, why, wrong, calls, ms }. The outcome is `pass`, `fail`, `na` (the gateway lacks what the case needs) or
  * `inconclusive` (nothing was stored, so nothing could go wrong).
  *
- * `target`: { base, upstream, profile, adapter, patienceMs, limitMs, control }. With `control` the case has the target for itself:
+ * `target`: { base, upstream, profile, adapter, hitTimeoutMs, limitMs, control }. With `control` the case has the target for itself:
  * { origin, clear(), advance(seconds), settled(exchange) }. Then every response is complete in the store before the next step, and
  * all calls to the upstream are the case's.
  */
@@ -276,8 +276,8 @@ class CaseRun {
   // A hit, of call `latest` or a later one. It may take a moment until a response is stored. If a hit was seen before, or if the
   // repeats would be stored themselves, there is nothing to wait for.
   async #untilHit(request, cacheKey, latest = 0) {
-    const patienceMs = this.#hits.has(cacheKey) && latest === 0 ? 0 : this.target.patienceMs;
-    const limit = Date.now() + patienceMs;
+    const hitTimeoutMs = this.#hits.has(cacheKey) && latest === 0 ? 0 : this.target.hitTimeoutMs;
+    const limit = Date.now() + hitTimeoutMs;
     for (let delay = 10, n = 1; ; n += 1, delay = Math.min(delay * 2, 250)) {
       const reply = await request();
       if (reply.calls.length === 0) {

@@ -94,7 +94,7 @@ export const PEERS = [
   },
   {
     id: "portkey",
-    patienceMs: 700,
+    hitTimeoutMs: 700,
     name: "Portkey gateway",
     from: "npm: @portkey-ai/gateway",
     npm: { package: "@portkey-ai/gateway", version: "1.15.2" },
@@ -146,7 +146,7 @@ export const PEERS = [
   },
   {
     id: "openai-forward",
-    patienceMs: 700, // it stores in its own memory
+    hitTimeoutMs: 700, // it stores in its own memory
     name: "openai-forward",
     from: "PyPI: openai-forward",
     pip: { package: "openai-forward", version: "0.8.1", requirements: ["openai-forward==0.8.1", "pyyaml==6.0.3"] },

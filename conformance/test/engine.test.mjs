@@ -131,7 +131,7 @@ describe("the command", () => {
     const cache = await startCache({ origin: `http://127.0.0.1:${port}` });
     const { folder, remove } = temporaryFolder();
     const file = path.join(folder, "results.json");
-    const target = ["--target", cache.target, "--upstream-port", String(port), "--patience", "500"];
+    const target = ["--target", cache.target, "--upstream-port", String(port), "--hit-timeout", "500"];
     try {
       const good = await run(...target, "--only", "cache-chat,key-chat-seed", "--json", file);
       assert.equal(good.code, 0, good.stdout);
@@ -174,7 +174,7 @@ describe("the runner", () => {
   async function run(faults, only, of = cases) {
     const cache = await startCache(upstream, faults);
     try {
-      return await conform({ target: cache.target, upstream, cases: of, only, patienceMs: 300, concurrency: 24 });
+      return await conform({ target: cache.target, upstream, cases: of, only, hitTimeoutMs: 300, concurrency: 24 });
     } finally {
       cache.stop();
     }
@@ -217,7 +217,7 @@ describe("the runner", () => {
     );
   });
 
-  test("what a gateway cannot be asked is not applicable", async () => {
+  test("a case is not applicable if the gateway lacks what it needs", async () => {
     const cache = await startCache(upstream);
     const given = { paths: { messages: null }, tenants: { a: { authorization: "Bearer k" } } };
     const results = await conform({

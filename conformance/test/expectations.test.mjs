@@ -8,7 +8,7 @@ import { NotApplicable } from "../engine/outcome.mjs";
 
 const KEY = "0".repeat(64);
 const TOKEN = "cf0123456789abcdef";
-const TEXT = `It is ${TOKEN}-answer-1-, no more.`;
+const TEXT = `It is ${TOKEN}-response-1-, no more.`;
 
 const json = (value) => Buffer.from(JSON.stringify(value));
 const completion = { id: "c", choices: [{ message: { content: TEXT } }], usage: {} };

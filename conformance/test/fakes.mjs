@@ -26,7 +26,7 @@ const canonical = (value) =>
 export async function startCache(upstream, faults = {}) {
   const entries = new Map();
   /** @type {Record<string, any>} */
-  const parts = { cacheKey, isStored, storedHeaders, replay: ({ body }) => body, isFresh: () => true, ...faults };
+  const parts = { cacheKey, isStored, storedHeaders, serve: ({ body }) => body, isFresh: () => true, ...faults };
   const server = http.createServer(async (request, response) => {
     const chunks = [];
     for await (const chunk of request) chunks.push(chunk);
@@ -35,7 +35,7 @@ export async function startCache(upstream, faults = {}) {
     const cacheable = isCacheable(request, body);
     const found = cacheable && entries.get(key);
     if (found && parts.isFresh(found)) {
-      const sent = parts.replay(found);
+      const sent = parts.serve(found);
       response.writeHead(found.status, { ...found.headers, age: "0", "content-length": sent.length });
       return response.end(sent);
     }
@@ -175,7 +175,7 @@ export const FAULTY = {
     { isStored: () => true },
     ["cut-json-length", "cut-sound-chunked", "cut-chat-stream", "status-200-html"],
   ],
-  "replays cookies": [{ storedHeaders: allHeaders }, ["header-set-cookie", "header-rate-limit"]],
+  "stores cookies": [{ storedHeaders: allHeaders }, ["header-set-cookie", "header-rate-limit"]],
   "has an entry for each spelling and each mode": [
     {},
     [
@@ -187,7 +187,7 @@ export const FAULTY = {
     ],
   ],
   "changes bytes": [
-    { replay: ({ body }) => Buffer.from(body.toString().replace("no more", "no m0re")) },
+    { serve: ({ body }) => Buffer.from(body.toString().replace("no more", "no m0re")) },
     ["body-plain", "stream-chat-text"],
   ],
   "forgets everything": [{ isFresh: () => false }, ["cache-chat", "stream-chat-stored"]],
