@@ -79,7 +79,7 @@ await main(import.meta, async () => {
     const start = performance.now();
     let own;
     try {
-      own = await GROUPS[name]({ upstream, quick, say: log });
+      own = await GROUPS[name]({ upstream, quick, log });
     } catch (error) {
       // The other groups are still measured, and their rows are written.
       console.error(`[reprise] ${name}: ${error instanceof UserError ? error.message : error.stack}`);

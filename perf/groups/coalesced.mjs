@@ -7,8 +7,8 @@ import { compared, startPaths } from "./miss.mjs";
 
 const CLIENTS = 20;
 
-export async function coalesced({ upstream, quick, say }) {
-  say(`Misses, ${CLIENTS} equal concurrent requests`);
+export async function coalesced({ upstream, quick, log }) {
+  log(`Misses, ${CLIENTS} equal concurrent requests`);
   const { workers, urls, stop } = await startPaths(upstream.base(1_500, "slow"));
   const [rounds, bursts] = quick ? [3, 3] : [5, 5];
   const each = (names) => Object.fromEntries(names.map((name) => [name, []]));

@@ -8,7 +8,7 @@ import { cpuMicroseconds } from "../usage.mjs";
 import { floor, REPRISE, startWorkerd } from "../workers.mjs";
 import { primed, SIZES, sized } from "./hits.mjs";
 
-export async function cold({ upstream, quick, say }) {
+export async function cold({ upstream, quick, log }) {
   const rows = [];
   const [rounds, seconds] = quick ? [3, 0.3] : [5, 0.6];
   const base = upstream.base(1_500);
@@ -17,7 +17,7 @@ export async function cold({ upstream, quick, say }) {
   const least = await startWorkerd({ modules: floor("kv"), vars, bound: true });
   let last;
   for (const size of SIZES.filter(([, response]) => response === 1_500).slice(0, quick ? 2 : undefined)) {
-    say(`Cold, ${sized(size)}`);
+    log(`Cold, ${sized(size)}`);
     const body = chatBody(size[0]);
     for (const worker of [own, least]) await worker.ready("/healthz");
     await primed("cold", chat(own), body, /^reprise; hit/);

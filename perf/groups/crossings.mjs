@@ -35,8 +35,8 @@ function countedModules(folder) {
   return [["counted.js", main], ["counter.js", path.join(root, "perf", "crossing-counter.js")], ...REPRISE];
 }
 
-export async function crossings({ upstream, say }) {
-  say("Crossings");
+export async function crossings({ upstream, log }) {
+  log("Crossings");
   const body = chatBody(600);
   /** The same request with other insignificant white space. */
   let spellings = 0;

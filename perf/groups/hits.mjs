@@ -87,11 +87,11 @@ export async function checked(name, url, body, hit) {
   return response.body;
 }
 
-export async function hits({ upstream, quick, say }) {
+export async function hits({ upstream, quick, log }) {
   const rows = [];
   const redis = await startRedis();
   for (const size of quick ? SIZES.slice(0, 2) : SIZES) {
-    say(`Hits, ${sized(size)}`);
+    log(`Hits, ${sized(size)}`);
     const all = subjects(upstream.base(size[1]), redis, size[0]);
     rows.push(...(await measured(all, size, { redis, quick })));
     if (!all.nginx) rows.push(note("nginx", size, { name: "map floor" }, version ? "no hits" : "not installed"));

@@ -8,20 +8,20 @@ import { floor, REPRISE, startWorkerd } from "../workers.mjs";
 const FEW = 10_000;
 const MANY = 100_000;
 
-export async function memory({ upstream, quick, say }) {
-  const rows = await grown("Reprise", { modules: REPRISE }, { upstream, quick, say }, { ratio: 1.1 });
+export async function memory({ upstream, quick, log }) {
+  const rows = await grown("Reprise", { modules: REPRISE }, { upstream, quick, log }, { ratio: 1.1 });
   // The runtime holds a Durable Object for some seconds after its last request.
   return [
     ...rows,
     ...(await grown(
       "a Durable Object per request",
       { modules: floor("object"), coalescer: true },
-      { upstream, quick, say },
+      { upstream, quick, log },
     )),
   ];
 }
 
-async function grown(name, definition, { upstream, quick, say }, target) {
+async function grown(name, definition, { upstream, quick, log }, target) {
   // The namespace forgets: the memory of the Worker is measured, not that of its store.
   const vars = { OPENAI_BASE_URL: upstream.base(1_500) };
   const worker = await startWorkerd({ ...definition, vars, bound: true, forgets: true });
@@ -29,7 +29,7 @@ async function grown(name, definition, { upstream, quick, say }, target) {
   const [body, start] = [chatBody(600), await upstream.calls()];
   /** Sends requests until the upstream has been called this often. */
   const until = async (wanted) => {
-    say(`Memory: ${name}, up to ${wanted} distinct requests`);
+    log(`Memory: ${name}, up to ${wanted} distinct requests`);
     let [count, began, done] = [0, performance.now(), 0];
     while ((done = (await upstream.calls()) - start) < wanted) {
       const rate = count ? (count * 1000) / (performance.now() - began) : 1_000;

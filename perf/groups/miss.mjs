@@ -52,13 +52,13 @@ export function compared(group, what, unit, measured, target = () => undefined) 
   return rows;
 }
 
-export async function miss({ upstream, quick, say }) {
+export async function miss({ upstream, quick, log }) {
   const [rounds, seconds, requests] = quick ? [3, 0.3, 30] : [5, 0.6, 60];
   const { workers, urls, stop } = await startPaths(upstream.base(1_500));
   const body = chatBody(600);
   const used = Object.fromEntries(Object.keys(workers).map((name) => [name, []]));
   const firsts = Object.fromEntries(Object.keys(urls).map((name) => [name, []]));
-  say("Misses: CPU time");
+  log("Misses: CPU time");
   for (let round = -1; round < rounds; round += 1) {
     for (const [name, worker] of Object.entries(workers)) {
       const before = cpuMicroseconds(worker.pid);
@@ -66,7 +66,7 @@ export async function miss({ upstream, quick, say }) {
       if (round >= 0) used[name].push((cpuMicroseconds(worker.pid) - before) / count);
     }
   }
-  say("Misses: time to the first byte");
+  log("Misses: time to the first byte");
   for (let round = -1; round < rounds; round += 1) {
     const times = Object.fromEntries(Object.keys(urls).map((name) => [name, []]));
     for (let n = 0; n < requests; n += 1) {

@@ -5,8 +5,8 @@ import { chat, chatBody } from "../client.mjs";
 import { row } from "../report.mjs";
 import { EMPTY, floor, REPRISE, startWorkerd } from "../workers.mjs";
 
-export async function start({ upstream, quick, say }) {
-  say("Starts");
+export async function start({ upstream, quick, log }) {
+  log("Starts");
   const vars = { OPENAI_BASE_URL: upstream.base(1_500) };
   const headers = { "content-type": "application/json", authorization: "Bearer sk-bench" };
   const proxied = [chat({ url: "" }), { method: "POST", headers, body: chatBody(600) }];

@@ -44,7 +44,7 @@ async function many(name, url, pid) {
   };
 }
 
-export async function streams({ upstream, quick, say }) {
+export async function streams({ upstream, quick, log }) {
   const { workers, urls, stop } = await startPaths(upstream.base(1_500), {
     "miss, STRIP_THINK": { STRIP_THINK: "true" },
   });
@@ -60,7 +60,7 @@ export async function streams({ upstream, quick, say }) {
         [1, 25],
         [CONNECTIONS, 4],
       ]) {
-    say(`Streams, ${connections} at a time`);
+    log(`Streams, ${connections} at a time`);
     const measured = { first: {}, whole: {}, perEvent: {} };
     const keep = (name, result) => {
       for (const what of Object.keys(measured))
@@ -87,12 +87,12 @@ export async function streams({ upstream, quick, say }) {
     all.push(...compared("streams", `CPU per event${at}`, "µs", measured.perEvent, negligible));
   }
   await stop();
-  return [...all, ...(await streamedHits(upstream, quick, say))];
+  return [...all, ...(await streamedHits(upstream, quick, log))];
 }
 
 /** Hits of a stream. */
-async function streamedHits(upstream, quick, say) {
-  say("Streams from the cache");
+async function streamedHits(upstream, quick, log) {
+  log("Streams from the cache");
   const [rounds, seconds] = quick ? [3, 0.3] : [5, 0.6];
   const reprise = (vars, ...options) =>
     startWorkerd({
