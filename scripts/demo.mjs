@@ -20,7 +20,7 @@ const REQUESTS = [
 ];
 
 // No two responses are alike: equal ones can only come from the cache.
-const differ = (object, n) => ({ ...object, id: `${object.id ?? "answer"}-${n}` });
+const differ = (object, n) => ({ ...object, id: `${object.id ?? "response"}-${n}` });
 
 async function send(url, endpoint, body) {
   const began = performance.now();

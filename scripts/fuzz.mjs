@@ -31,7 +31,7 @@ async function cargoFuzz() {
   const home = path.join(cache, `cargo-fuzz-${CARGO_FUZZ}`);
   const program = path.join(home, "bin", process.platform === "win32" ? "cargo-fuzz.exe" : "cargo-fuzz");
   if (isExecutable(program)) return program;
-  const partial = `${home}.partial`; // renamed at the end; an interrupted compilation goes on here
+  const partial = `${home}.partial`; // renamed at the end; an interrupted compilation continues here
   mkdirSync(partial, { recursive: true });
   log(`Compiling cargo-fuzz ${CARGO_FUZZ}: once, about 2 minutes on two cores`);
   const [built, target] = [path.join(partial, "root"), path.join(partial, "target")];

@@ -95,7 +95,7 @@ export async function npmPackages({ tests = false } = {}) {
   log(`Installing ${what} into node_modules (about a minute, ${size} MB)`);
   const args = ["ci", "--no-audit", "--no-fund", "--loglevel=error", "--fetch-retries=5"];
   // With the machine's own Node: npm replaces the one in node_modules.
-  // npm asks for each file of the lock by itself, some hundred: one that a registry drops must not end the set-up.
+  // npm requests hundreds of files one by one. One failed request must not end the set-up.
   await retry(() => run("npm", [...args, ...levelArgs], { env: systemEnv, shell: process.platform === "win32" }));
   removeUnused();
   writeFileSync(stamp, level);

@@ -5,7 +5,7 @@ import { main, run, wrangler } from "./common.mjs";
 
 await main(import.meta, async () => {
   await build();
-  // If a signal ends npm, the shell between npm and this program dies without a word: end with it.
+  // If a signal ends npm, the shell between npm and this program ends without a signal to this process: end then, too.
   const parent = process.ppid;
   setInterval(() => process.ppid === parent || process.kill(process.pid, "SIGTERM"), 1000).unref();
   await run(...wrangler("dev", ...process.argv.slice(2)), { silent: true });
