@@ -1,6 +1,6 @@
 // The fast path: a request that this isolate has seen before, byte for byte, is served without parsing its body.
 //
-// The slow path (wasm) decides; this only repeats its decisions. It adds a plan for each request that can be repeated. A plan
+// The slow path (wasm) decides, and adds a plan for each request that the fast path can serve when it is repeated. A plan
 // knows the cache key, checks the stored entry, and builds the response's head; see fast_path.rs.
 
 import { decodeHeaders } from "./platform/interop.js";
@@ -65,7 +65,7 @@ const encoder = new TextEncoder();
  */
 
 /**
- * @typedef {object} Settings
+ * @typedef {object} FastPathOptions
  * @property {string[]} ignoredHeaders
  * @property {number} maxBodyBytes
  * @property {number} prefixBytes
@@ -124,8 +124,8 @@ const sha256 = async (bytes) => new Uint8Array(await crypto.subtle.digest("SHA-2
 const latin1 = (bytes) => String.fromCharCode.apply(null, bytes);
 
 export class FastPath {
-  /** @type {Settings | undefined} */
-  #settings;
+  /** @type {FastPathOptions | undefined} */
+  #options;
   /** @type {LruMap<string, boolean>} Whether a header of this name is part of the digest. */
   #names = new LruMap(MAX_HEADER_NAMES);
   /** @type {LruMap<string, boolean>} Digests of heads whose bodies the slow path reads. */
@@ -154,7 +154,7 @@ export class FastPath {
    * @param {number} timeoutMs How long a read of KV may take.
    */
   open(ignoredHeaders, maxBodyBytes, prefixBytes, memory, kvBinding, timeoutMs) {
-    this.#settings = { ignoredHeaders, maxBodyBytes, prefixBytes, memory, kvBinding, timeoutMs };
+    this.#options = { ignoredHeaders, maxBodyBytes, prefixBytes, memory, kvBinding, timeoutMs };
     this.#names.clear();
     this.#heads.clear();
     this.#requests.clear();
@@ -167,9 +167,9 @@ export class FastPath {
    * @param {Env} env
    */
   async respond(request, env) {
-    if (!this.#settings || request.method !== "POST") return undefined;
+    if (!this.#options || request.method !== "POST") return undefined;
     const startedAt = Date.now();
-    const head = this.#head(request, this.#settings);
+    const head = this.#head(request, this.#options);
     if (head === undefined) return undefined;
     /** @type {Probe} */
     const probe = {
@@ -190,7 +190,7 @@ export class FastPath {
     const known = probe.digest === undefined ? undefined : this.#requests.use(probe.digest);
     if (known && probe.digest !== undefined) {
       try {
-        const response = await this.#repeat(known, probe, env, this.#settings);
+        const response = await this.#serve(known, probe, env, this.#options);
         if (response) return response;
       } catch (error) {
         // The plan's instance may have ended in a panic. That must be reported to the runtime.
@@ -208,45 +208,45 @@ export class FastPath {
    * does not decide whether the body is read.
    *
    * @param {Request} request
-   * @param {Settings} settings
+   * @param {FastPathOptions} options
    */
-  #head(request, settings) {
+  #head(request, options) {
     let head = `${request.url}\n`;
     let hasLength = false;
     let valid = true;
     request.headers.forEach((value, name) => {
       if (INVALID_IN_HEADER_VALUE.test(value)) valid = false;
-      if (name === "content-length") hasLength = /^[1-9]\d*$/.test(value) && Number(value) <= settings.maxBodyBytes;
-      else if (this.#matters(name, settings)) head += `${name}:${value}\n`;
+      if (name === "content-length") hasLength = /^[1-9]\d*$/.test(value) && Number(value) <= options.maxBodyBytes;
+      else if (this.#isCompared(name, options)) head += `${name}:${value}\n`;
     });
     return hasLength && valid ? head : undefined;
   }
 
   /**
    * @param {string} name
-   * @param {Settings} settings
+   * @param {FastPathOptions} options
    */
-  #matters(name, settings) {
-    let matters = this.#names.get(name);
-    if (matters === undefined) {
+  #isCompared(name, options) {
+    let isCompared = this.#names.get(name);
+    if (isCompared === undefined) {
       /** @param {string} pattern */
       const matches = (pattern) => (pattern.endsWith("*") ? name.startsWith(pattern.slice(0, -1)) : name === pattern);
-      const { ignoredHeaders } = settings;
-      matters =
+      const { ignoredHeaders } = options;
+      isCompared =
         !ignoredHeaders.some(matches) ||
         ignoredHeaders.some((pattern) => pattern.startsWith("!") && matches(pattern.slice(1)));
-      if (name.length <= MAX_HEADER_NAME_CHARS) this.#names.set(name, matters);
+      if (name.length <= MAX_HEADER_NAME_CHARS) this.#names.set(name, isCompared);
     }
-    return matters;
+    return isCompared;
   }
 
   /**
    * @param {KnownRequest} known
    * @param {Probe} probe
    * @param {Env} env
-   * @param {Settings} settings
+   * @param {FastPathOptions} options
    */
-  async #repeat(known, probe, env, { kvBinding, timeoutMs, memory, prefixBytes }) {
+  async #serve(known, probe, env, { kvBinding, timeoutMs, memory, prefixBytes }) {
     const { key, plan } = known;
     const entry = memory?.getEntry(key, Date.now());
     // The memory may hold a newer entry than the store returns, so the store is not read even if this one does not do.
