@@ -106,7 +106,7 @@ export class Folder {
     this.#removeTemporaryFiles();
   }
 
-  // What a killed process had begun to write. The runtime's names for it begin with a dot, and no entry's does.
+  // Files that a killed process had begun to write. The runtime's names for it begin with a dot, and no entry's does.
   #removeTemporaryFiles() {
     for (const folder of [".", ...readdirSync(this.entries)]) {
       const at = path.join(this.entries, folder);

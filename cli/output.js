@@ -1,4 +1,4 @@
-// What the command writes: lines for a person on a terminal, JSON lines otherwise.
+// The output of the command: lines for a person on a terminal, JSON lines otherwise.
 
 /** @typedef {{ method: string, route: string, model: string | null, status: number | null, cache: string | null, reason: string | null, ms: number }} RequestLine */
 

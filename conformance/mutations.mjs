@@ -18,7 +18,7 @@ const LIST = new URL("mutations/mutations.json", import.meta.url);
 const RESULTS = new URL("results/mutations.json", import.meta.url);
 const HIT_TIMEOUT_MS = 1500;
 
-/** What a build needs. */
+/** The files that a build needs. */
 const SOURCE = ["src", "xtask", "benches", "tests/host", ".cargo", "Cargo.toml", "Cargo.lock", "rust-toolchain.toml"];
 
 // Compiles quickly; the cases do not measure speed.

@@ -109,5 +109,5 @@ await main(import.meta, async () => {
   );
   if (failed.length > 0) throw new UserError(`Not measured, or not completely: ${failed.join(", ")}`);
 });
-// Whatever still runs must not keep this process.
+// Open handles must not keep this process alive.
 process.exit();

@@ -1,4 +1,4 @@
-// What processes use, by Linux's own accounting.
+// The CPU time and memory of processes, as Linux accounts them.
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { UserError } from "../scripts/common.mjs";

@@ -17,7 +17,7 @@ import { npmPackages, rust } from "./setup.mjs";
 const TARGET = "wasm32-unknown-unknown";
 const MAIN = "src/worker/main.js";
 
-// What counts is the size after gzip. Similar code compresses best side by side, so functions are ordered by name, which
+// The size after gzip is the one that counts. Similar code compresses best side by side, so functions are ordered by name, which
 // groups the instances of a generic function, and almost nothing is inlined (the compiler has inlined what is hot).
 // Names go: a panic's message names its place without them. Features that workerd may lack are not enabled.
 const PASSES = [

@@ -1,4 +1,4 @@
-// What every script needs: places, processes, messages. No dependencies: it runs before `npm ci`, on any
+// Helpers of all scripts: paths, processes, messages. No dependencies: it runs before `npm ci`, on any
 // Node >= 18.17.
 import { execFile, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
@@ -80,7 +80,7 @@ export function isExecutable(file) {
   }
 }
 
-/** What a program prints, trimmed; undefined if it is missing or fails. */
+/** The output of a program, trimmed; undefined if it is missing or fails. */
 export function output(program, args, { env = systemEnv, cwd = root } = {}) {
   return new Promise((resolve) => {
     execFile(program, args, { cwd, env, maxBuffer: 2 ** 25 }, (error, stdout) =>

@@ -1,4 +1,4 @@
-// What a build and the tests need, on a machine that has only rustup, Node, npm and git. Each step does nothing if
+// Installs the tools of the build and the tests on a machine that has only rustup, Node, npm and git. Each step does nothing if
 // there is nothing to do; what takes long says so and shows its progress.
 import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import path from "node:path";

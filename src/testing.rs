@@ -1,4 +1,4 @@
-//! What the tests, benches and fuzz targets see of the rooms.
+//! The items that tests, benches and fuzz targets use.
 
 pub use crate::cache::admission::Capture;
 pub use crate::cache::coalesce::{Disposition, InFlightState, Role, role};

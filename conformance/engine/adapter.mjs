@@ -1,4 +1,4 @@
-// How a gateway is spoken to: paths, model names, credentials, and how it is told about lifetimes and the like. README.md lists the
+// The requests of a gateway: paths, model names, credentials, and the headers for lifetimes and the like. README.md lists the
 // fields. Every field may be left out.
 
 const MODELS = {

@@ -1,4 +1,4 @@
-// Judges replies. What the upstream was called for decides; in the profile `reprise` our own headers must agree with it.
+// Judges replies by the upstream's calls. In the profile `reprise`, the gateway's own headers must agree with them.
 
 import { isDeepStrictEqual } from "node:util";
 import { gunzipSync } from "node:zlib";
@@ -175,7 +175,7 @@ export class Judge {
   }
 
   /**
-   * What the upstream received in its last call.
+   * The last request that the upstream received.
    *
    * @param {Json} expect
    * @param {Json} first

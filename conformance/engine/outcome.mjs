@@ -1,4 +1,4 @@
-// What ends a case early. Everything else that is thrown is an error of the engine.
+// The errors that end a case early. Every other one is an error of the engine.
 
 /** An expectation does not hold. `wrong`: a client got a response to another request, or a part of one, as if it were its own. */
 export class Failure extends Error {

@@ -37,7 +37,7 @@ export async function cold({ upstream, quick, log }) {
     if ((await upstream.calls()) !== calls) throw new UserError("Cold: not all responses were hits.");
     const to = { name: "KV floor", rounds: theirs };
     const measured = row({ group: "cold", name: "KV hit", size: sized(size), unit: "µs", rounds: ours, to });
-    // What a byte costs beyond the size before.
+    // The cost of a byte beyond the size before.
     const perByte = last && ((measured.value - last.value) * 1000) / (size[0] - last.bytes);
     last = { value: measured.value, bytes: size[0] };
     rows.push({ ...measured, perByte });

@@ -28,7 +28,7 @@ const NGINX_MAX_BYTES = 60_000;
 const SECRET = "a secret of the measurements, long enough to be valid";
 const NO_MEMORY = { MEMORY_CACHE_BYTES: "0" };
 
-/** What is measured: how each starts, the floor that it is compared with, and the Cache-Status of its hits. */
+/** The measured programs: the start of each, the floor that it is compared with, and the Cache-Status of its hits. */
 function subjects(base, redis, size) {
   const reprise = (vars, bound = true) =>
     startWorkerd({

@@ -37,7 +37,7 @@ pub struct Capture {
     body: Vec<u8>,
 }
 
-/// What a capture needs to know besides the response.
+/// Options of a capture, from the request.
 #[derive(Debug, Clone, Copy)]
 pub struct CaptureOptions {
     /// The cache key.
@@ -86,7 +86,7 @@ impl Capture {
         }
         let coding = fields::joined_lowercase(response, http::header::CONTENT_ENCODING);
         let encoded = !matches!(coding.as_str(), "" | "identity");
-        // The Workers runtime decodes only these. Of others, the encoded bytes would be stored.
+        // The Workers runtime decodes only these. Bodies in other codings would be stored encoded.
         if encoded && !matches!(coding.as_str(), "gzip" | "br") {
             return Err(Reason::ContentEncoding);
         }

@@ -15,7 +15,7 @@ pub const MAX_FOLLOWERS: usize = 4_096;
 /// The largest entry, in bytes, that is retained after the fetch: many coalescers share one isolate's memory.
 pub const MAX_RETAINED_BYTES: usize = 1 << 20;
 
-/// How fresh a response has to be for a client.
+/// The freshness that a client requires of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct RequestedFreshness {
     /// A fetch that began before this request is too old.
@@ -35,7 +35,7 @@ pub struct JoinRequest {
     pub endpoint: Endpoint,
     /// The mode that the client wants the response in.
     pub response_mode: ResponseMode,
-    /// How fresh the response has to be.
+    /// The freshness that the client requires.
     pub freshness: RequestedFreshness,
 }
 
@@ -48,7 +48,7 @@ pub enum InFlightState<'a> {
     Fetching {
         /// The mode that its leader wants the response in.
         response_mode: ResponseMode,
-        /// How many clients wait for the response or receive it.
+        /// The number of clients that wait for the response or receive it.
         clients: usize,
         /// Whether no client can join: the response is an error, or longer than what is held for followers.
         closed: bool,
@@ -119,19 +119,19 @@ pub fn role(state: InFlightState<'_>, request: &JoinRequest, now: u64, retain_ms
     }
 }
 
-/// What the Durable Object tells the Worker about a client, in a header.
+/// The kind of a response of the Durable Object to the Worker, sent in a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disposition {
     /// The body is the upstream's response to this client's request.
     Leader {
-        /// How often the request was retried.
+        /// The number of retries of the request.
         retries: u32,
         /// Whether the response may be stored, by its head.
         storable: Result<(), Reason>,
     },
     /// The body is the upstream's response to another client's request.
     Follower {
-        /// How often that request was retried.
+        /// The number of retries of that request.
         retries: u32,
         /// Whether that client asked for usage and this one did not, so that it has to be taken out.
         takes_out_usage: bool,
@@ -142,12 +142,12 @@ pub enum Disposition {
     Retained,
     /// The upstream could not be reached for this client's request.
     Unreachable {
-        /// How often the request was retried.
+        /// The number of retries of the request.
         retries: u32,
     },
     /// The upstream did not respond in time to this client's request.
     TimedOut {
-        /// How often the request was retried.
+        /// The number of retries of the request.
         retries: u32,
     },
     /// The object does the rest: the client has its response already, or has disconnected.

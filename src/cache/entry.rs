@@ -129,7 +129,7 @@ impl Prefix {
             .then_some(Prefix { head_len: usize::try_from(u32::from_be_bytes(*head_len)).ok()?, digest: *digest })
     }
 
-    /// Where the head ends, in bytes.
+    /// The offset of the head's end in the entry, in bytes.
     pub fn head_end(&self) -> usize {
         PREFIX_LEN.saturating_add(self.head_len)
     }

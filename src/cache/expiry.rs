@@ -6,9 +6,9 @@ use crate::routing::endpoint::{Computation, Endpoint};
 use percent_encoding::percent_decode_str;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// How long the URL of a generated image works, in milliseconds (OpenAI API reference, "Create image").
+/// The lifetime of a generated image's URL, in milliseconds (OpenAI API reference, "Create image").
 const IMAGE_URL_MS: u64 = 3_600_000;
-/// How many levels of a response are looked at.
+/// The number of levels of a response that are searched.
 const MAX_DEPTH: usize = 8;
 
 /// Members with an expiry time: a number of seconds or milliseconds since 1970, or a date.

@@ -5,7 +5,7 @@ use crate::cache::entry;
 use crate::config::Config;
 use crate::status::{CacheOutcome, CacheStatus, Fwd, Reason};
 
-/// What a cacheable request allows.
+/// The lookups and stores that a cacheable request allows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CachePolicy {
     /// Whether the store is read. If not, the reported status.
@@ -16,10 +16,11 @@ pub struct CachePolicy {
     pub max_age: Option<u64>,
     /// `only-if-cached` of the request (RFC 9111, section 5.2.1.7).
     pub only_if_cached: bool,
-    /// How long after its expiry an entry may be served stale if the upstream fails, in milliseconds: the operator's limit, and
-    /// the client's, if it sends one (RFC 5861, section 4).
+    /// The time after its expiry in which an entry may be served stale if the upstream fails, in milliseconds: the operator's
+    /// limit, and the client's, if it sends one (RFC 5861, section 4).
     pub stale_if_error_ms: (u64, Option<u64>),
-    /// How long after its expiry an entry may be served stale during revalidation, in milliseconds (RFC 5861, section 3).
+    /// The time after its expiry in which an entry may be served stale during revalidation, in milliseconds (RFC 5861,
+    /// section 3).
     pub stale_while_revalidate_ms: u64,
 }
 

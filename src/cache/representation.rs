@@ -4,7 +4,7 @@ use crate::cache::entry::EntryHead;
 use crate::protocol::{MAX_CONVERTED, Protocol, ResponseMode};
 use crate::routing::endpoint::Endpoint;
 
-/// How a stored body is served.
+/// The form in which a stored body is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Representation {
     /// Byte for byte.

@@ -61,7 +61,7 @@ pub fn parse_scan(response: &[u8]) -> Result<(Option<String>, Vec<String>), Comm
     Ok((Some(cursor).filter(|cursor| cursor != "0"), names))
 }
 
-/// How many keys were deleted.
+/// The number of deleted keys.
 ///
 /// # Errors
 /// [`CommandError`].

@@ -28,9 +28,9 @@ use url::Url;
 pub struct Config {
     /// Routes.
     pub routing: RoutingConfig,
-    /// What is cached, and for how long.
+    /// Lifetimes, limits and the scope of the cache.
     pub cache: CacheConfig,
-    /// Where entries are stored.
+    /// The store of entries.
     pub store: StoreConfig,
     /// The memory tier.
     pub memory: MemoryConfig,
@@ -59,7 +59,7 @@ pub struct RoutingConfig {
     pub cache_paths: Vec<Pattern>,
 }
 
-/// What is cached, and for how long.
+/// Lifetimes, limits and the scope of the cache.
 #[derive(Debug, Clone)]
 pub struct CacheConfig {
     /// `CACHE_TTL`, in milliseconds; `None`: never expires.
@@ -84,7 +84,7 @@ pub struct CacheConfig {
     pub stale_while_revalidate_ms: u64,
 }
 
-/// Where entries are stored.
+/// The store of entries.
 #[derive(Debug, Clone)]
 pub struct StoreConfig {
     /// `UPSTASH_REDIS_REST_URL` and `UPSTASH_REDIS_REST_TOKEN`, if both are set.
@@ -166,7 +166,7 @@ impl std::fmt::Debug for Upstash {
 pub struct ConfigError {
     /// The variable.
     pub variable: Cow<'static, str>,
-    /// What is wrong with it, and what to do.
+    /// The error and its remedy, for the operator.
     pub message: String,
 }
 

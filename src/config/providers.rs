@@ -79,7 +79,7 @@ pub struct Upstream {
     pub unsupported_params: Vec<String>,
     /// Whether it has no base64 embeddings.
     pub float_embeddings_only: bool,
-    /// How it takes its key.
+    /// The header that carries its key.
     pub auth_style: AuthStyle,
     /// The operator's key, for clients without a credential.
     pub key: Option<HeaderSecret>,

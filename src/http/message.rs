@@ -20,7 +20,7 @@ pub struct RequestHead {
     pub invalid_header: Option<String>,
 }
 
-/// What is sent to the upstream.
+/// A request to the upstream.
 #[derive(Debug, Clone)]
 pub struct UpstreamRequest {
     /// The method.

@@ -28,7 +28,7 @@ pub enum RetrySafety {
     OnlyIfUnprocessed,
 }
 
-/// How an attempt ended.
+/// The result of an attempt.
 #[derive(Debug, Clone, Copy)]
 pub enum AttemptResult<'a> {
     /// No response: there was no connection, or it broke.
@@ -45,7 +45,7 @@ pub enum AttemptResult<'a> {
 /// When an attempt ended.
 #[derive(Debug, Clone, Copy)]
 pub struct Attempt {
-    /// How many attempts have been made, this one included.
+    /// The number of attempts so far, this one included.
     pub attempts: u32,
     /// Milliseconds since 1970.
     pub now: u64,

@@ -44,7 +44,7 @@ impl Event {
     }
 }
 
-/// How events are delimited.
+/// The delimiter of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
     /// `text/event-stream`.

@@ -59,7 +59,7 @@ impl<'a> JsonCursor<'a> {
         Items { of: self, next: self.text.starts_with('[').then_some(1) }
     }
 
-    /// The value of an object's member. Of several with this name the last counts, as in most JSON libraries (RFC 8259,
+    /// The value of an object's member. The last of several with this name counts, as in most JSON libraries (RFC 8259,
     /// section 4).
     #[inline(never)]
     pub fn get(self, name: &str) -> Option<JsonCursor<'a>> {

@@ -1,4 +1,4 @@
-//! What the operator or the client leaves out of the cache key: `KEY_IGNORE` and `X-Proxy-Ignore`.
+//! Fields and headers that the operator or the client excludes from the cache key: `KEY_IGNORE` and `X-Proxy-Ignore`.
 
 use super::headers::{CREDENTIAL_HEADERS, may_hold_secret};
 use crate::http::fields::list;

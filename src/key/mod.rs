@@ -111,7 +111,7 @@ impl CacheKey {
         Some(CacheKey(bytes))
     }
 
-    /// What the stored names of all entries of its namespace begin with.
+    /// The prefix of the stored names of all entries of its namespace.
     pub fn storage_prefix(&self) -> String {
         let (_, tag) = self.0.split_at(HASH_LEN);
         format!("{}:", hex::encode(tag))
@@ -166,7 +166,7 @@ impl fmt::Debug for Tenant {
     }
 }
 
-/// How much of the body is keyed.
+/// The part of the body that is keyed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum MatchMode {
     /// All of it.
@@ -204,7 +204,7 @@ pub struct KeyInput<'a> {
     pub url: &'a str,
     /// The keyed request fields: (name, value), in order of name.
     pub key_headers: &'a [(String, Vec<u8>)],
-    /// How much of the body is keyed.
+    /// The part of the body that is keyed.
     pub mode: MatchMode,
     /// The names that the operator or the client leaves out, sorted. They are keyed: a client that ignores a field accepts
     /// responses that other clients must never get.

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 type Object = Map<String, Value>;
 
-/// What an event means for its stream.
+/// The kind of an event.
 pub(super) fn event_kind(value: &Value) -> EventKind {
     match text(value, "type") {
         "message_stop" => EventKind::Terminal,

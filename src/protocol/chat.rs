@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 type Object = Map<String, Value>;
 
-/// What a chunk means for its stream, which `[DONE]` ends.
+/// The kind of a chunk. `[DONE]` ends its stream.
 pub(super) fn event_kind(value: &Value) -> EventKind {
     for choice in items(value, "choices") {
         if is_set(choice, "error") {
@@ -295,7 +295,7 @@ fn text_of<'a>(object: &'a Object, name: &str) -> Option<&'a str> {
     object.get(name)?.as_str()
 }
 
-/// Where providers put the reasoning.
+/// The fields in which providers send the reasoning.
 const REASONING: [&str; 4] = ["reasoning_content", "reasoning", "reasoning_details", "thinking"];
 
 /// Fields whose text arrives in fragments.

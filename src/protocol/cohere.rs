@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 type Object = Map<String, Value>;
 
-/// What an event means for its stream.
+/// The kind of an event.
 pub(super) fn event_kind(value: &Value) -> EventKind {
     let (reason, error) = if text(value, "type") == "message-end" {
         (value.pointer("/delta/finish_reason"), value.pointer("/delta/error"))

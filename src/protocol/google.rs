@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 type Object = Map<String, Value>;
 
-/// What an event means for its stream.
+/// The kind of an event.
 pub(super) fn event_kind(value: &Value) -> EventKind {
     if value.get("promptFeedback").is_some_and(|feedback| is_set(feedback, "blockReason")) {
         return EventKind::Error(Reason::ContentFilter);
@@ -212,7 +212,7 @@ fn is_audio(part: &Object) -> bool {
     part.get("inlineData").is_some_and(|data| text(data, "mimeType").starts_with("audio/"))
 }
 
-/// Adds a field. Of two values, the one that includes the other counts. `None`: neither does.
+/// Adds a field. If it has two values, the one that includes the other counts. `None`: neither does.
 fn add_field(whole: &mut Object, name: String, value: Value) -> Option<()> {
     let slot = whole.entry(name).or_insert(Value::Null);
     if covers(&value, slot) {

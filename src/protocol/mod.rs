@@ -51,7 +51,7 @@ pub enum Protocol {
     Ollama,
 }
 
-/// What an event means for its stream.
+/// The kind of an event of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum EventKind {
     /// More events follow.

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 type Object = Map<String, Value>;
 
-/// What a line means for its stream.
+/// The kind of a line.
 pub(super) fn event_kind(value: &Value) -> EventKind {
     match value.get("done") {
         Some(Value::Bool(true)) => {

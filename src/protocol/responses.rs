@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 type Object = Map<String, Value>;
 
-/// What an event means for its stream.
+/// The kind of an event.
 pub(super) fn event_kind(value: &Value) -> EventKind {
     match text(value, "type") {
         "response.completed" if value.pointer("/response/status") == Some(&Value::from("completed")) => {

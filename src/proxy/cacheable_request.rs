@@ -16,9 +16,9 @@ use std::time::Duration;
 pub struct CacheableRequest {
     /// The cache key.
     pub key: CacheKey,
-    /// What its entry is encrypted with, where entries are.
+    /// The salt of its entry's encryption, if entries are encrypted.
     pub salt: Option<EncryptionSalt>,
-    /// What to send if the request goes upstream.
+    /// The request to the upstream, if it is forwarded.
     pub upstream_request: UpstreamRequest,
     pub(super) target: Target,
     pub(super) key_covers_request: bool,

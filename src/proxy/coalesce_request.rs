@@ -18,17 +18,17 @@ use serde::{Deserialize, Serialize};
 pub struct CoalesceRequest {
     /// The cache key.
     pub key: CacheKey,
-    /// What the entry is encrypted with, where entries are.
+    /// The salt of the entry's encryption, if entries are encrypted.
     pub salt: Option<EncryptionSalt>,
     /// The endpoint.
     pub endpoint: Endpoint,
     /// The mode that the client wants the response in.
     pub response_mode: ResponseMode,
-    /// How long the response is stored, in milliseconds (`None`: for ever), or why it is not.
+    /// The lifetime of the stored response, in milliseconds (`None`: for ever), or the reason why it is not stored.
     pub lifetime_ms: Result<Option<u64>, Reason>,
     /// Whether the key covers all that the upstream is sent, so that an error is the same for every client that has the key.
     pub key_covers_request: bool,
-    /// How fresh the response has to be.
+    /// The freshness that the client requires.
     pub freshness: RequestedFreshness,
     /// For the log line, which the coalescer writes if the response is stored.
     pub log: LogFields,
@@ -70,7 +70,7 @@ impl CoalesceRequest {
         }
     }
 
-    /// What is sent upstream.
+    /// The request to the upstream.
     pub fn upstream_request(&self) -> UpstreamRequest {
         let headers = self.headers.iter().filter_map(|(name, value)| {
             Some((name.parse::<HeaderName>().ok()?, HeaderValue::from_bytes(value.as_bytes()).ok()?))
@@ -93,12 +93,12 @@ impl CoalesceRequest {
         self.lossy_names().next().is_some()
     }
 
-    /// What decides the client's role.
+    /// The values that decide the client's role.
     pub fn join_request(&self) -> JoinRequest {
         JoinRequest { endpoint: self.endpoint, response_mode: self.response_mode, freshness: self.freshness }
     }
 
-    /// What the capture of the response needs to know.
+    /// The options of the response's capture.
     pub fn capture_options(&self, config: &Config) -> CaptureOptions {
         CaptureOptions {
             key: self.key,

@@ -29,13 +29,13 @@ impl<P: Platform> Default for Coalescer<P> {
     }
 }
 
-/// What the coalescer gives a client.
+/// The coalescer's reply to a client.
 pub enum CoalescerReply<P: Platform> {
     /// The response to the client's own request.
     Leader {
         /// The response.
         response: P::Upstream,
-        /// How often the request was retried.
+        /// The number of retries of the request.
         retries: u32,
         /// Whether the response may be stored, by its head.
         storable: Result<(), Reason>,
@@ -44,7 +44,7 @@ pub enum CoalescerReply<P: Platform> {
     Follower {
         /// The response.
         response: P::Follower,
-        /// What the client is told about it.
+        /// How the Durable Object handled the request.
         disposition: Disposition,
     },
     /// An encoded entry. `retained`: it was there before the client came.
@@ -58,7 +58,7 @@ pub enum CoalescerReply<P: Platform> {
     Failed {
         /// Why.
         error: FetchError,
-        /// How often the request was retried.
+        /// The number of retries of the request.
         retries: u32,
     },
     /// The coalescer does the rest.
@@ -70,7 +70,7 @@ pub enum CoalescerReply<P: Platform> {
 }
 
 impl<P: Platform> CoalescerReply<P> {
-    /// What the reply is, as the Durable Object tells the Worker.
+    /// The kind of the reply, for the header that the Durable Object sends.
     pub fn disposition(&self) -> Disposition {
         match self {
             CoalescerReply::Leader { retries, storable, .. } => {
@@ -92,7 +92,7 @@ impl<P: Platform> CoalescerReply<P> {
     }
 }
 
-/// How many clients fetch at the same time after two fetches of their key have failed.
+/// The number of clients that fetch at the same time after two fetches of their key have failed.
 const MAX_CONCURRENT_RETRIES: usize = 4;
 
 impl<P: Platform> Coalescer<P> {

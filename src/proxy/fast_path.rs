@@ -22,7 +22,7 @@ use crate::transform::response::ResponseTransform;
 pub struct FastPathPlan {
     /// The cache key.
     pub key: CacheKey,
-    /// What the entry is encrypted with, where entries are.
+    /// The salt of the entry's encryption, if entries are encrypted.
     pub salt: Option<EncryptionSalt>,
     endpoint: Endpoint,
     response_mode: ResponseMode,

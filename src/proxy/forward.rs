@@ -71,7 +71,7 @@ impl UpstreamFetch {
         reply::header_edits(config, &self.status, &self.target, headers, retries)
     }
 
-    /// What the body needs on its way to the client. `None`: it is passed on as it comes.
+    /// The transform of the body for the client. `None`: the body is passed on unchanged.
     pub fn body_transform(&self, config: &Config, status: StatusCode, headers: &HeaderMap) -> Option<BodyTransform> {
         self.transform.open(status, headers, config.cache.max_bytes, self.takes_out_usage)
     }

@@ -113,7 +113,7 @@ impl<P: Platform> InFlightFetch<P> {
         self.key_covers_request && self.response_mode == request.response_mode && same_headers
     }
 
-    /// How often the request was retried, once the response head is there.
+    /// The number of retries of the request, once the response head is there.
     pub fn retries(&self) -> u32 {
         self.retries.get()
     }
@@ -171,7 +171,7 @@ impl<P: Platform> InFlightFetch<P> {
         self.waiting.borrow().iter().all(P::Client::is_disconnected)
     }
 
-    /// How many clients wait for the response or read it.
+    /// The number of clients that wait for the response or read it.
     pub fn clients(&self) -> usize {
         let readers = match &*self.state.borrow() {
             FetchState::Streaming { response, .. } => response.readers(),
@@ -196,13 +196,13 @@ impl<P: Platform> Drop for WaiterGuard<'_, P> {
     }
 }
 
-/// What the leader gets.
+/// The result of a fetch for its leader.
 pub struct FetchedHead<P: Platform> {
     /// The response, or why none came.
     pub response: Result<Rc<P::Shared>, FetchError>,
     /// Whether the response may be stored, by its head.
     pub storable: Result<(), Reason>,
-    /// How often the request was retried.
+    /// The number of retries of the request.
     pub retries: u32,
     /// Whether the leader's exchange writes the log line. Otherwise the task does, once the response is stored or not.
     pub leader_logs: bool,
@@ -217,11 +217,11 @@ pub struct FetchTask<P: Platform> {
     pub platform: P,
     /// The fetch.
     pub fetch: Rc<InFlightFetch<P>>,
-    /// What is fetched.
+    /// The request.
     pub request: CoalesceRequest,
     /// The leader.
     pub client: P::Client,
-    /// Where other clients find the fetch; `None`: it is for its leader alone.
+    /// The current fetch of the key, which other clients join. `None`: this fetch is for its leader alone.
     pub current: Option<CurrentFetch<P>>,
 }
 

@@ -10,7 +10,7 @@ use crate::cache::policy::Freshness;
 use crate::status::{CacheOutcome, CacheStatus, Fwd, Reason};
 use crate::telemetry::exchange_log::LogFields;
 
-/// What follows from a lookup.
+/// The next step after a lookup.
 #[derive(Debug)]
 pub enum OnLookup {
     /// The entry's head decides.
@@ -19,7 +19,7 @@ pub enum OnLookup {
     NeedsBody(Box<Conversion>),
 }
 
-/// What to do about a cacheable request.
+/// The next step for a cacheable request.
 #[derive(Debug)]
 pub enum Decision {
     /// Serve the stored response.
@@ -42,7 +42,7 @@ pub struct Conversion {
 }
 
 impl CacheableRequest {
-    /// What follows from a lookup at `now` (milliseconds since 1970).
+    /// The next step after a lookup at `now` (milliseconds since 1970).
     pub fn on_lookup(self, lookup: &Lookup, now: u64, log: &mut LogFields) -> OnLookup {
         let head = match (&self.policy.read, lookup) {
             (Err(status), _) => {
@@ -113,7 +113,7 @@ impl CacheableRequest {
 }
 
 impl Conversion {
-    /// What follows once the stored body has been read.
+    /// The next step once the stored body has been read.
     pub fn with_body(self, body: &[u8], log: &mut LogFields) -> Decision {
         let request = self.request;
         let status = CacheStatus { key: Some(request.key), ..self.status };

@@ -1,4 +1,4 @@
-//! What an exchange needs of the program around it.
+//! The interface between an exchange and its platform.
 //!
 //! The Worker implements [`Platform`] on the Workers runtime, the tests on plain values. Bodies are opaque: this room reads one
 //! only where a step needs its bytes.
@@ -22,7 +22,7 @@ use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// What one exchange uses: clock, store, upstream, and the client's connection.
+/// The platform of one exchange: clock, store, upstream, and the client's connection.
 pub trait Platform: Clone + 'static {
     /// A request's body.
     type Body: 'static;
@@ -34,7 +34,7 @@ pub trait Platform: Clone + 'static {
     type Shared: SharedResponse<Upstream = Self::Upstream, Follower = Self::Follower>;
     /// A shared response for a client that did not lead.
     type Follower;
-    /// What the client gets.
+    /// A response to the client.
     type Response: 'static;
     /// The client's connection.
     type Client: ClientSignal;
@@ -55,7 +55,7 @@ pub trait Platform: Clone + 'static {
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()>;
     /// Runs a task to its end, even after the response or the client is gone.
     fn spawn(&self, task: impl Future<Output = ()> + 'static);
-    /// Where log lines go.
+    /// The sink of log lines.
     fn log_sink(&self) -> Rc<dyn LogSink>;
 
     /// Whether there is a body, if only in name.
@@ -81,7 +81,7 @@ pub trait Platform: Clone + 'static {
 
     /// Lets the fast path serve the next request that is equal to this one.
     fn remember(&self, request: &CacheableRequest, log: &ExchangeLog);
-    /// What the memory tier or the store holds.
+    /// Looks the request up in the memory tier, then in the store.
     fn look_up(&self, request: &CacheableRequest) -> impl Future<Output = (Lookup, Option<Self::Buffer>)>;
     /// Verifies an encoded entry and takes it apart. `None`: it is damaged, or belongs to another key.
     fn open_entry(
@@ -148,7 +148,7 @@ pub trait Buffer: Clone + 'static {
     fn from_slice(bytes: &[u8]) -> Self;
     /// Copies the bytes out.
     fn to_vec(&self) -> Vec<u8>;
-    /// How many there are.
+    /// The number of bytes.
     fn byte_len(&self) -> usize;
 }
 
@@ -193,9 +193,9 @@ pub trait SharedResponse: 'static {
     fn has_overflowed(&self) -> bool;
     /// Resolves when it overflows.
     fn overflow(&self) -> impl Future<Output = ()>;
-    /// How many clients read it.
+    /// The number of clients that read it.
     fn readers(&self) -> usize;
-    /// How many bytes have come; `None`: the end will not be seen.
+    /// The number of bytes received. `None`: the end will not be seen.
     fn size(&self) -> Option<u64>;
     /// Whether the body ended as it should.
     fn ended_cleanly(&self) -> impl Future<Output = bool>;
@@ -210,7 +210,7 @@ pub trait SharedResponse: 'static {
     ) -> impl Future<Output = Result<Entry, Reason>>;
 }
 
-/// What the memory tier or the store holds under a key.
+/// The result of a lookup in the memory tier and the store.
 #[derive(Debug)]
 pub enum Lookup {
     /// Nothing, or it was not read.
@@ -223,7 +223,7 @@ pub enum Lookup {
     Failed(Reason),
 }
 
-/// What a client gets of its key's coalesced fetch. `U`: an upstream response, `B`: a buffer.
+/// The result for a client that joins its key's coalesced fetch. `U`: an upstream response, `B`: a buffer.
 pub enum Joined<U, B> {
     /// An upstream response.
     Response {
@@ -231,7 +231,7 @@ pub enum Joined<U, B> {
         response: U,
         /// The client's role.
         role: CoalesceRole,
-        /// How often the request was retried.
+        /// The number of retries of the request.
         retries: u32,
         /// Whether the response may be stored, by its head.
         storable: Result<(), Reason>,
@@ -249,7 +249,7 @@ pub enum Joined<U, B> {
     Failed {
         /// Why.
         error: FetchError,
-        /// How often the request was retried.
+        /// The number of retries of the request.
         retries: u32,
     },
     /// The coalescer does the rest.
@@ -274,7 +274,7 @@ pub enum BodyRead<P: Platform> {
 pub enum AdminResult {
     /// `/metrics`, as text.
     Metrics(String),
-    /// How many entries were deleted, and where the next call continues.
+    /// The number of deleted entries, and the cursor of the next call.
     Deleted(usize, Option<String>),
     /// The store failed.
     StoreFailed,
@@ -299,11 +299,11 @@ impl FetchError {
     }
 }
 
-/// How to fetch.
+/// The options of a fetch.
 pub struct FetchOptions<'a, C> {
     /// The longest time to the response head, retries included.
     pub budget: Duration,
-    /// What may be retried.
+    /// The failures after which the request may be retried.
     pub retry_safety: RetrySafety,
     /// Whether every client of the response has disconnected: then nothing is retried.
     pub is_abandoned: &'a dyn Fn() -> bool,
@@ -315,15 +315,15 @@ pub struct FetchOptions<'a, C> {
 pub struct FetchOutcome<U> {
     /// The response, if one came within the budget.
     pub response: Result<U, FetchError>,
-    /// How often the request was retried.
+    /// The number of retries of the request.
     pub retries: u32,
-    /// How long it took, in milliseconds.
+    /// The duration, in milliseconds.
     pub ms: u64,
 }
 
-/// How an upstream response is shared.
+/// The options of sharing an upstream response.
 pub struct ShareOptions<'a, C> {
-    /// How much of it is buffered for clients that join later, in bytes.
+    /// The most that is buffered for clients that join later, in bytes.
     pub max_buffered_bytes: usize,
     /// The client that leads, if one does.
     pub leader: Option<&'a C>,

@@ -1,4 +1,4 @@
-//! What the client gets: heads of stored responses, changes to the upstream's head, and the proxy's own responses.
+//! Responses to the client: heads of stored responses, changes to the upstream's head, and the proxy's own responses.
 
 use crate::cache::entry::EntryHead;
 use crate::config::Config;
@@ -59,7 +59,7 @@ const EXPOSED: &str = "cache-status, x-cache-status, age, retry-after, x-should-
 const RETRY_AFTER_SECONDS: &str = "10";
 const PREFLIGHT_MAX_AGE_SECONDS: &str = "600";
 
-/// What is changed in the upstream's head. `target`: what was requested. `retries`: how often the request was retried.
+/// The changes to the upstream's head. `target`: the requested endpoint. `retries`: the number of retries of the request.
 pub fn header_edits(
     config: &Config,
     status: &CacheStatus,
@@ -188,7 +188,7 @@ pub fn admin_error(error: &ProxyError, log: &mut LogFields) -> ProxyResponse {
     readable_error(response(error.kind.status(), error.body(), log), error.kind)
 }
 
-/// How many entries have been deleted, and where the next call continues.
+/// The response to a deletion: the number of deleted entries, and the cursor of the next call.
 pub fn deleted(n: usize, cursor: Option<&str>, log: &mut LogFields) -> ProxyResponse {
     json_response(StatusCode::OK, &json!({"deleted": n, "cursor": cursor}), log)
 }

@@ -102,10 +102,10 @@ pub struct PendingRequest {
 /// A request that bypasses the cache.
 #[derive(Debug)]
 pub struct Bypass {
-    /// What to send.
+    /// The request to the upstream.
     pub upstream_request: UpstreamRequest,
     target: Target,
-    /// What may be retried.
+    /// The failures after which the request may be retried.
     pub retry_safety: RetrySafety,
     /// The key that the client's requests are counted under.
     pub rate_limit_key: String,
@@ -467,7 +467,7 @@ impl Bypass {
         reply::header_edits(config, &self.status, &self.target, headers, retries)
     }
 
-    /// What the response's body needs on its way. `None`: it is passed on as it comes.
+    /// The transform of the response's body. `None`: the body is passed on unchanged.
     pub fn body_transform(&self, status: StatusCode, headers: &HeaderMap) -> Option<BodyTransform> {
         self.transform.open(status, headers, self.max_bytes, false)
     }

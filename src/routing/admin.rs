@@ -5,7 +5,7 @@ use crate::status::error::{ErrorKind, ProxyError};
 use http::Method;
 use percent_encoding::percent_decode_str;
 
-/// How many entries one call deletes by default: each is an operation, and the free plan allows 50 in a request.
+/// The number of entries that one call deletes by default: each is an operation, and the free plan allows 50 in a request.
 const DEFAULT_LIMIT: usize = 40;
 /// The most that a call may request: the Workers runtime allows 1,000 operations.
 const MAX_LIMIT: usize = 900;
@@ -26,9 +26,9 @@ pub enum AdminCommand {
 pub struct Purge {
     /// The namespace, as in `X-Proxy-Namespace`.
     pub namespace: Vec<u8>,
-    /// Where the previous step ended. Only the store understands it.
+    /// The end of the previous step. Only the store understands it.
     pub cursor: Option<String>,
-    /// How many entries are scanned at most, if the store can limit that.
+    /// The most entries that are scanned, if the store can limit that.
     pub limit: usize,
 }
 

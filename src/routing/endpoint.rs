@@ -30,7 +30,7 @@ pub enum Endpoint {
     Custom,
 }
 
-/// What an endpoint that does not generate a conversation computes.
+/// The kind of computation of an endpoint that does not generate a conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Computation {
     /// `embeddings`; Cohere's and Ollama's `embed`; Google's `:embedContent` and `:batchEmbedContents`.

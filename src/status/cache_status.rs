@@ -1,10 +1,10 @@
-//! What the cache did: the values of `X-Cache-Status` and `Cache-Status` (RFC 9211).
+//! The cache's result: the values of `X-Cache-Status` and `Cache-Status` (RFC 9211).
 
 use super::reason::Reason;
 use crate::key::CacheKey;
 use serde::{Deserialize, Serialize};
 
-/// What the cache did: `X-Cache-Status`.
+/// The cache's result: `X-Cache-Status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CacheOutcome {
     /// A stored response was served.
@@ -75,7 +75,7 @@ impl Fwd {
 /// This cache's part of `Cache-Status` for one exchange, and its `X-Cache-Status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheStatus {
-    /// What the cache did.
+    /// The cache's result.
     pub outcome: CacheOutcome,
     /// Why the request was forwarded. `None`: it was a hit, or the proxy responded by itself.
     pub fwd: Option<Fwd>,

@@ -8,9 +8,9 @@ use serde::Serialize;
 /// credential or a variable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProxyError {
-    /// What kind of error.
+    /// The kind of error.
     pub kind: ErrorKind,
-    /// What is wrong and what to do.
+    /// The error and its remedy, for the reader of the response.
     pub message: String,
 }
 

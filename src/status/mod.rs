@@ -1,4 +1,4 @@
-//! What the cache did and why: the words of `Cache-Status`, the log, and the proxy's own errors.
+//! The cache's result and its reason: the words of `Cache-Status`, the log, and the proxy's own errors.
 
 pub mod cache_status;
 pub mod error;

@@ -10,7 +10,7 @@ use std::rc::Rc;
 /// The longest path or model name that is logged, in characters.
 const MAX_CHARS: usize = 200;
 
-/// What the core knows about an exchange.
+/// The fields of an exchange's log line that the core sets.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct LogFields {
     /// The request's method.
@@ -23,7 +23,7 @@ pub struct LogFields {
     pub model: Option<String>,
     /// The status that the client gets.
     pub status: Option<u16>,
-    /// What the cache did.
+    /// The cache's result.
     pub outcome: Option<CacheOutcome>,
     /// Why.
     pub reason: Option<Reason>,
@@ -61,14 +61,14 @@ impl LogFields {
     }
 }
 
-/// What the platform measured.
+/// The platform's measurements of an exchange.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Measurements {
     /// Milliseconds from the request to the head of the response.
     pub ms: u64,
     /// Milliseconds of these that the upstream took. `None`: the request was not forwarded.
     pub upstream_ms: Option<u64>,
-    /// How often the upstream request was retried.
+    /// The number of retries of the upstream request.
     pub retries: u32,
     /// The size of the response body, if it is known.
     pub bytes: Option<u64>,
@@ -88,7 +88,7 @@ pub enum CoalesceRole {
     Follower,
 }
 
-/// Where log lines go.
+/// A sink of log lines.
 pub trait LogSink {
     /// Writes the line of an exchange and counts it. `stored`: whether the response was stored, if that was tried.
     fn write(&self, fields: &LogFields, measurements: &Measurements, stored: Result<(), Reason>);
@@ -110,12 +110,12 @@ impl ExchangeLog {
         ExchangeLog { fields, sink: Some(sink) }
     }
 
-    /// What is known so far.
+    /// The fields so far.
     pub fn fields(&self) -> &LogFields {
         &self.fields
     }
 
-    /// What is known so far, to be added to.
+    /// The fields so far, mutable.
     pub fn fields_mut(&mut self) -> &mut LogFields {
         &mut self.fields
     }

@@ -22,7 +22,7 @@ const INVALID_IN_HEADER_VALUE = /[\0-\x08\x0a-\x1f\x7f]/;
 const encoder = new TextEncoder();
 
 /**
- * How to respond to one request, exported by the wasm. Its methods throw if the instance has been replaced after a panic.
+ * The response to one request, exported by the wasm. Its methods throw if the instance has been replaced after a panic.
  *
  * @typedef {object} Plan
  * @property {(value: Uint8Array, digest: Uint8Array | undefined, now: number) => string | undefined} responseHead The head of
@@ -52,7 +52,7 @@ const encoder = new TextEncoder();
  */
 
 /**
- * What the fast path has found out about a request that it leaves to the slow path.
+ * The fast path's findings about a request that it leaves to the slow path.
  *
  * @typedef {object} Probe
  * @property {number} startedAt In milliseconds since 1970.
@@ -289,7 +289,7 @@ export class FastPath {
   }
 
   /**
-   * What the fast path has found out about a request that it has left to the slow path.
+   * The fast path's findings about a request that it has left to the slow path.
    *
    * @param {Request} request
    */

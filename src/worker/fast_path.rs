@@ -48,7 +48,7 @@ extern "C" {
     #[wasm_bindgen(method, js_name = addPlan)]
     fn js_add_plan(this: &FastPath, probe: &Probe, plan: Plan, name: &str);
 
-    /// What the fast path has found out about a request that it leaves to the slow path.
+    /// The fast path's findings about a request that it leaves to the slow path.
     pub type Probe;
 
     /// The body, if it has been read.
@@ -68,7 +68,7 @@ extern "C" {
     #[wasm_bindgen(method, getter)]
     fn lookup(this: &Probe) -> Option<StoreRead>;
 
-    /// What the store returned, and under which name.
+    /// The store's value, and its name.
     type StoreRead;
 
     #[wasm_bindgen(method, getter, js_name = key)]
@@ -113,7 +113,7 @@ pub fn set_up(config: &Config, memory: Option<&memory::MemoryCache>, store: Opti
     });
 }
 
-/// What the fast path has found out about a request, perhaps for an earlier wasm instance.
+/// The fast path's findings about a request, perhaps for an earlier wasm instance.
 pub fn probe(request: &Request) -> Option<Probe> {
     isolate_fast_path().js_probe(request)
 }
@@ -134,14 +134,14 @@ pub fn add_plan(probe: &Probe, request: &CacheableRequest, log: &LogFields) {
     FAST_PATH.with(|cell| cell.get().map(|fast_path| fast_path.js_add_plan(probe, plan, &name)));
 }
 
-/// What the fast path has read from the store under this name, if it has.
+/// The value that the fast path has read from the store under this name, if it has.
 pub fn store_read(probe: &Probe, name: &str) -> Option<Result<Option<Uint8Array>, Reason>> {
     let value = probe.lookup().filter(|lookup| lookup.name() == name)?.value();
     let reason = value.as_string().map(|token| Reason::from_token(&token).unwrap_or(Reason::StoreError));
     Some(reason.map_or_else(|| Ok(value.dyn_into().ok()), Err))
 }
 
-/// How to respond when a request is repeated.
+/// The response to a repeated request.
 #[wasm_bindgen]
 pub struct Plan {
     plan: FastPathPlan,
@@ -154,7 +154,7 @@ pub struct Plan {
 struct ResponseHead {
     status: u16,
     headers: String,
-    /// Where the body begins in the entry, in bytes.
+    /// The offset of the body in the entry, in bytes.
     body_start: usize,
     /// In milliseconds since 1970.
     valid_until: u64,
@@ -198,7 +198,7 @@ impl Plan {
         METRICS.with_borrow_mut(|metrics| metrics.count_fast_path(log, measurements));
     }
 
-    /// What the store holds: bytes, undefined, or the reason why it cannot be read.
+    /// The store's value: bytes, undefined, or the reason why it cannot be read.
     #[wasm_bindgen(js_name = readStore)]
     pub fn read_store(&self, env: Env) -> Promise {
         let (name, salt) = (self.plan.key.storage_key(), self.plan.salt.clone());

@@ -1,4 +1,4 @@
-// What the compiled crate exports, for the type checker. The module index.js is made by `npm run build`.
+// The exports of the compiled crate, for the type checker. The module index.js is made by `npm run build`.
 
 /** The handler of requests. */
 export function fetch(request: Request, env: unknown, ctx: ExecutionContext): Promise<Response>;

@@ -1,4 +1,4 @@
-//! What an isolate has once: the configuration, the counters, and the console.
+//! Values of which an isolate has one: the configuration, the counters, and the console.
 
 use super::platform::binding;
 use crate::config::{Config, ConfigError};
@@ -59,7 +59,7 @@ impl LogSink for Console {
     }
 }
 
-/// Where log lines go.
+/// The sink of log lines.
 pub fn log_sink() -> Rc<dyn LogSink> {
     LOG_SINK.with(|sink| Rc::clone(sink) as Rc<dyn LogSink>)
 }

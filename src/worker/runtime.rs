@@ -32,9 +32,9 @@ use std::time::Duration;
 use web_sys::{AbortController, AbortSignal, Request, Response};
 use worker::{Context, Env, State};
 
-/// How long `/health` waits for the upstream.
+/// The time that `/health` waits for the upstream.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a deletion may take.
+/// The time limit of a deletion.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// The Workers runtime during one event.
@@ -51,11 +51,11 @@ struct Inner {
     client: AbortSignal,
     started: u64,
     request: Option<Request>,
-    /// What the fast path has found out about the request.
+    /// The fast path's findings about the request.
     probe: Option<Probe>,
 }
 
-/// What keeps tasks running after the response.
+/// The object that keeps tasks running after the response.
 enum Tasks {
     Event(Context),
     Object(Rc<State>),

@@ -14,7 +14,7 @@ import * as accumulate from "./support/accumulators.mjs";
 import { objects, streams } from "./support/generated.mjs";
 
 const file = process.env.REPRISE_EXCHANGES ?? path.join(ROOT, "../shared/exchanges/exchanges.jsonl");
-// What a recorded response refers to has expired since, so the response would not be stored.
+// The files of a recorded response have expired since, so the response would not be stored.
 /** @param {any} exchange */
 const unexpired = (exchange) => ({
   ...exchange,

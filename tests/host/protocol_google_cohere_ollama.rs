@@ -85,7 +85,7 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
-/// What holds for every protocol, for a whole response and one of its equivalent streams.
+/// Checks the properties of every protocol, for a whole response and one of its equivalent streams.
 fn check_conversions(protocol: Protocol, response: &Value, chunks: &[Value]) -> Result<(), TestCaseError> {
     let stream = events(chunks);
     prop_assert_eq!(protocol.check(&stream), Ok(()));

@@ -52,7 +52,7 @@ impl Sender {
         Sender { closed, token, headers, namespace, key_in_query }
     }
 
-    /// What identifies the sender's tenant. A client's own credential replaces its token. Cookies are not forwarded, so they do
+    /// The identity of the sender's tenant. A client's own credential replaces its token. Cookies are not forwarded, so they do
     /// not count.
     fn identity(&self) -> Sender {
         let own = !self.key_in_query.is_empty()

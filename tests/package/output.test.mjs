@@ -1,4 +1,4 @@
-// What the command writes on a terminal, and what it reads. JSON output is tested with the packed command.
+// The output of the command on a terminal, and its input. JSON output is tested with the packed command.
 
 import assert from "node:assert/strict";
 import { mkdirSync, readdirSync, utimesSync, writeFileSync } from "node:fs";

@@ -33,7 +33,7 @@ const MEMORY = { MEMORY_CACHE_BYTES: "1000000", MEMORY_CACHE_TTL: "3600" };
 let prompts = 0;
 const freshPrompt = () => `prompt ${(prompts += 1)}`;
 const ask = (proxy, content, headers) => proxy.settled(() => send(proxy.origin, chatRequest(content, { headers })));
-// How many requests have taken the fast path.
+// The number of requests that have taken the fast path.
 async function fastPathHits(proxy) {
   const get = { method: "GET", path: "/metrics", headers: { authorization: "Bearer adm" } };
   const { body } = await proxy.settled(() => send(proxy.origin, get));

@@ -1,5 +1,5 @@
-// Redis behind Upstash's REST API as the store: its commands, its contents, and its failures. Whatever happens to it, the client
-// gets the upstream's response.
+// Redis behind Upstash's REST API as the store: its commands, its contents, and its failures. The client gets
+// the upstream's response in all of them.
 
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
@@ -18,7 +18,7 @@ const upstream = await startUpstream();
 after(() => upstream.close());
 
 const VARS = { OPENAI_BASE_URL: `${upstream.origin}/v1`, MAX_RETRIES: "0" };
-// Where the store is meant to respond in time, a busy machine must not make it late.
+// If the store is meant to respond in time, a busy machine must not make it late.
 const proxy = await worker({ vars: VARS, store: "upstash" });
 const limited = await worker({ vars: { ...VARS, STORE_TIMEOUT_MS: "100" }, store: "upstash" });
 

@@ -72,7 +72,7 @@ impl Select<'_> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DuplicateKey;
 
-/// What is still to be written. A stack of these replaces recursion.
+/// A part that is still to be written. A stack of these replaces recursion.
 enum Work {
     /// Copy `flat[at..end]`, ordering the objects in it, the first of which is `object`.
     Span { at: usize, end: usize, object: usize, position: Position },

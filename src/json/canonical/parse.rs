@@ -14,7 +14,7 @@ pub enum ParseError {
     Syntax {
         /// Offset of the offending byte, from 0.
         at: usize,
-        /// What was expected.
+        /// The expected token.
         expected: &'static str,
     },
     /// Beyond [`MAX_DEPTH`] or [`MAX_NODES`].
@@ -30,7 +30,7 @@ impl std::fmt::Display for ParseError {
     }
 }
 
-/// What may follow.
+/// The tokens that may follow.
 enum Expect {
     Value,
     ValueOrClose,
@@ -46,7 +46,7 @@ enum Open {
     Object {
         /// Its index in `objects`.
         index: usize,
-        /// Where its members begin in `pending`.
+        /// The index of its first member in `pending`.
         base: usize,
     },
 }

@@ -7,7 +7,7 @@ use super::fields::Fields;
 use crate::json::{JsonCursor, TextEdits, push_escaped, to_json_string};
 use crate::routing::endpoint::Endpoint;
 
-/// How an endpoint's requests hold their messages.
+/// The schema of messages in an endpoint's requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MessageSchema {
     /// `messages` with `role` and `content`: OpenAI, Anthropic, Mistral, Ollama, Cohere (whose first version has one

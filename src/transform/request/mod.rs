@@ -19,7 +19,7 @@ use append::MessageSchema;
 use fields::Fields;
 use http::Method;
 
-/// Where a request goes.
+/// The target of a request.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestTarget<'a> {
     /// The upstream.

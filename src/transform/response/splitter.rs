@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-/// How a stream is framed.
+/// The framing of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SplitAt {
     /// `text/event-stream`.
@@ -28,7 +28,7 @@ pub(super) enum Segment {
 #[derive(Debug)]
 pub(super) struct RawEvent {
     raw: String,
-    /// Where its data is: one range for each line.
+    /// The ranges of its data, one for each line.
     data: Vec<Range<usize>>,
 }
 
@@ -72,7 +72,7 @@ pub(super) struct Splitter {
     split_at: SplitAt,
     max_bytes: usize,
     buffer: Vec<u8>,
-    /// Where the current line begins in the buffer.
+    /// The offset of the current line in the buffer.
     line: usize,
     /// The last byte was a carriage return, so a line feed belongs to the same line end.
     after_cr: bool,
@@ -208,7 +208,7 @@ impl Splitter {
     }
 }
 
-/// Where the values of an event's `data` fields are.
+/// The ranges of the values of an event's `data` fields.
 fn data_lines(raw: &str) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     let mut at = 0usize;

@@ -117,7 +117,7 @@ impl OpenTexts {
         }
     }
 
-    /// What can be sent of a text, now that its next delta is there. The text may begin with it. `event`: the event's data.
+    /// The part of a text that can be sent after its next delta. The text may begin with it. `event`: the event's data.
     fn filtered(&mut self, position: TextPosition, event: &str, delta: &[u8]) -> Vec<u8> {
         if !self.open.iter().any(|text| text.position == position) {
             self.open.push(OpenText { position, filter: TagFilter::new(self.tags.clone()), template: String::new() });

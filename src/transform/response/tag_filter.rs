@@ -10,7 +10,7 @@ pub struct TagFilter {
     /// Bytes that are held back: a possible beginning of a start tag, or a block from its start tag on.
     held: Vec<u8>,
     inside: bool,
-    /// How many bytes of the block have been searched for the end tag.
+    /// The number of bytes of the block that have been searched for the end tag.
     searched: usize,
 }
 
@@ -50,7 +50,7 @@ impl TagFilter {
         self.held
     }
 
-    /// How many bytes at the end might be the beginning of a start tag.
+    /// The number of bytes at the end that might begin a start tag.
     fn partial_start_tag(&self) -> usize {
         let longest = self.held.len().min(self.tags.start.len().saturating_sub(1));
         let begins = |length: &usize| {

@@ -1,6 +1,6 @@
 //! Takes usage out of a running stream, event by event.
 
-use super::splitter::{Block, Segment, SplitAt, Splitter};
+use super::splitter::{RawEvent, Segment, SplitAt, Splitter};
 use crate::protocol::{UsageRemover, WithoutUsage};
 
 /// A filter for one stream.
@@ -39,7 +39,7 @@ fn emit(remover: &mut UsageRemover, segment: Segment, out: &mut Vec<u8>) {
     }
 }
 
-fn without_usage(remover: &mut UsageRemover, block: &Block) -> Vec<u8> {
+fn without_usage(remover: &mut UsageRemover, block: &RawEvent) -> Vec<u8> {
     match remover.remove(&block.data()) {
         WithoutUsage::Unchanged => block.raw().to_vec(),
         WithoutUsage::Nothing => Vec::new(),

@@ -7,11 +7,11 @@ import { IdleWatchdog, PollPace, untilCalled } from "./pacing.js";
 /** Size of the first reads. A larger buffer is only worth it if the upstream fills it. */
 const MIN_READ_BYTES = 4_096;
 const MAX_READ_BYTES = 65_536;
-/** How long the leader's piped branch waits for followers that read more slowly. */
+/** The time that the leader's piped branch waits for followers that read more slowly. */
 const FOLLOWER_TIMEOUT_MS = 1_000;
-/** How much of a body that is too large to store is read only to detect an idle upstream. */
+/** The most that is read of a body too large to store, only to detect an idle upstream. */
 const MAX_WATCHED_BYTES = 16_777_216;
-/** How long the leader may still read the encoded bytes after decoding them has failed here. */
+/** The time in which the leader may still read the encoded bytes after decoding them has failed here. */
 const DECODE_ERROR_GRACE_MS = 5_000;
 
 /** @typedef {"" | "too-large" | "truncated" | "stalled"} Outcome `""`: complete, and small enough to store. */
@@ -141,12 +141,12 @@ export class Broadcast {
     return this.#leader?.body;
   }
 
-  /** How many streams of `openStream` are being read. */
+  /** The number of streams of `openStream` that are being read. */
   get readerCount() {
     return this.#fanOut.readerCount;
   }
 
-  /** How many bytes have been read; undefined if the end will not be seen. */
+  /** The number of bytes read; undefined if the end will not be seen. */
   get bytesRead() {
     return this.#abandoned ? undefined : this.#bytesRead;
   }
@@ -271,7 +271,7 @@ export class Broadcast {
    */
   async #abortFailed(idleMs) {
     if (this.#leader?.piped) return;
-    // What cannot be decoded here may be fine for the leader, who reads it encoded and may be near its end.
+    // The leader reads the encoded bytes. It may be able to decode them, and may be near the end.
     if (this.#leader?.open)
       await new Promise((resolve) => setTimeout(resolve, Math.min(idleMs, DECODE_ERROR_GRACE_MS)));
     this.#controller.abort();

@@ -72,7 +72,7 @@ extern "C" {
     type PollPace;
 }
 
-/// How much of a body is copied into wasm at a time, in bytes.
+/// The most of a body that is copied into wasm at a time, in bytes.
 const SEGMENT_BYTES: f64 = 65_536.0;
 
 fn broadcast(

@@ -17,7 +17,7 @@ use worker::Env;
 
 /// The binding's name in `wrangler.toml`.
 const BINDING: &str = "COALESCER";
-/// What a response of the object is: see [`Disposition`].
+/// The kind of a response of the object: see [`Disposition`].
 pub const DISPOSITION_HEADER: &str = "x-reprise-disposition";
 /// Length of the big-endian number that says where the coalesce request ends and the request body begins.
 const LENGTH_BYTES: u32 = 4;

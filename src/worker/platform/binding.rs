@@ -1,4 +1,4 @@
-//! What the environment binds: variables, secrets, and other services.
+//! Bindings of the environment: variables, secrets, and other services.
 
 use js_sys::{JSON, Reflect};
 use wasm_bindgen::prelude::*;

@@ -15,7 +15,7 @@ use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{AbortController, AbortSignal, Headers, ReadableStream, Request, RequestInit, RequestRedirect, Response};
 
-/// How much of an error response is held while the request is retried, and how long its body may take.
+/// The most that is buffered of an error response while the request is retried, and the time limit of its body.
 const MAX_BUFFERED_ERROR_BYTES: usize = 1 << 20;
 const MAX_BUFFERED_ERROR_TIME: Duration = Duration::from_secs(2);
 
@@ -44,7 +44,7 @@ pub enum Body {
 pub struct IncomingBody {
     /// The bytes.
     pub stream: ReadableStream,
-    /// How many, if that is known.
+    /// The number of bytes, if it is known.
     pub length: Option<usize>,
 }
 
@@ -73,7 +73,7 @@ pub struct UpstreamResponse {
     pub status: StatusCode,
     /// The header fields.
     pub headers: HeaderMap,
-    /// What aborts the request. `None`: this response's owner does not abort it.
+    /// The controller that aborts the request. `None`: this response's owner does not abort it.
     request: Option<AbortController>,
 }
 
@@ -96,7 +96,7 @@ impl UpstreamResponse {
         UpstreamResponse { response, body, status: self.status, headers: self.headers.clone(), request: None }
     }
 
-    /// What aborts the request, if that is up to the owner of this response.
+    /// The controller that aborts the request, if the owner of this response may abort it.
     pub fn request(&self) -> Option<&AbortController> {
         self.request.as_ref()
     }

@@ -47,7 +47,7 @@ pub fn request_head(request: &Request) -> RequestHead {
     let text = encode_request_head(request);
     let mut lines = text.split('\n');
     let (method, url) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
-    // What the client wrote after the authority, untouched.
+    // The part after the authority, exactly as the client sent it.
     let authority_start = url.find("://").map_or(0, |at| at.saturating_add(3));
     let authority_length = url.get(authority_start..).and_then(|rest| rest.find(['/', '?', '#']));
     let (origin, target) = authority_length
@@ -135,7 +135,7 @@ pub async fn is_empty(body: ReadableStream) -> bool {
 /// The whole body of a response. `None`: it is longer than `limit` bytes.
 ///
 /// # Errors
-/// Whatever aborted it.
+/// The reason for which the body was aborted.
 pub async fn bytes(response: &Response, limit: usize) -> Result<Option<Vec<u8>>, JsValue> {
     match response.body() {
         Some(body) => read_up_to(&body, limit).await,
@@ -189,7 +189,7 @@ pub enum RequestBody {
 /// Reads a request's body of at most `limit` bytes.
 ///
 /// # Errors
-/// Whatever aborted it.
+/// The reason for which the body was aborted.
 pub async fn read_request_body(request: &Request, limit: usize) -> Result<RequestBody, JsValue> {
     let length = request.headers().get("content-length").ok().flatten();
     if length.is_some() {

@@ -36,7 +36,7 @@ pub fn timer(duration: Duration) -> Delay {
     Delay::from(duration.min(MAX_TIMER))
 }
 
-/// What a future gives, if it does so in time.
+/// The output of a future, if it is ready in time.
 pub async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> Option<T> {
     match select(pin!(future), pin!(timer(limit))).await {
         Either::Left((value, _)) => Some(value),

@@ -42,7 +42,7 @@ impl KvNamespace {
     /// The value under a name.
     ///
     /// # Errors
-    /// Whatever the runtime throws.
+    /// Any exception of the runtime.
     pub async fn get(&self, name: &str) -> Result<Option<Uint8Array>, JsValue> {
         let value = JsFuture::from(self.js_get(name, "arrayBuffer")?).await?;
         Ok((!value.is_null()).then(|| Uint8Array::new(&value)))
@@ -51,7 +51,7 @@ impl KvNamespace {
     /// Sets a value, to be dropped after `ttl` seconds or never.
     ///
     /// # Errors
-    /// Whatever the runtime throws.
+    /// Any exception of the runtime.
     pub async fn put(&self, name: &str, value: &Uint8Array, ttl: Option<u64>) -> Result<(), JsValue> {
         let options = Object::new();
         if let Some(ttl) = ttl {
@@ -66,7 +66,7 @@ impl KvNamespace {
     /// Deletes a name. Gives how many entries there were, as far as this location knows.
     ///
     /// # Errors
-    /// Whatever the runtime throws.
+    /// Any exception of the runtime.
     pub async fn delete(&self, name: &str) -> Result<usize, JsValue> {
         count(&JsFuture::from(js_delete(self, name)).await?)
     }
@@ -74,7 +74,7 @@ impl KvNamespace {
     /// Deletes the next names with a prefix, at most `limit`. Gives how many there were, and where the next call continues.
     ///
     /// # Errors
-    /// Whatever the runtime throws. Some of them may be deleted then.
+    /// Any exception of the runtime. Some of them may be deleted then.
     pub async fn delete_prefix(
         &self,
         prefix: &str,

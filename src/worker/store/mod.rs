@@ -22,13 +22,13 @@ use worker::Env;
 
 /// An entry that lives longer has no expiry in the store.
 const MAX_TTL_SECONDS: u64 = 10 * 365 * 24 * 3600;
-/// How long one write may take in the background.
+/// The time limit of one write in the background.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a refused write is retried: the runtime lets work continue for 30 s after the response.
+/// The time in which a refused write is retried: the runtime lets work continue for 30 s after the response.
 const MAX_WRITE_MS: u64 = 20_000;
-/// How many keys Redis looks at in one step of a purge.
+/// The number of keys that Redis scans in one step of a purge.
 const SCAN_COUNT: usize = 1_000;
-/// How many steps one purge takes: two requests each, of which the free plan allows 50.
+/// The most steps of one purge: two requests each, of which the free plan allows 50.
 const MAX_SCANS: usize = 20;
 
 #[wasm_bindgen]

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 /// Above this many keys the old ones are swept.
 const SWEEP_AT: usize = 1_000;
-/// How long a key is remembered at least.
+/// The shortest time for which a key is retained, in milliseconds.
 const RETENTION_MS: u64 = 600_000;
 /// The shortest time between two sweeps, each of which looks at all keys.
 const SWEEP_INTERVAL_MS: u64 = 60_000;

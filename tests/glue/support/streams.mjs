@@ -1,6 +1,6 @@
 // Streams to test the glue with, outside the Workers runtime.
 
-// What the Workers runtime has beyond Node: a stream that passes bytes on, and one that checks their number besides.
+// Streams of the Workers runtime that Node lacks: a stream that passes bytes on, and one that checks their number besides.
 globalThis.IdentityTransformStream = TransformStream;
 
 globalThis.FixedLengthStream = class extends TransformStream {
@@ -20,7 +20,7 @@ globalThis.FixedLengthStream = class extends TransformStream {
 
 /** An upstream body that does what it is told, step by step, as fast as it is read. Aborted by `signal`, as a fetch is. */
 export class ScriptedBody {
-  /** How many chunks have been read. */
+  /** The number of chunks that have been read. */
   taken = 0;
   cancelled = false;
   #steps = [];

@@ -1,5 +1,5 @@
-// What src/worker/*.js uses of the Workers runtime, for the type check of the programs that run on Node. tsconfig.json checks
-// those modules against the types of the runtime itself.
+// The types of the Workers runtime that src/worker/*.js uses, for the type check of the programs that run on Node.
+// tsconfig.json checks those modules against the types of the runtime itself.
 
 declare var IdentityTransformStream: new () => TransformStream;
 declare var FixedLengthStream: new (length: number) => TransformStream;
