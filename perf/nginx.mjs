@@ -3,7 +3,8 @@ import { execFileSync } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { PEERS } from "../conformance/peers/list.mjs";
-import { findProgram, freePort, responseOf, startProcess, temporaryFolder } from "../testkit/processes.mjs";
+import { findProgram } from "../scripts/common.mjs";
+import { freePort, responseOf, startProcess, temporaryFolder } from "../testkit/processes.mjs";
 
 const peer = PEERS.find(({ id }) => id === "nginx");
 const program = findProgram("nginx");

@@ -1,6 +1,6 @@
 // Programs that tests and measurements start. Each ends with this process at the latest.
 
-import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
@@ -116,12 +116,4 @@ export async function onFreePort(start) {
       if (attempt === 5 || !/address already in use|EADDRINUSE/i.test(error.message)) throw error;
     }
   }
-}
-
-/** The path of a program on PATH, or undefined. */
-export function findProgram(program) {
-  return (process.env.PATH ?? "")
-    .split(path.delimiter)
-    .map((folder) => path.join(folder, program))
-    .find((file) => existsSync(file));
 }

@@ -4,7 +4,9 @@
 import { randomBytes } from "node:crypto";
 import { tmpdir } from "node:os";
 import { Redis } from "ioredis";
-import { findProgram, onFreePort, startProcess } from "./processes.mjs";
+import { findProgram } from "../scripts/common.mjs";
+import { parseJson } from "./json.mjs";
+import { onFreePort, startProcess } from "./processes.mjs";
 import { Upstream } from "./upstream.mjs";
 import { withTimeout } from "./wait.mjs";
 
@@ -83,7 +85,7 @@ class UpstashBridge extends Upstream {
     if (!isSupported) return badRequest("the bridge supports POST / and /pipeline");
     if (body.length > MAX_REQUEST_BYTES) return badRequest("max request size exceeded");
     const encode = headers["upstash-encoding"] === "base64" ? toBase64 : toText;
-    const request = parseJson(body);
+    const request = parseJson(body.toString());
     if (pathname === "/") {
       const result = await this.#run(request, encode);
       return { status: result.error === undefined ? 200 : 400, json: result };
@@ -115,14 +117,6 @@ function toJson(reply, encode) {
   if (Array.isArray(reply)) return reply.map((item) => toJson(item, encode));
   if (reply instanceof Error) return reply.message;
   return Buffer.isBuffer(reply) ? encode(reply) : reply;
-}
-
-function parseJson(body) {
-  try {
-    return JSON.parse(body.toString());
-  } catch {
-    return undefined;
-  }
 }
 
 /**

@@ -4,6 +4,7 @@
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import path from "node:path";
+import { parseJson } from "./json.mjs";
 import { BINDING, COALESCER_CLASS } from "./names.mjs";
 import { freePort, ROOT, responseOf, startProcess, temporaryFolder } from "./processes.mjs";
 import { withTimeout } from "./wait.mjs";
@@ -229,14 +230,6 @@ class RunningWorker {
     gate?.arrive();
     const verdict = (await (typeof gate?.verdict === "function" ? gate.verdict() : gate?.verdict)) ?? "pass";
     return new Response(null, { status: verdict === "pass" ? 204 : 500 });
-  }
-}
-
-function parseJson(text) {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
   }
 }
 

@@ -4,10 +4,11 @@ import { isDeepStrictEqual } from "node:util";
 import { gunzipSync } from "node:zlib";
 import { assertProxyError } from "../../testkit/assertions.mjs";
 import { assertCacheFields, detailOf, xCacheStatusOf } from "../../testkit/cache-status.mjs";
+import { parseJson } from "../../testkit/json.mjs";
 import { checksum } from "./api-fixtures.mjs";
 import { valueAt } from "./json-path.mjs";
 import { Failure, NotApplicable } from "./outcome.mjs";
-import { isStream, parseJson, parseResponse } from "./parse-response.mjs";
+import { isStream, parseResponse } from "./parse-response.mjs";
 import { markerOf } from "./responses.mjs";
 
 export const excerpt = (reply) => JSON.stringify(reply.body.toString("utf8", 0, 200));

@@ -1,6 +1,8 @@
 // Reads the text of a response, streamed or not.
 
-/** The data of an event stream"s events, in order. */
+import { parseJson } from "../../testkit/json.mjs";
+
+/** The data of an event stream's events, in order. */
 export function events(text) {
   return text
     .replace(/\r\n?/g, "\n")
@@ -59,13 +61,4 @@ function fromStream(frames) {
     for (const choice of event.choices ?? []) text += choice.delta?.content ?? choice.text ?? "";
   }
   return { text, ended, usage };
-}
-
-/** The value of a JSON text; undefined if it is not JSON. */
-export function parseJson(text) {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
-  }
 }

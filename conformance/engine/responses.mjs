@@ -1,8 +1,8 @@
 // Builds the upstream's response to a call, as the testkit's upstream takes it.
 
+import { parseJson } from "../../testkit/json.mjs";
 import { apiAt, eventText, goodResponse } from "./api-fixtures.mjs";
 import { withSet } from "./json-path.mjs";
-import { parseJson } from "./parse-response.mjs";
 
 const MARKER = /(cf[0-9a-f]{16})-response-(\d+)-/;
 const LONG = "x".repeat(1_000_000);

@@ -2,11 +2,11 @@
 
 import { randomBytes } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
+import { parseJson } from "../../testkit/json.mjs";
 import { APIS } from "./api-fixtures.mjs";
 import { send } from "./client.mjs";
 import { decoded, excerpt, Judge, summary } from "./expectations.mjs";
 import { Failure, Inconclusive, NotApplicable } from "./outcome.mjs";
-import { parseJson } from "./parse-response.mjs";
 import { buildRequest } from "./requests.mjs";
 import { callOfMarker, contentOf, markerOf } from "./responses.mjs";
 

@@ -181,11 +181,6 @@ mod tests {
     use super::*;
     use http::HeaderName;
 
-    fn config(vars: &[(&str, &str)]) -> Config {
-        let find = |name: &str| vars.iter().find(|(key, _)| *key == name);
-        Config::read(|name| find(name).map(|(_, value)| (*value).to_owned())).unwrap()
-    }
-
     fn request(headers: &[(&'static str, &str)], query: Option<&str>) -> RequestHead {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
@@ -205,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_token_is_accepted_wherever_clients_send_an_api_key() {
-        let config = config(&[TOKENS]);
+        let config = Config::from_vars(&[TOKENS]).unwrap();
         for (headers, query) in [
             (vec![("authorization", "Bearer two")], None),
             (vec![("authorization", "bearer  two ")], None),
@@ -226,7 +221,7 @@ mod tests {
 
     #[test]
     fn requests_without_a_known_token_are_refused() {
-        let config = config(&[TOKENS]);
+        let config = Config::from_vars(&[TOKENS]).unwrap();
         for (headers, query) in [
             (vec![], None),
             (vec![("authorization", "Bearer three")], None),
@@ -249,7 +244,7 @@ mod tests {
 
     #[test]
     fn a_credential_beside_the_token_is_the_tenant_and_is_forwarded() {
-        let config = config(&[TOKENS]);
+        let config = Config::from_vars(&[TOKENS]).unwrap();
         let mut one = request(&[("x-api-key", "one"), ("authorization", "Bearer sk")], None);
         let mut two = request(&[("api-key", "two"), ("authorization", "Bearer sk")], None);
         let clients = [&mut one, &mut two].map(|request| Client::authenticate(&config, request).unwrap());
@@ -282,18 +277,18 @@ mod tests {
             let headers = [&[("x-api-key", token)], more].concat();
             Client::authenticate(config, &mut request(&headers, None)).unwrap().tenant
         };
-        let own = config(&[TOKENS]);
+        let own = Config::from_vars(&[TOKENS]).unwrap();
         assert!(tenant(&own, "one", &[]) == tenant(&own, "one", &[]));
         assert!(tenant(&own, "one", &[]) != tenant(&own, "two", &[]));
         assert!(tenant(&own, "one", &[]) == tenant(&own, "one", &[("cookie", "c")]));
         assert!(tenant(&own, "one", &[("api-key", "a")]) != tenant(&own, "one", &[("api-key", "b")]));
-        let shared = config(&[TOKENS, ("CACHE_SCOPE", "shared")]);
+        let shared = Config::from_vars(&[TOKENS, ("CACHE_SCOPE", "shared")]).unwrap();
         assert!(tenant(&shared, "one", &[]) == tenant(&shared, "two", &[]));
     }
 
     #[test]
     fn a_preflight_needs_no_token_and_carries_no_credentials() {
-        let config = config(&[TOKENS]);
+        let config = Config::from_vars(&[TOKENS]).unwrap();
         let headers =
             [("origin", "https://a"), ("access-control-request-method", "POST"), ("authorization", "Bearer x")];
         let preflight = || RequestHead { method: Method::OPTIONS, ..request(&headers, Some("a=b&key=c")) };
@@ -312,8 +307,8 @@ mod tests {
 
     #[test]
     fn requests_are_counted_by_token_then_credential_then_address() {
-        let open = config(&[]);
-        let closed = config(&[TOKENS]);
+        let open = Config::from_vars(&[]).unwrap();
+        let closed = Config::from_vars(&[TOKENS]).unwrap();
         let counted = |config: &Config, headers: &[(&'static str, &str)], query| {
             Client::authenticate(config, &mut request(headers, query)).unwrap().rate_limit_key
         };

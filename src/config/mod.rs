@@ -369,19 +369,20 @@ fn patterns(text: &str) -> Option<Vec<Pattern>> {
 }
 
 #[cfg(test)]
+impl Config {
+    /// Reads the configuration from a list of variables.
+    pub fn from_vars(vars: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        Config::read(|name| vars.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read(vars: &[(&str, &str)]) -> Result<Config, ConfigError> {
-        Config::read(|name| {
-            let found = vars.iter().find(|(key, _)| *key == name);
-            found.map(|(_, value)| (*value).to_owned())
-        })
-    }
-
     #[test]
     fn no_variable_is_required() {
-        let config = read(&[]).unwrap();
+        let config = Config::from_vars(&[]).unwrap();
         assert_eq!(config.routing.default_upstream.base.as_str(), "https://api.openai.com/v1");
         assert_eq!(config.routing.path_prefix, "/proxy");
         assert_eq!(config.cache.max_bytes, 10 * 1024 * 1024);
@@ -446,7 +447,7 @@ mod tests {
             ("LLM_PARAMS", "geheim"),
             ("STRIP_THINK", "geheim"),
         ] {
-            let error = read(&[(variable, value)]).unwrap_err();
+            let error = Config::from_vars(&[(variable, value)]).unwrap_err();
             assert_eq!(error.variable, variable, "{value}");
             assert!(!error.message.contains("geheim"), "{variable}");
         }
@@ -454,7 +455,8 @@ mod tests {
 
     #[test]
     fn durations_may_be_fractions() {
-        let config = read(&[("CACHE_TTL", "1.5"), ("TIMEOUT", "0.25"), ("STORE_TIMEOUT_MS", "0.5")]).unwrap();
+        let config =
+            Config::from_vars(&[("CACHE_TTL", "1.5"), ("TIMEOUT", "0.25"), ("STORE_TIMEOUT_MS", "0.5")]).unwrap();
         assert_eq!(config.cache.ttl_ms, Some(1500));
         assert_eq!(config.upstream.timeout, Duration::from_millis(250));
         assert_eq!(config.store.timeout, Duration::from_micros(500));
@@ -462,26 +464,27 @@ mod tests {
 
     #[test]
     fn a_shared_cache_needs_authentication_or_consent() {
-        assert_eq!(read(&[("CACHE_SCOPE", "shared")]).unwrap_err().variable, "CACHE_SCOPE");
+        assert_eq!(Config::from_vars(&[("CACHE_SCOPE", "shared")]).unwrap_err().variable, "CACHE_SCOPE");
         let both = [("CACHE_SCOPE", "shared"), ("ALLOW_ANONYMOUS", "true")];
-        assert!(read(&both).unwrap().cache.shared_scope);
+        assert!(Config::from_vars(&both).unwrap().cache.shared_scope);
         let tokens = [("CACHE_SCOPE", "shared"), ("PROXY_TOKENS", "a,b")];
-        assert!(read(&tokens).unwrap().cache.shared_scope);
+        assert!(Config::from_vars(&tokens).unwrap().cache.shared_scope);
     }
 
     #[test]
     fn secrets_do_not_print() {
         let secrets =
             [("PROXY_TOKENS", "geheim,geheim2"), ("ADMIN_TOKEN", "geheim"), ("CACHE_ENCRYPTION_KEY", "geheim")];
-        let printed = format!("{:?}", read(&secrets).unwrap());
+        let printed = format!("{:?}", Config::from_vars(&secrets).unwrap());
         assert!(!printed.contains("geheim") && !printed.contains("103, 101"), "{printed}");
     }
 
     #[test]
     fn an_operator_key_needs_authentication_or_consent() {
         let keys = [("UPSTREAMS", r#"{"my-llm":"http://h"}"#), ("MY_LLM_API_KEY", "k")];
-        assert_eq!(read(&keys).unwrap_err().variable, "MY_LLM_API_KEY");
-        let config = read(&[keys[0], keys[1], ("ALLOW_ANONYMOUS", "true"), ("OPENAI_API_KEY", "o")]).unwrap();
+        assert_eq!(Config::from_vars(&keys).unwrap_err().variable, "MY_LLM_API_KEY");
+        let config =
+            Config::from_vars(&[keys[0], keys[1], ("ALLOW_ANONYMOUS", "true"), ("OPENAI_API_KEY", "o")]).unwrap();
         let has_key = |name: &str| config.routing.upstreams.iter().any(|u| u.name == name && u.key.is_some());
         assert!(
             has_key("my-llm") && has_key("openai") && !has_key("groq") && config.routing.default_upstream.key.is_some()
@@ -491,16 +494,17 @@ mod tests {
     #[test]
     fn a_key_for_another_default_upstream_is_not_sent_to_openai() {
         let vars = [("OPENAI_BASE_URL", "http://h"), ("OPENAI_API_KEY", "k"), ("ALLOW_ANONYMOUS", "true")];
-        let config = read(&vars).unwrap();
+        let config = Config::from_vars(&vars).unwrap();
         assert!(config.routing.default_upstream.key.is_some());
         assert!(config.routing.upstreams.iter().all(|upstream| upstream.key.is_none()));
     }
 
     #[test]
     fn the_first_name_wins_over_its_alias() {
-        let config = read(&[("OPENAI_BASE_URL", "http://a/v1"), ("TARGET_BASE_URL", "http://b/v1")]).unwrap();
+        let config =
+            Config::from_vars(&[("OPENAI_BASE_URL", "http://a/v1"), ("TARGET_BASE_URL", "http://b/v1")]).unwrap();
         assert_eq!(config.routing.default_upstream.base.as_str(), "http://a/v1");
-        let config = read(&[("TARGET_BASE_URL", "http://b/v1/")]).unwrap();
+        let config = Config::from_vars(&[("TARGET_BASE_URL", "http://b/v1/")]).unwrap();
         assert_eq!(config.routing.default_upstream.base.as_str(), "http://b/v1/");
     }
 }

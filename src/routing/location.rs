@@ -118,13 +118,8 @@ fn leads_to(config: &Config, target: &Target, path: &str, url: &Url) -> bool {
 mod tests {
     use super::*;
 
-    fn config(vars: &[(&str, &str)]) -> Config {
-        let find = |name: &str| vars.iter().find(|(key, _)| *key == name);
-        Config::read(|name| find(name).map(|(_, value)| (*value).to_owned())).unwrap()
-    }
-
     fn mapped(vars: &[(&str, &str)], path: &str, location: &str) -> String {
-        let config = config(vars);
+        let config = Config::from_vars(vars).unwrap();
         let Route::Upstream(target) = route(&config, path, Some("key=k")) else { panic!("{path}") };
         map(&config, &target, location.as_bytes()).unwrap()
     }
@@ -262,7 +257,7 @@ mod tests {
             assert_eq!(mapped(&base, "/proxy/models", location), absolute, "{location}");
         }
         assert_eq!(mapped(&base, "/other/x", "/v1/y"), "https://h/v1/y");
-        let config = config(&base);
+        let config = Config::from_vars(&base).unwrap();
         let Route::Upstream(target) = route(&config, "/proxy/models", None) else { panic!() };
         assert_eq!(map(&config, &target, b"https://[/"), None);
         assert_eq!(map(&config, &target, b"/v1/\xe9\xff").as_deref(), Some("/proxy/%E9%FF"));

@@ -178,17 +178,12 @@ fn has_encoded_traversal(path: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn config(vars: &[(&str, &str)]) -> Config {
-        let find = |name: &str| vars.iter().find(|(key, _)| *key == name);
-        Config::read(|name| find(name).map(|(_, value)| (*value).to_owned())).unwrap()
-    }
-
     fn url(vars: &[(&str, &str)], path: &str) -> Option<String> {
         let (path, query) = match path.split_once('?') {
             Some((path, query)) => (path, Some(query)),
             None => (path, None),
         };
-        match route(&config(vars), path, query) {
+        match route(&Config::from_vars(vars).unwrap(), path, query) {
             Route::Upstream(target) => Some(target.url),
             _ => None,
         }
@@ -294,14 +289,14 @@ mod tests {
     #[test]
     fn other_paths_are_not_found() {
         for path in ["/proxyx", "/nope", "/v2/chat", "", "/health/x", "/metricsx", "/groqx/v1", "/GROQ/v1"] {
-            assert!(matches!(route(&config(&[]), path, None), Route::NotFound), "{path}");
+            assert!(matches!(route(&Config::from_vars(&[]).unwrap(), path, None), Route::NotFound), "{path}");
         }
     }
 
     #[test]
     fn admin_paths_never_reach_an_upstream() {
         for path in ["/admin", "/admin/cache", "/admin/x", "/metrics", "/dashboard"] {
-            let root = config(&[("PROXY_PATH_PREFIX", "/")]);
+            let root = Config::from_vars(&[("PROXY_PATH_PREFIX", "/")]).unwrap();
             assert!(matches!(route(&root, path, None), Route::Admin), "{path}");
         }
     }
@@ -309,7 +304,7 @@ mod tests {
     #[test]
     fn cache_paths_add_endpoints() {
         let vars = [("CACHE_PATHS", "v1/tokenize, x/**")];
-        let endpoint = |path: &str| match route(&config(&vars), path, None) {
+        let endpoint = |path: &str| match route(&Config::from_vars(&vars).unwrap(), path, None) {
             Route::Upstream(target) => target.endpoint,
             _ => None,
         };
@@ -317,7 +312,7 @@ mod tests {
         assert_eq!(endpoint("/proxy/x/async/z"), None);
         assert_eq!(endpoint("/proxy/y"), None);
         let vars = [("CACHE_PATHS", "tokenize"), ("OPENAI_BASE_URL", "https://h")];
-        let target = route(&config(&vars), "/v1/tokenize", None);
+        let target = route(&Config::from_vars(&vars).unwrap(), "/v1/tokenize", None);
         assert!(matches!(target, Route::Upstream(t) if t.endpoint == Some(Endpoint::Custom)));
     }
 }
