@@ -181,7 +181,7 @@ async function isServing(url) {
     await response?.arrayBuffer();
     if (response?.ok) return;
   }
-  throw new CommandError(`workerd listens on ${url} and does not answer.`);
+  throw new CommandError(`workerd listens on ${url} and does not respond.`);
 }
 
 /**

@@ -1,5 +1,5 @@
 // Runs inside workerd: wraps the built Worker so that a test decides about each operation on the KV namespace. The namespace
-// asks the GATE service first; the operation then passes, waits or fails. The Worker itself is unchanged.
+// calls the GATE service first; the operation then passes, waits or fails. The Worker itself is unchanged.
 
 const faulty = (namespace, gate) =>
   new Proxy(namespace, {

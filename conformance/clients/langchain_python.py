@@ -8,7 +8,7 @@ report(
     plain=lambda: chat.invoke(prompts["plain"]).content,
     stream=lambda: "".join(chunk.content for chunk in chat.stream(prompts["stream"])),
     tools=lambda: chat.bind_tools([tool]).invoke(prompts["tools"]).tool_calls[0]["args"],
-    # Without the check it asks for tokens, which needs a table from the internet.
+    # The check would count tokens, which needs a table from the internet.
     embeddings=lambda: OpenAIEmbeddings(model=embedding, check_embedding_ctx_length=False, **settings).embed_query(prompts["embeddings"]),
     error=lambda: chat.invoke(prompts["error"]).content,
 )

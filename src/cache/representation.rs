@@ -9,7 +9,7 @@ use crate::routing::endpoint::Endpoint;
 pub enum Representation {
     /// Byte for byte.
     Verbatim,
-    /// Without the final usage chunk, which the first client asked for and this one did not.
+    /// Without the final usage chunk, which the first client requested and this one did not.
     WithoutUsage(Protocol),
     /// Converted to the other mode.
     Converted(Protocol),

@@ -211,7 +211,7 @@ impl Protocol {
         }
     }
 
-    /// Whether only clients that ask for usage get this event.
+    /// Whether only clients that request usage get this event.
     fn is_usage(self, event: &Event) -> bool {
         self.separates_usage() && parse(&event.data).is_some_and(|value| chat::is_usage(&value))
     }

@@ -123,13 +123,13 @@ test("kills at any moment lose no stored response", async () => {
       assert.equal(cacheStatus(await command.settled(request(content))), "HIT", content);
     }
     const before = command.requests.length;
-    const asked = Array.from({ length: 30 }, () => `round ${round}, ${next++}`);
-    const answered = [];
+    const contents = Array.from({ length: 30 }, () => `round ${round}, ${next++}`);
+    const received = [];
     let over = false;
     const clients = Array.from({ length: 3 }, async (_, client) => {
-      for (let at = client; at < asked.length && !over; at += 3) {
-        const reply = await send(command.url, request(asked[at])).catch(() => undefined);
-        if (reply) answered.push(asked[at]);
+      for (let at = client; at < contents.length && !over; at += 3) {
+        const reply = await send(command.url, request(contents[at])).catch(() => undefined);
+        if (reply) received.push(contents[at]);
       }
     });
     // At a different amount of work in each round, while the next write is under way.
@@ -154,7 +154,7 @@ test("kills at any moment lose no stored response", async () => {
     }
     // A hit now stays a hit in later rounds. Each is the response to its own request.
     const check = await start();
-    for (const content of answered) {
+    for (const content of received) {
       const reply = await send(check.url, request(content));
       assert.ok(reply.status === 200 && ["HIT", "MISS"].includes(String(cacheStatus(reply))), content);
       assert.equal(JSON.parse(reply.body.toString()).choices[0].message.content, `é: ${content}`);
