@@ -280,7 +280,9 @@ async fn follow<P: Platform>(
             // An error is the same for every client that sends the same request. It is shared once it is complete.
             FetchState::Streaming { response, .. }
                 if fetch.is_same_request(request) && is_error(&*response) && !response.has_overflowed() => {}
-            FetchState::Discarded { response, ended_cleanly: true } if fetch.is_same_request(request) && is_error(&*response) => {
+            FetchState::Discarded { response, ended_cleanly: true }
+                if fetch.is_same_request(request) && is_error(&*response) =>
+            {
                 return share(&response, false);
             }
             FetchState::Complete(complete) => {

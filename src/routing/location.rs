@@ -155,7 +155,7 @@ mod tests {
     }
 
     fn fields(vars: &[(&str, &str)], path: &str, pairs: &[(&'static str, &str)]) -> Vec<String> {
-        let config = config(vars);
+        let config = Config::from_vars(vars).unwrap();
         let Route::Upstream(target) = route(&config, path, None) else { panic!("{path}") };
         let target = Target { proxy_origin: "https://proxy".to_owned(), ..target };
         let pair = |(name, value): &(&'static str, &str)| {

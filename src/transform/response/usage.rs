@@ -34,16 +34,16 @@ impl UsageFilter {
 fn emit(remover: &mut UsageRemover, segment: Segment, out: &mut Vec<u8>) {
     match segment {
         Segment::Raw(bytes) => out.extend(bytes),
-        Segment::Event(block) => out.extend(without_usage(remover, &block)),
+        Segment::Event(event) => out.extend(without_usage(remover, &event)),
         Segment::Close => {}
     }
 }
 
-fn without_usage(remover: &mut UsageRemover, block: &RawEvent) -> Vec<u8> {
-    match remover.remove(&block.data()) {
-        WithoutUsage::Unchanged => block.raw().to_vec(),
+fn without_usage(remover: &mut UsageRemover, event: &RawEvent) -> Vec<u8> {
+    match remover.remove(&event.data()) {
+        WithoutUsage::Unchanged => event.bytes().to_vec(),
         WithoutUsage::Nothing => Vec::new(),
-        WithoutUsage::Data(data) => block.with_data(data.as_bytes()),
+        WithoutUsage::Data(data) => event.with_data(data.as_bytes()),
     }
 }
 
