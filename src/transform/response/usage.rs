@@ -7,43 +7,54 @@ use crate::protocol::{UsageRemover, WithoutUsage};
 #[derive(Debug)]
 pub(super) struct UsageFilter {
     splitter: Splitter,
+    events: Events,
+}
+
+#[derive(Debug, Default)]
+struct Events {
     remover: UsageRemover,
+    /// An event that ended in a carriage return has been left out. A line feed next belongs to it.
+    after_cr: bool,
 }
 
 impl UsageFilter {
     /// `max_bytes`: longer events stay as they are.
     pub(super) fn new(max_bytes: usize) -> UsageFilter {
-        UsageFilter { splitter: Splitter::new(SplitAt::Events, max_bytes), remover: UsageRemover::default() }
+        UsageFilter { splitter: Splitter::new(SplitAt::Events, max_bytes), events: Events::default() }
     }
 
     pub(super) fn push(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
-        let remover = &mut self.remover;
-        self.splitter.push(bytes, &mut |segment| emit(remover, segment, &mut out));
+        let events = &mut self.events;
+        self.splitter.push(bytes, &mut |segment| events.emit(segment, &mut out));
         out
     }
 
     pub(super) fn finish(mut self) -> Vec<u8> {
         let mut out = Vec::new();
-        let remover = &mut self.remover;
-        self.splitter.finish(&mut |segment| emit(remover, segment, &mut out));
+        let events = &mut self.events;
+        self.splitter.finish(&mut |segment| events.emit(segment, &mut out));
         out
     }
 }
 
-fn emit(remover: &mut UsageRemover, segment: Segment, out: &mut Vec<u8>) {
-    match segment {
-        Segment::Raw(bytes) => out.extend(bytes),
-        Segment::Event(event) => out.extend(without_usage(remover, &event)),
-        Segment::Close => {}
+impl Events {
+    fn emit(&mut self, segment: Segment, out: &mut Vec<u8>) {
+        let after_cr = std::mem::take(&mut self.after_cr);
+        match segment {
+            Segment::Raw(bytes) if after_cr => out.extend(bytes.strip_prefix(b"\n").unwrap_or(&bytes)),
+            Segment::Raw(bytes) => out.extend(bytes),
+            Segment::Event(event) => self.event(&event, out),
+            Segment::Close => {}
+        }
     }
-}
 
-fn without_usage(remover: &mut UsageRemover, event: &RawEvent) -> Vec<u8> {
-    match remover.remove(&event.data()) {
-        WithoutUsage::Unchanged => event.bytes().to_vec(),
-        WithoutUsage::Nothing => Vec::new(),
-        WithoutUsage::Data(data) => event.with_data(data.as_bytes()),
+    fn event(&mut self, event: &RawEvent, out: &mut Vec<u8>) {
+        match self.remover.remove(&event.data()) {
+            WithoutUsage::Unchanged => out.extend_from_slice(event.bytes()),
+            WithoutUsage::Nothing => self.after_cr = event.bytes().ends_with(b"\r"),
+            WithoutUsage::Data(data) => out.extend(event.with_data(data.as_bytes())),
+        }
     }
 }
 
@@ -75,9 +86,9 @@ mod tests {
     }
 
     #[test]
-    fn what_only_the_usage_chunk_has_stays() {
+    fn what_only_the_usage_chunk_has_stays_with_a_usage_of_null() {
         let usage = "data: {\"id\":\"c\",\"choices\":[],\"usage\":{\"n\":1.50},\"citations\":[\"x\"],\"n\":1e2}\n\n";
-        let kept = "data: {\"id\":\"c\",\"choices\":[],\"citations\":[\"x\"],\"n\":1e2}\n\n";
+        let kept = "data: {\"id\":\"c\",\"choices\":[],\"usage\":null,\"citations\":[\"x\"],\"n\":1e2}\n\n";
         assert_eq!(filtered(&format!("{CHUNK}{usage}{DONE}"), 5), format!("{CHUNK}{kept}{DONE}"));
     }
 
