@@ -19,7 +19,7 @@ fuzz_target!(|input: (bool, Vec<u8>)| {
     }
 });
 
-/// An entry. Its head is what precedes the first NUL.
+/// An entry. Its head ends before the first NUL.
 fn with_prefix(bytes: &[u8]) -> Vec<u8> {
     let head_len = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
     let length = u32::try_from(head_len).expect("inputs are short").to_be_bytes();

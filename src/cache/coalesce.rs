@@ -133,7 +133,7 @@ pub enum Disposition {
     Follower {
         /// The number of retries of that request.
         retries: u32,
-        /// Whether that client asked for usage and this one did not, so that it has to be taken out.
+        /// Whether that client requested usage and this one did not, so that it has to be removed.
         takes_out_usage: bool,
     },
     /// The body is the entry that came of another client's request.

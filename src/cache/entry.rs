@@ -66,10 +66,10 @@ pub struct EntryHead {
     /// The model that the request named.
     #[serde(default)]
     pub model: Option<String>,
-    /// The tokens that the response was charged with.
+    /// The token usage that the response reports.
     #[serde(default)]
     pub usage: Usage,
-    /// How long the upstream took to the end of the response, in milliseconds.
+    /// The time from the request to the end of the upstream's response, in milliseconds.
     #[serde(default)]
     pub upstream_ms: Option<u64>,
     /// Length of the request's sketch, in bytes.
@@ -78,13 +78,13 @@ pub struct EntryHead {
 }
 
 impl EntryHead {
-    /// Where the sketch stands in the entry, in bytes.
+    /// The range of the sketch in the entry, in bytes.
     pub fn sketch_range(&self, prefix: &Prefix) -> Range<usize> {
         let start = prefix.head_end();
         start..start.saturating_add(usize::from(self.sketch_len))
     }
 
-    /// Where the body begins in the entry, in bytes.
+    /// The offset of the body in the entry, in bytes.
     pub fn body_start(&self, prefix: &Prefix) -> usize {
         self.sketch_range(prefix).end
     }

@@ -28,8 +28,8 @@ pub fn content_length(headers: &HeaderMap) -> Option<usize> {
     Some(value.to_str().ok()?.parse().unwrap_or(usize::MAX))
 }
 
-/// Whether a value has lost bytes, or has bytes that cannot be stored as text. The Workers runtime reads values as UTF-8: of
-/// others, different ones look alike.
+/// Whether a value has lost bytes, or has bytes that cannot be stored as text. The Workers runtime reads values as UTF-8, so
+/// different values in another encoding become equal.
 pub fn is_lossy(value: &[u8]) -> bool {
     std::str::from_utf8(value).map_or(true, |text| text.contains(char::REPLACEMENT_CHARACTER))
 }

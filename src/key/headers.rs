@@ -64,7 +64,7 @@ pub fn is_keyed(name: &str) -> bool {
     is_forwarded(name) && !is_credential(name) && !matches_any(name, &UNKEYED_HEADERS)
 }
 
-/// Whether a field of the key is not UTF-8, so that different values look alike.
+/// Whether a field of the key is not UTF-8, so that different values become equal.
 pub fn has_lossy_value(request: &HeaderMap) -> bool {
     let keyed = |name: &str| is_credential(name) || is_keyed(name);
     request.iter().any(|(name, value)| keyed(name.as_str()) && is_lossy(value.as_bytes()))

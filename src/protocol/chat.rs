@@ -30,14 +30,14 @@ pub(super) fn is_usage(value: &Value) -> bool {
     is_set(value, "usage") && value.get("choices").and_then(Value::as_array).is_some_and(Vec::is_empty)
 }
 
-/// Takes the usage out of a stream, chunk by chunk, for a client that has not asked for it.
+/// Removes the usage from a stream, chunk by chunk, for a client that did not request it.
 #[derive(Debug, Default)]
 pub struct UsageRemover {
     /// The last values of the fields around the choices.
     seen: Map<String, Value>,
 }
 
-/// What is left of an event without its usage.
+/// An event without its usage.
 #[derive(Debug, PartialEq, Eq)]
 pub enum WithoutUsage {
     /// All of it: it has none.
@@ -49,7 +49,7 @@ pub enum WithoutUsage {
 }
 
 impl UsageRemover {
-    /// The next event. A usage chunk keeps what no other chunk has had, such as citations.
+    /// Reads the next event. A usage chunk keeps fields that no chunk before it has had, such as citations.
     pub fn remove(&mut self, data: &str) -> WithoutUsage {
         let Some(Value::Object(mut chunk)) = parse(data) else { return WithoutUsage::Unchanged };
         if !is_usage(&Value::Object(chunk.clone())) {

@@ -1,4 +1,4 @@
-//! Does a stream that is still coming in have an object? What it has not is seen in its first event that cannot be converted.
+//! Detects that a stream cannot be converted to an object, at its first event that has no place in one, before the stream ends.
 
 use super::{Accumulate, EventKind, Protocol, is_done, parse};
 use crate::http::media_type;
@@ -8,7 +8,7 @@ use crate::http::sse::{Decoder, Event, Framing};
 /// its memory.
 pub const MAX_CONVERTED: usize = 2 << 20;
 
-/// Reads a stream for the first sign that it cannot be converted to an object.
+/// Reads a stream until an event shows that it cannot be converted to an object.
 #[derive(Debug)]
 pub struct ConversionWatch {
     protocol: Protocol,
@@ -34,7 +34,7 @@ impl ConversionWatch {
         })
     }
 
-    /// Takes the next bytes. Whether the stream may still have an object.
+    /// Reads the next bytes. Returns whether the stream may still be converted.
     pub fn push(&mut self, bytes: &[u8]) -> bool {
         self.bytes = self.bytes.saturating_add(bytes.len());
         let mut fits = self.bytes <= MAX_CONVERTED;
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    /// How many of these events are read before the stream is given up.
+    /// The number of these events that are read before the stream is found unconvertible.
     fn read(protocol: Protocol, events: &[Value]) -> usize {
         let (essence, prefix, end) = if protocol == Protocol::Ollama {
             ("application/x-ndjson", "", "\n")
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_is_given_up_at_the_first_event_without_a_place_in_an_object() {
+    fn a_stream_is_unconvertible_at_the_first_event_without_a_place_in_an_object() {
         let chat = |delta: Value| json!({"id": "c", "choices": [{"index": 0, "delta": delta, "finish_reason": null}]});
         let start = json!({"type": "message_start", "message": {"content": [], "usage": {}}});
         for (protocol, good, bad) in [
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_grows_too_large_is_given_up() {
+    fn a_stream_that_grows_too_large_is_unconvertible() {
         let mut watch = ConversionWatch::new(Protocol::Chat, "text/event-stream").unwrap();
         let comment = format!(":{}\n", "x".repeat(MAX_CONVERTED / 2));
         assert!(watch.push(comment.as_bytes()));

@@ -1,10 +1,10 @@
-//! How many tokens a response was charged with, in all protocols.
+//! The token usage of a response, in all protocols.
 //!
 //! Providers count differently; here `input` is all of the input, and `output` all of the output:
 //!
 //! | | counted by the provider | here |
 //! |---|---|---|
-//! | Anthropic | `input_tokens` without what its cache read or wrote | with it |
+//! | Anthropic | `input_tokens` without tokens read from or written to its cache | with them |
 //! | Google | `candidatesTokenCount` without thoughts; tool results beside the prompt | with them |
 //! | xAI | `completion_tokens` without `reasoning_tokens` | with them |
 
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 /// The largest integer of a structured field (RFC 9651, section 3.3.1).
 const MAX_COUNT: u64 = 999_999_999_999_999;
 
-/// Numbers of tokens. `None`: the response does not say.
+/// Numbers of tokens. `None`: the response does not report it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Usage {
     /// All input tokens.
@@ -77,7 +77,7 @@ struct Counters {
 }
 
 impl Counters {
-    /// Reads the usage of a response or an event, wherever its protocol has it.
+    /// Reads the usage of a response or an event of any protocol.
     fn read_root(&mut self, root: JsonCursor<'_>) {
         for member in root.members() {
             let is = |name: &str| member.key.eq_str(name);
@@ -122,7 +122,7 @@ impl Counters {
             } else if is(&["toolUsePromptTokenCount"]) {
                 &mut self.tool_input
             } else {
-                // Cohere bills `billed_units`; `tokens` count what it added itself, too.
+                // Cohere bills `billed_units`; its `tokens` include tokens that it added itself.
                 if is(&[
                     "billed_units",
                     "prompt_tokens_details",
@@ -195,7 +195,7 @@ mod tests {
                 r#"{"usage":{"prompt_tokens":9,"completion_tokens":1,"prompt_tokens_details":{"cached_tokens":2,"cache_write_tokens":3}}}"#,
                 usage([9, 1, 2, 3]),
             ),
-            // xAI: the total shows that reasoning comes on top.
+            // xAI: by the total, reasoning is not in `completion_tokens`.
             (
                 r#"{"usage":{"prompt_tokens":32,"completion_tokens":9,"total_tokens":361,
                 "completion_tokens_details":{"reasoning_tokens":320}}}"#,
@@ -207,7 +207,7 @@ mod tests {
                 "output_tokens":7,"output_tokens_details":{"reasoning_tokens":5},"total_tokens":17}}"#,
                 Usage { cache_write: None, ..usage([10, 7, 4, 0, 5]) },
             ),
-            // Anthropic counts what its cache read and wrote separately.
+            // Anthropic counts tokens of its cache separately.
             (
                 r#"{"type":"message","usage":{"input_tokens":3,"cache_creation_input_tokens":20,"cache_read_input_tokens":100,
                 "cache_creation":{"ephemeral_5m_input_tokens":20},"output_tokens":8,"service_tier":"standard"}}"#,

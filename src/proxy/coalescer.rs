@@ -232,13 +232,13 @@ impl<P: Platform> Coalescer<P> {
     }
 }
 
-/// What becomes of a client that waits for another's fetch.
+/// The result for a client that waits for another's fetch.
 enum Followed<P: Platform> {
     /// It gets this.
     Reply(CoalescerReply<P>),
     /// The fetch failed before its response head.
     Failed,
-    /// The stream cannot be converted to what the client wants.
+    /// The stream cannot be converted to an object for this client.
     Unconvertible,
 }
 
@@ -252,7 +252,7 @@ async fn follow<P: Platform>(
     let (theirs, ours) = (fetch.response_mode, request.response_mode);
     let separates_usage = Protocol::of(request.endpoint).is_some_and(Protocol::separates_usage);
     let takes_out_usage = separates_usage && theirs.include_usage && !ours.include_usage;
-    // What was asked for as a stream and is none has to be complete before it is converted.
+    // A response that is not a stream, although one was requested, has to be complete before it is converted.
     let is_live = |response: &P::Shared| {
         role == Role::StreamFollower
             && (!takes_out_usage || media_type::is_event_stream(&media_type::essence(response.headers())))

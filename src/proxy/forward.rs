@@ -36,7 +36,7 @@ pub struct UpstreamFetch {
     pub(super) timeout: Duration,
     pub(super) status: CacheStatus,
     pub(super) transform: ResponseTransform,
-    /// Whether the response comes with usage that the client has not asked for.
+    /// Whether the response has usage that the client did not request.
     pub(super) takes_out_usage: bool,
     pub(super) stale_fallback: Option<StaleFallback>,
 }

@@ -72,7 +72,7 @@ impl<P: Platform> Clone for FetchState<P> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Conversion {
     NotWatched,
-    /// As far as is known.
+    /// No event so far prevents it.
     Watched,
     Impossible,
 }
@@ -108,7 +108,7 @@ impl<P: Platform> InFlightFetch<P> {
 
     /// Whether the upstream was sent the very same request, so that its errors are the response to this one, too.
     pub fn is_same_request(&self, request: &CoalesceRequest) -> bool {
-        // Different values that are not UTF-8 look alike.
+        // Different values that are not UTF-8 become equal.
         let same_headers = self.headers == request.headers && !request.has_lossy_value();
         self.key_covers_request && self.response_mode == request.response_mode && same_headers
     }
@@ -134,8 +134,7 @@ impl<P: Platform> InFlightFetch<P> {
         self.conversion.get() == Conversion::Impossible
     }
 
-    /// Finds out whether the response is a stream that cannot be converted, as soon as that shows. One task does that for all
-    /// clients that wait for the object.
+    /// Detects that the response is a stream that cannot be converted. One task does so for all clients that wait for the object.
     pub fn watch_conversion(self: Rc<Self>, platform: &P, response: Rc<P::Shared>, endpoint: Endpoint) {
         let watch = Protocol::of(endpoint)
             .and_then(|protocol| ConversionWatch::new(protocol, &media_type::essence(response.headers())));

@@ -183,11 +183,10 @@ pub trait SharedResponse: 'static {
     fn headers(&self) -> &HeaderMap;
     /// The response for the client that leads. `None`: it is gone.
     fn for_leader(&self) -> Option<Self::Upstream>;
-    /// The response from its first byte, without what concerns the leader alone. `across_tenants`: the clients are not one
-    /// tenant. `disposition`: what the client is told about it. `None`: the first byte is gone.
+    /// The response from its first byte, without header fields that are for the leader alone. `across_tenants`: the clients
+    /// are not one tenant. `disposition`: the header value for the Worker. `None`: the first byte is gone.
     fn for_follower(&self, across_tenants: bool, disposition: Disposition) -> Option<Self::Follower>;
-    /// Gives the body's chunks to `accepts` as they come, until it refuses one. Whether it has refused one, or the first byte is
-    /// gone.
+    /// Passes the body's chunks to `accepts` until it refuses one. Returns whether it has refused one, or the first byte is gone.
     fn watch(&self, accepts: impl FnMut(&[u8]) -> bool) -> impl Future<Output = bool>;
     /// Whether too much has come for another client to join.
     fn has_overflowed(&self) -> bool;
@@ -235,7 +234,7 @@ pub enum Joined<U, B> {
         retries: u32,
         /// Whether the response may be stored, by its head.
         storable: Result<(), Reason>,
-        /// Whether usage that this client has not asked for has to be taken out.
+        /// Whether usage that this client did not request has to be removed.
         takes_out_usage: bool,
     },
     /// An encoded entry. `retained`: it was there before the client came.

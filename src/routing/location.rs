@@ -64,7 +64,7 @@ fn map_link(config: &Config, target: &Target, value: &str) -> Option<String> {
     changed.then(|| parts.join("<"))
 }
 
-/// An absolute URL for a reference in a field whose readers need not know where it came from. `None`: it is absolute already and
+/// The absolute URL of a reference in a field whose reader may not know the request's URL. `None`: it is absolute already and
 /// leads elsewhere.
 fn absolute(config: &Config, target: &Target, reference: &str) -> Option<String> {
     let mapped = map(config, target, reference.as_bytes())?;
@@ -86,7 +86,7 @@ pub fn map(config: &Config, target: &Target, location: &[u8]) -> Option<String> 
             let after_path = resolved.as_str().get(resolved[..Position::AfterPath].len()..).unwrap_or_default();
             Some(format!("{path}{after_path}"))
         }
-        // It leads elsewhere by itself, and its bytes are not known.
+        // It leads to another host, and its bytes are not known.
         None if is_lossy(location) && Url::parse(&text).is_ok() => None,
         None => Some(resolved.into()),
     }

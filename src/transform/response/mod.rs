@@ -70,7 +70,7 @@ impl ResponseTransform {
     }
 
     /// Begins the transform of an upstream response. `max_bytes`: longer objects and events stay as they are. `None`: the whole
-    /// body stays as it is. `takes_out_usage`: it is a stream with usage that the client has not asked for.
+    /// body stays as it is. `takes_out_usage`: it is a stream with usage that the client did not request.
     pub fn open(
         &self,
         status: StatusCode,

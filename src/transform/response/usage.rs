@@ -1,4 +1,4 @@
-//! Takes usage out of a running stream, event by event.
+//! Removes the usage from a running stream, event by event.
 
 use super::splitter::{RawEvent, Segment, SplitAt, Splitter};
 use crate::protocol::{UsageRemover, WithoutUsage};

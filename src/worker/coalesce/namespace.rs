@@ -101,7 +101,7 @@ impl DurableObjectNamespace {
     ) -> Option<Joined<UpstreamResponse, Uint8Array>> {
         let init = RequestInit::new();
         init.set_method("POST");
-        // JSON cannot hold values that are not UTF-8, so these fields are sent as such.
+        // JSON cannot hold values that are not UTF-8, so these are sent as header fields.
         if let Some(original) = original.filter(|_| request.has_lossy_value()) {
             init.set_headers(&interop::keep_originals(original, request.lossy_names(), std::iter::empty()));
         }

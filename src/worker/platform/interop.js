@@ -55,8 +55,8 @@ export function decodeHeaders(text) {
 }
 
 /**
- * Headers that keep the values of some names as they came. The runtime reads values as UTF-8, and a copy keeps the bytes that
- * are not.
+ * Headers in which the values of some names keep their bytes. The runtime reads values as UTF-8; only a copy of the original
+ * headers keeps other bytes.
  *
  * @param {Headers} original
  * @param {string} kept Their names.

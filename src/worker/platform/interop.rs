@@ -108,7 +108,7 @@ pub fn js_headers(map: &HeaderMap, original: Option<&Request>) -> Headers {
     }
 }
 
-/// The fields of a request that have these names, as they came, and `others`.
+/// The fields of a request that have these names, byte for byte, and `others`.
 pub fn keep_originals<'a>(
     original: &Request,
     names: impl Iterator<Item = &'a str>,
