@@ -13,7 +13,10 @@ import { startWorkerd } from "./workerd-process.js";
 /** @param {string} name */
 const inPackage = (name) => fileURLToPath(new URL(`../${name}`, import.meta.url));
 
-const MODULES = ["main.js", "index.js", "index_bg.wasm"].map((name) => [name, inPackage(`build/${name}`)]);
+const MODULES = ["main.js", "index.js", "index_bg.wasm", "dashboard-page.js"].map((name) => [
+  name,
+  inPackage(`build/${name}`),
+]);
 const START_LIMIT_MS = 60_000;
 const POLL_MS = 10;
 const SWEEP_OBJECTS_MS = 600_000;

@@ -12,6 +12,7 @@ import {
 import path from "node:path";
 import { gzipSync } from "node:zlib";
 import { log, main, modules, node, output, root, run, sha256, toolEnv, UserError } from "./common.mjs";
+import { PAGE_MODULE, pageModule } from "./dashboard.mjs";
 import { npmPackages, rust } from "./setup.mjs";
 
 const TARGET = "wasm32-unknown-unknown";
@@ -42,7 +43,7 @@ const FEATURES = [
 
 // Tests import what is built, and the type checker follows them.
 const UNCHECKED = "// @ts-nocheck\n";
-const PRODUCTS = ["main.js", "index.js", "index_bg.wasm"];
+const PRODUCTS = ["main.js", "index.js", "index_bg.wasm", PAGE_MODULE];
 
 /** Builds the Worker into build/. */
 export async function build() {
@@ -100,13 +101,16 @@ async function bundle(entry, outfile) {
     outfile,
     bundle: true,
     format: "esm",
-    external: ["./index_bg.wasm", "cloudflare:*"],
+    external: ["./index_bg.wasm", `./${PAGE_MODULE}`, "cloudflare:*"],
     minify: true,
     write: false,
     logLevel: "warning",
   });
   // workerd has no source phase imports; an import of wasm there is the compiled module.
-  writeFileSync(outfile, UNCHECKED + outputFiles[0].text.replaceAll("import source ", "import "));
+  const text = outputFiles[0].text.replaceAll("import source ", "import ");
+  writeFileSync(outfile, UNCHECKED + text);
+  // The page is a module of its own: neither the wasm nor its bindings grow with it.
+  if (text.includes(PAGE_MODULE)) writeFileSync(path.join(path.dirname(outfile), PAGE_MODULE), await pageModule());
 }
 
 /** Waits for every one, whatever fails; then throws the first failure. */
@@ -119,6 +123,7 @@ async function all(tasks) {
 function fingerprint(rustc) {
   const at = (file) => path.join(root, file);
   const { dependencies } = JSON.parse(readFileSync(at("package.json"), "utf8"));
+  const packages = Object.entries(dependencies).flat();
   const inside = (folder) =>
     readdirSync(at(folder), { recursive: true })
       .sort()
@@ -128,11 +133,13 @@ function fingerprint(rustc) {
     "Cargo.lock",
     ".cargo/config.toml",
     "scripts/build.mjs",
+    "scripts/dashboard.mjs",
     ...inside("xtask"),
     ...inside("src"),
+    ...inside("dashboard"),
   ];
   const sources = files.filter((file) => statSync(at(file)).isFile()).flatMap((file) => [file, readFileSync(at(file))]);
-  return sha256(process.env.RUSTFLAGS ?? "", rustc, dependencies.binaryen, dependencies.esbuild, ...sources);
+  return sha256(process.env.RUSTFLAGS ?? "", rustc, ...packages, ...sources);
 }
 
 await main(import.meta, build);

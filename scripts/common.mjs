@@ -71,6 +71,11 @@ export function findProgram(program) {
   return undefined;
 }
 
+/** Chromium or Chrome; undefined if there is none. `REPRISE_CHROMIUM` names it where it is not on the PATH. */
+export const findBrowser = () =>
+  process.env.REPRISE_CHROMIUM ??
+  ["chromium", "chromium-browser", "google-chrome-stable", "google-chrome"].map(findProgram).find(Boolean);
+
 export function isExecutable(file) {
   try {
     accessSync(file, constants.X_OK);

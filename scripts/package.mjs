@@ -16,7 +16,7 @@ import { build } from "./build.mjs";
 import { findProgram, log, main, output, root, systemEnv, UserError } from "./common.mjs";
 
 const MAX_BYTES = 2_000_000;
-const WORKER = ["main.js", "index.js", "index_bg.wasm"].map((name) => `build/${name}`);
+const WORKER = ["main.js", "index.js", "index_bg.wasm", "dashboard-page.js"].map((name) => `build/${name}`);
 const EXECUTABLE = "cli/main.js";
 
 /** Packs what is built, into a folder that is emptied first. Returns the tarball and its files. */

@@ -4,6 +4,7 @@ import path from "node:path";
 import { parseArgs } from "node:util";
 import { build } from "./build.mjs";
 import {
+  findBrowser,
   findProgram,
   log,
   main,
@@ -28,7 +29,8 @@ const steps = {
   lint: () => run(node(), [program("@biomejs", "biome", "bin", "biome"), "check", "--error-on-warnings"]),
   types: async () => {
     const tsc = program("typescript", "bin", "tsc");
-    for (const config of ["tsconfig.json", "tsconfig.node.json"]) await run(node(), [tsc, "--project", config]);
+    for (const config of ["tsconfig.json", "tsconfig.node.json", "tsconfig.dashboard.json"])
+      await run(node(), [tsc, "--project", config]);
   },
   "clippy-host": () => cargo("clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"),
   "clippy-wasm": () => cargo("clippy", "--locked", ...WASM, "--", "-D", "warnings"),
@@ -51,11 +53,12 @@ const steps = {
     await conform("generic");
   },
   clients: async () => nodeTests("tests/clients", { REPRISE_PYTHON: await clientsPython() }),
+  browser: () => nodeTests("tests/browser"),
   package: () => nodeTests("tests/package"),
 };
 
 /** Steps that run the built Worker. */
-const BUILT = ["deploy", "worker", "conformance", "clients", "package"];
+const BUILT = ["deploy", "worker", "conformance", "clients", "browser", "package"];
 
 /** Runs {folder}/*.test.mjs; a folder without tests is a failure, not a success. */
 async function nodeTests(folder, variables = {}) {
@@ -74,6 +77,13 @@ async function redis() {
   if (!findProgram("redis-server")) {
     throw new UserError("The package redis-server is installed, but there is no program redis-server.");
   }
+}
+
+/** The browser that shows the dashboard. */
+async function chromium() {
+  if (findBrowser()) return;
+  await systemPackages("Chromium", ["chromium"], "a package called chromium");
+  if (!findBrowser()) throw new UserError("The package chromium is installed, but there is no program chromium.");
 }
 
 const clientsPython = () =>
@@ -111,6 +121,7 @@ await main(import.meta, async () => {
       await setup({ tests: true });
       if (names.includes("worker")) await redis();
       if (names.includes("clients")) await clientsPython();
+      if (names.includes("browser")) await chromium();
     });
     for (const name of names) {
       console.log(`\n=== ${name} ===`);

@@ -12,7 +12,7 @@ import { withTimeout } from "./wait.mjs";
 const require = createRequire(import.meta.url);
 
 /** The modules of a built Worker, the main one first. */
-export const MODULES = ["main.js", "index.js", "index_bg.wasm"];
+export const MODULES = ["main.js", "index.js", "index_bg.wasm", "dashboard-page.js"];
 
 /** [name, file] of each module of a built Worker. */
 export const builtModules = (build = path.join(ROOT, "build")) => MODULES.map((name) => [name, path.join(build, name)]);

@@ -54,6 +54,11 @@ pub async fn exchange<P: Platform>(platform: P, head: RequestHead, body: P::Body
             let response = reply::health(&target, responded, log.fields_mut());
             return respond(&platform, &response, log);
         }
+        OnRequest::Dashboard { with_body } => {
+            log.fields_mut().status = Some(200);
+            log.finish(&measurements(&platform), Ok(()));
+            return platform.dashboard(with_body);
+        }
         OnRequest::Admin(command) => {
             let response = match platform.admin(&command).await {
                 AdminResult::Metrics(text) => reply::metrics(text, log.fields_mut()),

@@ -79,6 +79,9 @@ pub trait Platform: Clone + 'static {
     /// Carries out an admin command.
     fn admin(&self, command: &AdminCommand) -> impl Future<Output = AdminResult>;
 
+    /// The page of `/dashboard`. `with_body`: whether the request was not HEAD.
+    fn dashboard(&self, with_body: bool) -> Self::Response;
+
     /// Lets the fast path serve the next request that is equal to this one.
     fn remember(&self, request: &CacheableRequest, log: &ExchangeLog);
     /// Looks the request up in the memory tier, then in the store.

@@ -48,6 +48,11 @@ pub enum OnRequest {
     HealthCheck(String),
     /// A command of the operator.
     Admin(AdminCommand),
+    /// Respond with the page of `/dashboard`.
+    Dashboard {
+        /// Whether the request is not HEAD.
+        with_body: bool,
+    },
     /// To the upstream and back. The body is not read.
     Bypass(Box<Bypass>),
     /// The body decides. It is read up to [`PendingRequest::max_bytes`].
@@ -167,6 +172,9 @@ fn authenticate_and_route(
 /// The operator's endpoints. Without `ADMIN_TOKEN` they do not exist.
 fn on_admin(config: &Config, request: &RequestHead, log: &mut LogFields) -> OnRequest {
     let Some(token) = &config.auth.admin_token else { return OnRequest::Respond(reply::not_found(config, log)) };
+    if admin::is_dashboard(&request.method, &request.path) {
+        return OnRequest::Dashboard { with_body: request.method != Method::HEAD };
+    }
     if !token.authorizes(&request.headers) {
         let message = "This endpoint requires ADMIN_TOKEN as a bearer token.";
         let error = ProxyError::new(ErrorKind::InvalidToken, message);

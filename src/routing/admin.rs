@@ -32,9 +32,17 @@ pub struct Purge {
     pub limit: usize,
 }
 
+/// The page that shows what the ledger holds.
+const DASHBOARD: &str = "/dashboard";
+
+/// Whether a request is for the page, which holds no data: it needs no token.
+pub fn is_dashboard(method: &Method, path: &str) -> bool {
+    path == DASHBOARD && matches!(*method, Method::GET | Method::HEAD)
+}
+
 /// Whether a path is one of the operator's endpoints.
 pub fn is_admin_path(path: &str) -> bool {
-    matches!(path, "/metrics" | "/dashboard" | "/admin") || path.starts_with("/admin/")
+    matches!(path, "/metrics" | DASHBOARD | "/admin") || path.starts_with("/admin/")
 }
 
 /// Reads a command. `None`: there is no such endpoint.
@@ -118,6 +126,12 @@ mod tests {
         let key = "0123456789abcdef".repeat(4);
         let deletion = Ok(Some(AdminCommand::Delete(CacheKey::from_hex(&key).unwrap())));
         assert_eq!(deletes(&format!("/admin/cache/{key}")), deletion);
+    }
+
+    #[test]
+    fn the_page_is_only_read() {
+        assert!(is_dashboard(&Method::GET, "/dashboard") && is_dashboard(&Method::HEAD, "/dashboard"));
+        assert!(!is_dashboard(&Method::POST, "/dashboard") && !is_dashboard(&Method::GET, "/dashboard/"));
     }
 
     #[test]

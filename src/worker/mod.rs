@@ -4,6 +4,7 @@
 //! upstream body reaches the client as a JavaScript stream, a stored one as a JavaScript buffer.
 
 mod coalesce;
+mod dashboard;
 mod fast_path;
 mod isolate;
 mod platform;

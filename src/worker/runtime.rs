@@ -9,7 +9,7 @@ use super::platform::interop::{self, RequestBody};
 use super::platform::time::{now, timer, within};
 use super::rate_limit::RateLimiter;
 use super::store::{self, Store, memory, write_order};
-use super::{revalidation, transform};
+use super::{dashboard, revalidation, transform};
 use crate::cache::entry::EntryHead;
 use crate::config::Config;
 use crate::http::message::UpstreamRequest;
@@ -243,6 +243,10 @@ impl Platform for Runtime {
             Some((n, cursor)) => AdminResult::Deleted(n, cursor),
             None => AdminResult::StoreFailed,
         }
+    }
+
+    fn dashboard(&self, with_body: bool) -> Response {
+        dashboard::response(with_body)
     }
 
     fn remember(&self, request: &CacheableRequest, log: &ExchangeLog) {

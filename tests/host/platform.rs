@@ -341,6 +341,11 @@ impl Platform for Plain {
         panic!("{command:?} needs the Worker: the case has to say so")
     }
 
+    fn dashboard(&self, with_body: bool) -> Reply {
+        let headers = header_map(&[("content-type".to_owned(), "text/html; charset=utf-8".to_owned())]);
+        Reply { status: 200, headers, body: if with_body { b"<!doctype html>".to_vec() } else { Vec::new() } }
+    }
+
     fn remember(&self, _: &CacheableRequest, _: &ExchangeLog) {}
 
     async fn look_up(&self, request: &CacheableRequest) -> (Lookup, Option<Bytes>) {
