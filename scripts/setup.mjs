@@ -82,16 +82,18 @@ export async function npmPackages({ tests = false } = {}) {
   const enough = tests ? [whole] : [whole, servingWithNode, ...(isNodeRecent() ? [serving] : [])];
   if (enough.includes(installed)) return;
   if (!findProgram("npm")) throw new UserError("npm is missing. It comes with Node (https://nodejs.org).");
-  const [what, size, level, levelArgs] = tests
-    ? ["wrangler, Node 22 and what the tests need", 730, whole, []]
-    : isNodeRecent()
-      ? ["wrangler and binaryen", 210, serving, ["--omit=dev", "--workspaces=false"]]
-      : [
-          "wrangler, Node 22 and binaryen",
-          330,
-          servingWithNode,
-          ["--omit=dev", "--workspace=scripts/node", "--include-workspace-root"],
-        ];
+  // A new lock does not take away what the tests need.
+  const [what, size, level, levelArgs] =
+    tests || installed.endsWith(" tests")
+      ? ["wrangler, Node 22 and what the tests need", 730, whole, []]
+      : isNodeRecent()
+        ? ["wrangler and binaryen", 210, serving, ["--omit=dev", "--workspaces=false"]]
+        : [
+            "wrangler, Node 22 and binaryen",
+            330,
+            servingWithNode,
+            ["--omit=dev", "--workspace=scripts/node", "--include-workspace-root"],
+          ];
   log(`Installing ${what} into node_modules (about a minute, ${size} MB)`);
   const args = ["ci", "--no-audit", "--no-fund", "--loglevel=error", "--fetch-retries=5"];
   // With the machine's own Node: npm replaces the one in node_modules.
