@@ -172,13 +172,13 @@ export const REMEDIES = {
     text: "A newer response was stored first, or the entry was deleted meanwhile.",
     fine: true,
   },
-  "answer-empty": { title: "Empty response", text: "The response has no content." },
+  "response-empty": { title: "Empty response", text: "The response has no content." },
   vary: { title: "Vary", text: "The response varies by a header that is not part of the cache key." },
   "length-unknown": { title: "Length unknown", text: "The response has no length, so half of it would look whole." },
   truncated: { title: "Cut off", text: "The connection broke before the response was complete." },
   stalled: { title: "Stalled", text: "The response paused for longer than the limit.", set: "IDLE_TIMEOUT=600" },
-  "answer-not-json": { title: "Response is not JSON", text: "The response should be JSON, and is not." },
-  "answer-type": {
+  "response-not-json": { title: "Response is not JSON", text: "The response should be JSON, and is not." },
+  "response-type": {
     title: "Unexpected content type",
     text: "The response has a content type that the endpoint does not produce.",
   },
