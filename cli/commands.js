@@ -22,7 +22,7 @@ export const COMMANDS = {
   serve: {
     usage: "reprise [serve] [flags]",
     summary: "serve on this machine, and store responses in a folder",
-    flags: ["port", "host", "dir", "max-size", ...VARIABLES, "json", "quiet"],
+    flags: ["port", "host", "dir", "max-size", ...VARIABLES, "open", "json", "quiet"],
     load: async () => (await import("./serve.js")).serve,
   },
 };

@@ -45,6 +45,7 @@ export const FLAGS = {
   },
   var: { value: "NAME:VALUE", help: "a variable, any number of times", many: /** @type {const} */ (true) },
   "env-file": { value: "F", help: "a file of variables, one NAME=value a line" },
+  open: { help: "open the dashboard in the browser" },
   json: { help: "log lines as JSON, also on a terminal" },
   quiet: { help: "no line for each request" },
   help: { help: "" },

@@ -1,4 +1,5 @@
 // The output of the command: lines for a person on a terminal, JSON lines otherwise.
+import { dashboardLink } from "./open-dashboard.js";
 
 /** @typedef {{ method: string, route: string, model: string | null, status: number | null, cache: string | null, reason: string | null, ms: number }} RequestLine */
 
@@ -73,7 +74,7 @@ export function createOutput({ write, json, color, quiet }) {
       line(`\n  ${paint(baseUrl, BOLD)}   the base URL for your client\n`);
       const size = `${counted(entries, "entry")}, ${formatBytes(bytes)}${maxBytes ? ` of ${formatBytes(maxBytes)}` : ""}`;
       line(`  folder        ${dir === undefined ? "none: nothing is stored" : `${printable(dir)} (${size})`}`);
-      if (adminToken) line(`  admin token   ${adminToken}`);
+      line(`  dashboard     ${dashboardLink(url, adminToken)}`);
       line("  Ctrl-C ends it.\n");
     },
 

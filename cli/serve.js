@@ -6,6 +6,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { CommandError } from "./errors.js";
 import { Folder, identityOf } from "./folder.js";
+import { dashboardLink, openDashboard } from "./open-dashboard.js";
 import { createOutput, usesColor } from "./output.js";
 import { environmentName, workerdConfig } from "./workerd-config.js";
 import { startWorkerd } from "./workerd-process.js";
@@ -104,6 +105,11 @@ async function run(options, folder, output) {
         maxBytes: options.flags["max-size"],
         adminToken: options.adminTokenIsNew ? options.variables.get("ADMIN_TOKEN") : undefined,
       });
+      if (options.flags.open) {
+        const link = dashboardLink(url, options.variables.get("ADMIN_TOKEN"));
+        if (!(await openDashboard(link)))
+          note("There is no program that opens a browser. Open the dashboard's link yourself.");
+      }
       sweep = setInterval(() => folder?.removeIdleObjects(), SWEEP_OBJECTS_MS);
       const ended = await Promise.race([workerd.ended, stop.requested]);
       if (ended) throw new CommandError(`workerd ended (${ended.signal ?? ended.code}).\n${errors.join("\n")}`);

@@ -63,7 +63,7 @@ test("colour is used on a terminal only, and NO_COLOR is obeyed", () => {
   assert.ok(!lineOf({}).includes("\u001b"));
 });
 
-test("the start says what to paste, and shows a new admin token on a terminal only", () => {
+test("the start says what to paste, and shows a link that logs in on a terminal only", () => {
   const at = {
     url: "http://127.0.0.1:8787",
     pid: 1,
@@ -75,7 +75,7 @@ test("the start says what to paste, and shows a new admin token on a terminal on
   const text = written((output) => output.listening(at));
   assert.match(text, /http:\/\/127\.0\.0\.1:8787\/proxy/);
   assert.match(text, /\/x\/\.reprise \(1 entry, 1\.2 kB\)/);
-  assert.match(text, /admin token {3}secret/);
+  assert.match(text, /dashboard {5}http:\/\/127\.0\.0\.1:8787\/dashboard#token=secret\n/);
   assert.ok(!written((output) => output.listening(at), { json: true }).includes("secret"));
 });
 
