@@ -73,7 +73,11 @@ for (const value of BYTES) {
   });
 
   test(`a follower of an error gets a response header as ${shown}`, async () => {
-    const release = upstream.holdNext({ status: 400, headers: { "X-Region": value }, json: { error: { message: "m" } } });
+    const release = upstream.holdNext({
+      status: 400,
+      headers: { "X-Region": value },
+      json: { error: { message: "m" } },
+    });
     upstream.otherwise({ status: 400, headers: { "X-Region": value }, json: { error: { message: "m" } } });
     const leader = send(proxy.origin, chatRequest("Hi"));
     await upstream.received(1);
