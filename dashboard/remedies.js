@@ -273,7 +273,7 @@ export function remedyOfDifference(difference) {
     const text = "The client sends a header that changes. If it does not change the answer, leave it out of the key.";
     return { paths, title: "A header changes", text, set: `KEY_IGNORE=${names.join(",")}` };
   }
-  if (paths.includes("many") || paths.includes("other")) {
+  if (paths.includes("many") || paths.includes("(others)")) {
     return {
       paths: [],
       title: "More than two parts",

@@ -70,9 +70,13 @@ const COLUMNS = [
   },
 ];
 
+/** Whether tokens are known and their price is not. @param {Row} row */
+const isUnpriced = ({ unpriced_requests, usd_saved, usd_spent, tokens_saved: saved, tokens_spent: spent }) =>
+  unpriced_requests > 0 && !usd_saved && !usd_spent && saved.input + saved.output + spent.input + spent.output > 0;
+
 /** @param {Row} row @param {number | null} usd */
 function money(row, usd) {
-  if (row.unpriced_requests > 0 && !row.usd_saved && !row.usd_spent) return html`<span class="warn">no price</span>`;
+  if (isUnpriced(row)) return html`<span class="warn">no price</span>`;
   return dollars(usd);
 }
 
@@ -80,7 +84,7 @@ const MAX_NAMED = 5;
 
 /** What to set so that these models have a price. @param {{ rows: Row[], dimension: Dimension }} props */
 function Prices({ rows, dimension }) {
-  const unpriced = rows.filter((row) => row.unpriced_requests > 0 && row.model);
+  const unpriced = rows.filter((row) => row.model && isUnpriced(row));
   if (dimension !== "model" || unpriced.length === 0) return null;
   const prices = unpriced
     .slice(0, MAX_NAMED)

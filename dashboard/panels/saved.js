@@ -86,6 +86,6 @@ function Change({ range, now, then }) {
 
 /** @param {{ count: number }} props */
 function Unpriced({ count }) {
-  return html`<p class="note">${counted(count, "request names a model", "requests name models")} without a known price, and count as $0. ${" "}
-    <a href="#breakdown">Set their prices</a></p>`;
+  return html`<p class="note">${counted(count, "request has", "requests have")} no known cost, and count as $0: their model has no known price, or the
+    response did not say how many tokens it took. ${" "}<a href="#breakdown">Which models</a></p>`;
 }

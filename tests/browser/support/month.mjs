@@ -13,15 +13,19 @@ export function random(seed) {
   };
 }
 
-// Dollars a million tokens; undefined: no price is known.
-const PRICES = {
-  "gpt-5.6": [1.25, 10],
-  "gpt-5.6-mini": [0.25, 2],
-  "claude-sonnet-5": [3, 15],
-  "gemini-3-pro": [1.5, 9],
-  "text-embedding-3-large": [0.13, 0],
-  "in-house-7b": undefined,
+/** Dollars for a million tokens, as `PRICES` has them. The model of one's own has none. */
+export const PRICES = {
+  "*/gpt-5.6": { input: 1.25, output: 10 },
+  "*/gpt-5.6-mini": { input: 0.25, output: 2 },
+  "*/claude-sonnet-5": { input: 3, output: 15 },
+  "*/gemini-3-pro": { input: 1.5, output: 9 },
+  "*/text-embedding-3-large": { input: 0.13, output: 0 },
 };
+/** What so many tokens cost, if their price is known. */
+function costOf(model, input, output) {
+  const price = PRICES[`*/${model}`];
+  return price && (input * price.input + output * price.output) / 1e6;
+}
 
 /** Requests of one kind: how many an hour at noon, and what the cache does with them. */
 const KINDS = [
@@ -131,8 +135,8 @@ function split(kind, outcome, time, count, next) {
 function rowOf(kind, outcome, time, count, reason, difference) {
   const { provider, endpoint, model, namespace, input, output, ms } = kind;
   const isSaved = ["HIT", "COALESCED", "STALE", "UPDATING"].includes(outcome);
-  const price = PRICES[model];
-  const usd = price ? (count * (input * price[0] + output * price[1])) / 1e6 : 0;
+  const cost = costOf(model, count * input, count * output);
+  const usd = cost ?? 0;
   const tokens = { input: input * count, output: output * count };
   const none = { input: 0, output: 0 };
   return {
@@ -145,7 +149,7 @@ function rowOf(kind, outcome, time, count, reason, difference) {
     tokens_spent: isSaved ? none : tokens,
     usd_saved: isSaved ? usd : 0,
     usd_spent: isSaved ? 0 : usd,
-    unpriced_requests: price ? 0 : count,
+    unpriced_requests: cost === undefined ? count : 0,
     seconds_saved: isSaved ? (count * ms) / 1000 : 0,
     seconds_spent: isSaved ? 0 : (count * ms) / 1000,
   };
@@ -161,14 +165,13 @@ export function entriesOf({ until, count, seed = 11 }) {
     const kind = KINDS[Math.floor(next() ** 1.6 * KINDS.length)];
     const hits = Math.max(1, Math.floor(2400 / (i + 1.6) ** 0.86));
     const stored = until - Math.floor(next() ** 2 * 40 * 24 * HOUR) - 90_000;
-    const price = PRICES[kind.model];
     return {
       key: hex(next, 64),
       ...{ provider: kind.provider, endpoint: kind.endpoint, model: kind.model, namespace: kind.namespace },
       hits,
       bytes: Math.floor(kind.output * (3 + 4 * next()) + 700),
       tokens_saved: { input: kind.input * hits, output: kind.output * hits },
-      usd_saved: price ? (hits * (kind.input * price[0] + kind.output * price[1])) / 1e6 : null,
+      usd_saved: costOf(kind.model, hits * kind.input, hits * kind.output) ?? null,
       stored_at: new Date(stored).toISOString(),
       last_used_at: new Date(until - Math.floor(next() * 3 * HOUR)).toISOString(),
       expires_at: i % 4 === 3 ? null : new Date(until + Math.floor(next() * 30 * 24 * HOUR)).toISOString(),

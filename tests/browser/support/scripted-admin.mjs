@@ -105,6 +105,7 @@ function nameOf(row, name) {
   return name === "day" ? time.slice(0, 10) : row[name];
 }
 
+/** @returns {Record<string, any>} */
 function zero() {
   const counts = Object.fromEntries(SUMS.map((name) => [name, 0]));
   return { ...counts, tokens_saved: { input: 0, output: 0 }, tokens_spent: { input: 0, output: 0 } };
