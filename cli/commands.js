@@ -25,6 +25,12 @@ export const COMMANDS = {
     flags: ["port", "host", "dir", "max-size", ...VARIABLES, "open", "json", "quiet"],
     load: async () => (await import("./serve.js")).serve,
   },
+  demo: {
+    usage: "reprise demo",
+    summary: "send requests twice to a simulated API, without a key: the second time they are hits",
+    flags: [],
+    load: async () => (await import("./demo.js")).demo,
+  },
 };
 
 /**

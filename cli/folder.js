@@ -1,7 +1,17 @@
 // The folder of stored responses: its layout, its version, and the lock that keeps a second process out.
 import { execFileSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { linkSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  linkSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { CommandError } from "./errors.js";
@@ -63,6 +73,7 @@ export class Folder {
     this.entries = path.join(this.at, "entries");
     this.index = path.join(this.at, "index");
     this.objects = path.join(this.at, "objects");
+    this.coalescer = path.join(this.objects, "coalescer");
     this.lock = path.join(this.at, "lock");
     /** @type {Holder} */
     this.holder = identityOf(process.pid);
@@ -98,11 +109,12 @@ export class Folder {
 
   #prepare() {
     // Responses are private: they do not belong in a repository.
-    writeFileSync(path.join(this.at, ".gitignore"), "*\n");
-    writeFileSync(path.join(this.at, "format"), `${FORMAT}\n`);
-    // Objects coalesce requests that are in flight, and none is: nothing of theirs outlasts a process.
-    rmSync(this.objects, { recursive: true, force: true });
+    writeIfMissing(path.join(this.at, ".gitignore"), "*\n");
+    writeIfMissing(path.join(this.at, "format"), `${FORMAT}\n`);
+    // These objects are about requests that are in flight, and none is.
+    rmSync(this.coalescer, { recursive: true, force: true });
     for (const each of [this.entries, this.index, this.objects]) mkdirSync(each, { recursive: true });
+    if (existsSync(this.#damaged)) this.removeIndex();
     this.#removeTemporaryFiles();
   }
 
@@ -174,20 +186,42 @@ export class Folder {
   }
 
   /**
-   * Writes more about the holder into the lock.
+   * Writes more about the holder into the lock. On a full disk, the lock remains as it was, which is enough to hold the folder.
    *
    * @param {Partial<Holder>} more
    */
   describe(more) {
     Object.assign(this.holder, more);
     const next = `${this.lock}.next`;
-    writeFileSync(next, JSON.stringify(this.holder), { mode: 0o600 });
-    renameSync(next, this.lock);
+    try {
+      writeFileSync(next, JSON.stringify(this.holder), { mode: 0o600 });
+      renameSync(next, this.lock);
+    } catch {
+      rmSync(next, { force: true });
+    }
   }
 
   release() {
     const holder = /** @type {Holder | undefined} */ (parsed(readIfThere(this.lock) ?? ""));
     if (holder?.pid === this.holder.pid && holder.started === this.holder.started) rmSync(this.lock, { force: true });
+  }
+
+  /** Removes the index, which the KV server then makes anew. */
+  removeIndex() {
+    rmSync(this.index, { recursive: true, force: true });
+    mkdirSync(this.index);
+    rmSync(this.#damaged, { force: true });
+  }
+
+  /** Has the next start remove the index. Gives whether nobody has said so before. */
+  markIndex() {
+    if (existsSync(this.#damaged)) return false;
+    writeFileSync(this.#damaged, "");
+    return true;
+  }
+
+  get #damaged() {
+    return path.join(this.at, "index.damaged");
   }
 
   /** The number of entries and their bytes. */
@@ -205,11 +239,11 @@ export class Folder {
   }
 
   /**
-   * Removes the files of objects that have been idle for long. The runtime leaves one for each cache key. While an object runs, it
-   * has more files than the one.
+   * Removes the files of coalescing objects that have been idle for long. The runtime keeps one for each namespace. While an object
+   * runs, it has more files than the one.
    */
   removeIdleObjects(now = Date.now()) {
-    const at = path.join(this.objects, "coalescer");
+    const at = this.coalescer;
     let names;
     try {
       names = new Set(readdirSync(at));
@@ -232,6 +266,19 @@ function readIfThere(file) {
     if (error.code === "ENOENT") return undefined;
     throw error;
   }
+}
+
+/**
+ * Writes a file whole or not at all, so that a full disk leaves no empty one.
+ *
+ * @param {string} file
+ * @param {string} text
+ */
+function writeIfMissing(file, text) {
+  if (existsSync(file)) return;
+  const next = `${file}.next`;
+  writeFileSync(next, text);
+  renameSync(next, file);
 }
 
 /** @param {string} text */

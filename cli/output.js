@@ -78,7 +78,11 @@ export function createOutput({ write, json, color, quiet }) {
       line("  Ctrl-C ends it.\n");
     },
 
-    /** A line of the Worker: that of a request, or another. @param {string} text */
+    /**
+     * A line of the Worker: that of a request, which is returned, or another.
+     *
+     * @param {string} text
+     */
     workerLine(text) {
       const request = readRequestLine(text);
       if (request) {
@@ -86,10 +90,10 @@ export function createOutput({ write, json, color, quiet }) {
         if ((request.status ?? 500) >= 400) errors += 1;
         const outcome = request.cache ?? "NONE";
         outcomes[outcome] = (outcomes[outcome] ?? 0) + 1;
-        if (quiet) return;
+        if (quiet) return request;
       }
-      if (json || !request) return line(json ? text : printable(text));
-      line(describe(request, paint));
+      line(json ? text : request ? describe(request, paint) : printable(text));
+      return request;
     },
 
     summary() {

@@ -1,28 +1,17 @@
 // `reprise serve`: the folder, workerd, and what is written meanwhile.
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import os from "node:os";
+import { statfsSync } from "node:fs";
 import path from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
-import { fileURLToPath } from "node:url";
 import { CommandError } from "./errors.js";
-import { Folder, identityOf } from "./folder.js";
+import { Folder } from "./folder.js";
+import { interruption } from "./interruption.js";
 import { dashboardLink, openDashboard } from "./open-dashboard.js";
 import { createOutput, usesColor } from "./output.js";
-import { environmentName, workerdConfig } from "./workerd-config.js";
-import { startWorkerd } from "./workerd-process.js";
+import { StoreFault, startWorker } from "./start-worker.js";
 
-/** @param {string} name */
-const inPackage = (name) => fileURLToPath(new URL(`../${name}`, import.meta.url));
-
-const MODULES = ["main.js", "index.js", "index_bg.wasm", "dashboard-page.js"].map((name) => [
-  name,
-  inPackage(`build/${name}`),
-]);
-const START_LIMIT_MS = 60_000;
-const POLL_MS = 10;
 const SWEEP_OBJECTS_MS = 600_000;
 const LOOPBACK = /^(localhost|127\.\d+\.\d+\.\d+|::1)$/;
-const SIGNALS = /** @type {const} */ (["SIGINT", "SIGTERM", "SIGHUP"]);
+const LITTLE_SPACE = 2 ** 20;
+const DAMAGED = /SQLITE_(NOTADB|CORRUPT)/;
 
 /** @param {string} message */
 const note = (message) => process.stderr.write(`reprise: ${message}\n`);
@@ -33,24 +22,25 @@ const note = (message) => process.stderr.write(`reprise: ${message}\n`);
  * @param {import("./options.js").Options} options
  */
 export async function serve(options) {
-  const missing = MODULES.find(([, file]) => !existsSync(file));
-  if (missing) throw new CommandError(`${missing[1]} is missing: run \`npm run build\` first.`);
+  const { flags } = options;
   const isTerminal = process.stdout.isTTY === true;
   const output = createOutput({
     write: (text) => process.stdout.write(text),
-    json: options.flags.json || !isTerminal,
+    json: flags.json || !isTerminal,
     color: usesColor(process.env, isTerminal),
-    quiet: options.flags.quiet === true,
+    quiet: flags.quiet === true,
   });
-  if (!LOOPBACK.test(options.flags.host)) {
+  if (!LOOPBACK.test(flags.host)) {
     note(
-      `${options.flags.host} can be reached from other machines. Set PROXY_TOKENS, so that not everybody may send requests.`,
+      `${flags.host} can be reached from other machines. Set PROXY_TOKENS, so that not everybody may send requests.`,
     );
   }
-  const folder = await openFolder(options.flags.dir);
+  const folder = await openFolder(flags.dir);
+  const interrupted = interruption();
   try {
-    await run(options, folder, output);
+    await run(options, folder, output, interrupted);
   } finally {
+    interrupted.off();
     folder?.release();
   }
 }
@@ -68,142 +58,107 @@ async function openFolder(dir) {
 
 /**
  * @param {import("./options.js").Options} options
- * @param {Folder | undefined} folder
+ * @param {Folder | undefined} opened
  * @param {ReturnType<typeof createOutput>} output
+ * @param {ReturnType<typeof interruption>} interrupted
  */
-async function run(options, folder, output) {
-  const errors = /** @type {string[]} */ ([]);
-  const { config, remove } = writeConfig(options, folder);
-  let sweep;
-  const stop = interruption();
-  try {
-    const workerd = startWorkerd({
-      config,
-      env: environment(options.variables),
-      onLine: output.workerLine,
+async function run({ flags, variables, adminTokenIsNew }, opened, output, interrupted) {
+  const warnOfFaults = storeWarning(opened);
+  /** @param {Folder | undefined} folder */
+  const start = (folder) =>
+    startWorker({
+      host: flags.host,
+      port: flags.port,
+      variables,
+      folder,
+      maxBytes: flags["max-size"],
+      onLine: (line) => warnOfFaults(output.workerLine(line)?.reason),
       onErrorLine: (line) => {
-        errors.push(line);
-        if (errors.length > 20) errors.shift();
-        if (served) process.stderr.write(`${line}\n`);
+        process.stderr.write(`${line}\n`);
+        if (folder && DAMAGED.test(line) && folder.markIndex()) {
+          note(`The index of ${folder.at} is damaged. The next start makes it anew from the entries.`);
+        }
       },
+      interrupted: interrupted.once,
     });
-    let served = false;
-    try {
-      folder?.describe({ workerd: identityOf(workerd.pid) });
-      const port = await Promise.race([workerd.port, stop.requested]).catch(() => startFailure(options, errors));
-      if (port === undefined) return;
-      const url = `http://${printedHost(options.flags.host)}:${port}`;
-      await Promise.race([isServing(url), workerd.ended.then(() => startFailure(options, errors)), stop.requested]);
-      remove();
-      served = true;
-      folder?.describe({ url });
-      output.listening({
-        url,
-        pid: process.pid,
-        dir: folder?.at,
-        ...folder?.measure(),
-        maxBytes: options.flags["max-size"],
-        adminToken: options.adminTokenIsNew ? options.variables.get("ADMIN_TOKEN") : undefined,
-      });
-      if (options.flags.open) {
-        const link = dashboardLink(url, options.variables.get("ADMIN_TOKEN"));
-        if (!(await openDashboard(link)))
-          note("There is no program that opens a browser. Open the dashboard's link yourself.");
-      }
-      sweep = setInterval(() => folder?.removeIdleObjects(), SWEEP_OBJECTS_MS);
-      const ended = await Promise.race([workerd.ended, stop.requested]);
-      if (ended) throw new CommandError(`workerd ended (${ended.signal ?? ended.code}).\n${errors.join("\n")}`);
-    } finally {
-      stop.again.then(() => workerd.stop({ atOnce: true }));
-      await workerd.stop();
-      if (served) output.summary();
+  const { folder, worker } = await startAnyway(opened, start);
+  if (!worker) return;
+  let sweep;
+  try {
+    const { url } = worker;
+    folder?.describe({ url });
+    output.listening({
+      url,
+      pid: process.pid,
+      dir: folder?.at,
+      ...folder?.measure(),
+      maxBytes: flags["max-size"],
+      adminToken: adminTokenIsNew ? variables.get("ADMIN_TOKEN") : undefined,
+    });
+    if (flags.open && !(await openDashboard(dashboardLink(url, variables.get("ADMIN_TOKEN"))))) {
+      note("There is no program that opens a browser. Open the dashboard's link yourself.");
     }
+    sweep = setInterval(() => folder?.removeIdleObjects(), SWEEP_OBJECTS_MS);
+    const ended = await Promise.race([worker.ended, interrupted.once]);
+    if (ended) throw new CommandError(`workerd ended (${ended.signal ?? ended.code}).\n${worker.lastErrors()}`);
   } finally {
     clearInterval(sweep);
-    stop.off();
-    remove();
+    interrupted.twice.then(() => worker.stop({ atOnce: true }));
+    await worker.stop();
+    output.summary();
   }
 }
 
-/** Promises of the first signal that ends the command, and of the second. */
-function interruption() {
-  let count = 0;
-  /** @type {(() => void)[]} */
-  const resolvers = [];
-  /** @type {Promise<undefined>[]} */
-  const [requested, again] = [0, 1].map((n) => new Promise((resolve) => (resolvers[n] = () => resolve(undefined))));
-  const onSignal = () => resolvers[count++]?.();
-  for (const signal of SIGNALS) process.on(signal, onSignal);
-  return {
-    requested,
-    again,
-    off() {
-      for (const signal of SIGNALS) process.off(signal, onSignal);
-    },
-  };
+/**
+ * Starts with the folder, or without it if its databases cannot be used. An index that is damaged is made anew from the entries.
+ *
+ * @template T
+ * @param {Folder | undefined} folder
+ * @param {(folder: Folder | undefined) => Promise<T>} start
+ * @returns {Promise<{ folder: Folder | undefined, worker: T }>}
+ */
+async function startAnyway(folder, start) {
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      return { folder, worker: await start(folder) };
+    } catch (error) {
+      if (!(error instanceof StoreFault)) throw error;
+      if (attempt === 1 && DAMAGED.test(error.message)) {
+        note(`The index of ${folder.at} is damaged: it is made anew from the entries.`);
+        folder.removeIndex();
+        continue;
+      }
+      const [, why = "see above"] = /SQLITE_(FULL|READONLY|CANTOPEN|IOERR)/.exec(error.message) ?? [];
+      if (why === "see above") note(error.message);
+      note(
+        `${folder.at} cannot be used (${isFull(folder.at) ? "no space left" : why}): responses are not stored there.`,
+      );
+      folder = undefined;
+    }
+  }
 }
 
 /**
- * Writes the configuration into a folder of its own, which is needed until workerd serves.
+ * Says once why responses are not stored. Gets the reason of each request's outcome.
  *
- * @param {import("./options.js").Options} options
  * @param {Folder | undefined} folder
  */
-function writeConfig(options, folder) {
-  const at = mkdtempSync(path.join(os.tmpdir(), "reprise-"));
-  const config = path.join(at, "reprise.capnp");
-  const store = folder && {
-    entries: folder.entries,
-    index: folder.index,
-    objects: folder.objects,
-    maxBytes: options.flags["max-size"],
-    server: inPackage("cli/kv-server.js"),
+function storeWarning(folder) {
+  let said = false;
+  return (/** @type {string | null | undefined} */ reason) => {
+    if (said || !folder || reason !== "store-error") return;
+    said = true;
+    const why = isFull(folder.at) ? "no space is left there" : "the folder cannot be read or written";
+    note(`A response could not be stored in ${folder.at}: ${why}. Requests are still served.`);
   };
-  const { host, port } = options.flags;
-  const variables = [...options.variables.keys()];
-  writeFileSync(config, workerdConfig({ folder: at, modules: MODULES, variables, host, port, store }));
-  return { config, remove: () => rmSync(at, { recursive: true, force: true }) };
 }
 
-/**
- * workerd's environment: ours, with the variables as they were read.
- *
- * @param {Map<string, string>} variables
- */
-function environment(variables) {
-  const others = Object.entries(process.env).filter(([name]) => !name.startsWith(environmentName("")));
-  const own = [...variables].map(([name, value]) => [environmentName(name), value]);
-  return Object.fromEntries([...others, ...own]);
-}
-
-/** The host of a URL at which this machine reaches the address. @param {string} host */
-function printedHost(host) {
-  if (host === "0.0.0.0" || host === "*") return "127.0.0.1";
-  if (host === "::") return "[::1]";
-  return host.includes(":") ? `[${host}]` : host;
-}
-
-/** @param {string} url */
-async function isServing(url) {
-  for (const end = Date.now() + START_LIMIT_MS; Date.now() < end; await sleep(POLL_MS)) {
-    const response = await fetch(`${url}/healthz`).catch(() => undefined);
-    await response?.arrayBuffer();
-    if (response?.ok) return;
+/** Whether hardly anything fits on the disk of a folder. @param {string} at */
+function isFull(at) {
+  try {
+    const { bavail, bsize } = statfsSync(at);
+    return bavail * bsize < LITTLE_SPACE;
+  } catch {
+    return false;
   }
-  throw new CommandError(`workerd listens on ${url} and does not respond.`);
-}
-
-/**
- * @param {import("./options.js").Options} options
- * @param {string[]} errors the last lines of workerd
- * @returns {never}
- */
-function startFailure({ flags: { host, port } }, errors) {
-  const text = errors.join("\n");
-  if (/address already in use/i.test(text)) {
-    throw new CommandError(
-      `Another program listens on ${host}:${port}. Choose another port with --port (0: any free one).`,
-    );
-  }
-  throw new CommandError(`workerd did not start:\n${text}`);
 }

@@ -30,7 +30,8 @@ exec "$@" </dev/null
  */
 export function startWorkerd({ config, env, onLine, onErrorLine }) {
   const workerd = require("workerd").default;
-  const command = [workerd, "serve", "--control-fd=3", config];
+  // Ephemeral objects are experimental: see worker.js.
+  const command = [workerd, "serve", "--experimental", "--control-fd=3", config];
   // On Windows, Node's children end with it: they are in a job object.
   const [program, ...args] =
     process.platform === "win32" ? command : ["/bin/sh", "-c", GUARDED, "reprise-guard", ...command];

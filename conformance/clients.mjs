@@ -1,5 +1,6 @@
 // `npm run conformance:clients [-- --only openai,langchain,…]`: real clients, unmodified. Each makes the same requests twice through
-// the built Worker. The second time there is no upstream call and the results are the same; an error is requested again.
+// the built Worker. The second time there is no upstream call and the results are the same; an error is requested again. With
+// `--packed`, they go through the command `reprise`, as installed from its tarball.
 
 import { randomBytes } from "node:crypto";
 import { readFileSync, writeFileSync } from "node:fs";
@@ -142,14 +143,14 @@ function writeResults(results) {
 }
 
 await main(import.meta, async () => {
-  const { values } = parseArgs({ options: { only: { type: "string" } } });
+  const { values } = parseArgs({ options: { only: { type: "string" }, packed: { type: "boolean" } } });
   const only = values.only?.split(",");
   const selected = CLIENTS.filter(({ id }) => !only || only.includes(id));
   if (selected.length === 0) throw new UserError(`Clients are ${CLIENTS.map(({ id }) => id).join(", ")}.`);
   await build();
   const interpreter = await python(path.join(FOLDER, "requirements.txt"), "the Python clients (about a minute)");
   const upstream = await ScriptedUpstream.start();
-  const worker = await startReprise(upstream);
+  const worker = await startReprise(upstream, { packed: values.packed });
   const results = [];
   for (const client of selected) {
     const { id, name } = client;
@@ -164,7 +165,7 @@ await main(import.meta, async () => {
   }
   await worker.stop();
   await upstream.close();
-  if (!only) writeResults(results);
+  if (!only && !values.packed) writeResults(results);
   const isWrong = (result, operation) => !["ok", "n/a"].includes(result[operation]);
   const wrong = results.flatMap((result) =>
     OPERATIONS.filter((name) => isWrong(result, name)).map((name) => `${result.id} ${name}`),

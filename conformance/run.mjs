@@ -14,6 +14,7 @@ const USAGE = `npm run conformance -- [--target URL --upstream-port N] [options]
 
   --target URL         the cache's base URL, with what comes before /chat/completions;
                        without it, our own built Worker is started
+  --packed             the command reprise is started instead, as installed from its tarball
   --upstream-port N    where the scripted upstream listens (127.0.0.1): the target's upstream is http://127.0.0.1:N/v1
   --profile NAME       generic (judged by the upstream's calls alone) or reprise (our own headers, too)
   --adapter FILE       JSON: how the target is spoken to (conformance/README.md)
@@ -29,6 +30,7 @@ const OPTIONS = {
   "upstream-port": { type: "string" },
   profile: { type: "string" },
   adapter: { type: "string" },
+  packed: { type: "boolean" },
   only: { type: "string" },
   topic: { type: "string" },
   concurrency: { type: "string" },
@@ -95,7 +97,10 @@ async function main() {
   }
   if (!values.target) await (await import("../scripts/build.mjs")).build();
   const upstream = await ScriptedUpstream.start(Number(values["upstream-port"] ?? 0));
-  const reprise = values.target ? undefined : await (await import("./start-reprise.mjs")).startReprise(upstream);
+  const { packed } = values;
+  const reprise = values.target
+    ? undefined
+    : await (await import("./start-reprise.mjs")).startReprise(upstream, { packed });
   try {
     const given = values.adapter ? JSON.parse(readFileSync(values.adapter, "utf8")) : reprise && REPRISE;
     const started = Date.now();

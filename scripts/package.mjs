@@ -12,11 +12,12 @@ import {
 } from "node:fs";
 import path from "node:path";
 import { parseArgs } from "node:util";
+import { WORKER_MODULES } from "../cli/workerd-config.js";
 import { build } from "./build.mjs";
 import { findProgram, log, main, output, root, systemEnv, UserError } from "./common.mjs";
 
 const MAX_BYTES = 2_000_000;
-const WORKER = ["main.js", "index.js", "index_bg.wasm", "dashboard-page.js"].map((name) => `build/${name}`);
+const WORKER = WORKER_MODULES.filter((name) => name.startsWith("build/"));
 const EXECUTABLE = "cli/main.js";
 
 /** Packs what is built, into a folder that is emptied first. Returns the tarball and its files. */
@@ -50,7 +51,7 @@ export async function pack(dist = path.join(root, "dist")) {
 
 /** Whether a file is of a kind that belongs in the package. */
 const isKnown = (name) =>
-  /^(build\/[\w.]+\.(js|wasm)|cli\/([\w-]+\/)*[\w-]+\.js|README\.md|LICENSE-[A-Z]+|package\.json)$/.test(name);
+  /^(build\/[\w.-]+\.(js|wasm)|cli\/([\w-]+\/)*[\w-]+\.js|README\.md|LICENSE-[A-Z]+|package\.json)$/.test(name);
 
 function manifest() {
   const read = (name) => JSON.parse(readFileSync(path.join(root, name), "utf8"));

@@ -1,17 +1,22 @@
 // The packed command as a user installs it: without Rust, and without the repository.
 
 import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
 import { once } from "node:events";
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import https from "node:https";
 import { createServer } from "node:net";
 import path from "node:path";
 import { after, afterEach, beforeEach, test } from "node:test";
 import { COMPATIBILITY_DATE, COMPATIBILITY_FLAGS } from "../../cli/workerd-config.js";
+import { findProgram } from "../../scripts/common.mjs";
 import { send } from "../../testkit/client.mjs";
+import { entryFiles, filesBelow, install, isRunning, runCommand, startCommand } from "../../testkit/command.mjs";
+import { chatEvent, DONE, EVENT_STREAM } from "../../testkit/fixtures.mjs";
 import { startUpstream } from "../../testkit/upstream.mjs";
-import { waitFor } from "../../testkit/wait.mjs";
+import { deferred, waitFor, withTimeout } from "../../testkit/wait.mjs";
 import { workerdVersion, wranglerConfig } from "../../testkit/worker.mjs";
-import { entryFiles, filesBelow, install, isRunning, runCommand, startCommand } from "./support/command.mjs";
+import { killOften } from "./support/kills.mjs";
 
 const ADMIN_TOKEN = "admin-of-the-test";
 
@@ -113,56 +118,41 @@ test("the command ends with a workerd that is killed", async () => {
   assert.match(command.stderr, /workerd ended \(SIGKILL\)/);
 });
 
-test("kills at any moment lose no stored response", async () => {
-  const rounds = Number(process.env.REPRISE_KILLS ?? 6);
-  const stored = [];
-  let next = 0;
-  for (let round = 0; round < rounds; round += 1) {
-    const command = await start();
-    for (const content of stored.slice(-20)) {
-      assert.equal(cacheStatus(await command.settled(request(content))), "HIT", content);
-    }
-    const before = command.requests.length;
-    const contents = Array.from({ length: 30 }, () => `round ${round}, ${next++}`);
-    const received = [];
-    let over = false;
-    const clients = Array.from({ length: 3 }, async (_, client) => {
-      for (let at = client; at < contents.length && !over; at += 3) {
-        const reply = await send(command.url, request(contents[at])).catch(() => undefined);
-        if (reply) received.push(contents[at]);
-      }
-    });
-    // At a different amount of work in each round, while the next write is under way.
-    await command.logged(before + 1 + ((round * 7) % 20));
-    over = true;
-    const target = round % 2 === 0 ? command.pid : command.workerd;
-    const { workerd } = command;
-    process.kill(target, "SIGKILL");
-    await command.ended;
-    await waitFor(() => !isRunning(workerd), "workerd to end");
-    await Promise.all(clients);
-    // The line of a request is written after its response is stored. A reason would say why it is not.
-    const done = command.requests.slice(before);
-    assert.ok(done.length >= 1);
-    const files = entryFiles(dir);
-    for (const { key, reason } of done) {
-      assert.equal(reason, null);
-      assert.ok(
-        files.some((file) => file.includes(key)),
-        `the entry of ${key} is lost`,
-      );
-    }
-    // A hit now stays a hit in later rounds. Each is the response to its own request.
-    const check = await start();
-    for (const content of received) {
-      const reply = await send(check.url, request(content));
-      assert.ok(reply.status === 200 && ["HIT", "MISS"].includes(String(cacheStatus(reply))), content);
-      assert.equal(JSON.parse(reply.body.toString()).choices[0].message.content, `é: ${content}`);
-      if (cacheStatus(reply) === "HIT") stored.push(content);
-    }
-    await check.stop();
-  }
-  assert.ok(stored.length >= rounds);
+test("kills at any moment lose no stored response and damage none", async () => {
+  const { acknowledged, asked } = await killOften({ folder, rounds: 8 });
+  assert.ok(acknowledged > 0 && acknowledged < asked);
+});
+
+test("the folder holds one file for each entry, and none for a request", async () => {
+  const command = await start();
+  const databases = () => filesBelow(path.join(dir, "objects")).filter((file) => file.endsWith(".sqlite"));
+  await fill(command, ["first"]);
+  const before = databases();
+  await fill(command, ["second", "third", "fourth"]);
+  assert.deepEqual(databases(), before);
+  assert.equal(entryFiles(dir).length, 4);
+});
+
+test("concurrent requests share one upstream request", async () => {
+  const command = await start();
+  const { promise: held, resolve: release } = deferred();
+  upstream.otherwise({
+    headers: EVENT_STREAM,
+    chunks: [chatEvent({ content: "shared" }), chatEvent({}, "stop"), DONE],
+    afterChunk: () => held,
+  });
+  const { path: at, headers, body } = request("shared");
+  const streamed = JSON.stringify({ ...JSON.parse(body), stream: true });
+  const join = async () => {
+    const response = await fetch(command.url + at, { method: "POST", headers, body: streamed });
+    const reader = response.body.getReader();
+    return { reader, first: await reader.read() };
+  };
+  // The first chunk of the one upstream response reaches all three before there is a second.
+  const clients = await withTimeout(Promise.all([join(), join(), join()]), "a chunk for every client");
+  release();
+  for (const { reader } of clients) while (!(await reader.read()).done);
+  assert.equal(upstream.count, 1);
 });
 
 test("a second command on the folder is refused with the name of the first", async () => {
@@ -313,6 +303,32 @@ test("secrets reach the Worker, and no file and no output holds them", async () 
   rmSync(env.TMPDIR, { recursive: true });
 });
 
+test("an upstream is trusted whose authority NODE_EXTRA_CA_CERTS names", {
+  skip: !findProgram("openssl"),
+}, async () => {
+  const file = (name) => path.join(folder, name);
+  const subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"];
+  const key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", file("key.pem")];
+  execFileSync("openssl", ["req", "-x509", ...key, ...subject, "-out", file("cert.pem")], { stdio: "ignore" });
+  const pem = { key: readFileSync(file("key.pem")), cert: readFileSync(file("cert.pem")) };
+  const answer = JSON.stringify({ choices: [{ index: 0, message: { content: "tls" }, finish_reason: "stop" }] });
+  const server = https.createServer(pem, (_, response) =>
+    response.setHeader("content-type", "application/json").end(answer),
+  );
+  await once(server.listen(0, "localhost"), "listening");
+  const { port } = /** @type {import("node:net").AddressInfo} */ (server.address());
+  const args = ["--var", `OPENAI_BASE_URL:https://localhost:${port}/v1`, "--var", "MAX_RETRIES:0"];
+  const statuses = [];
+  for (const env of [{ NODE_EXTRA_CA_CERTS: "" }, { NODE_EXTRA_CA_CERTS: file("cert.pem") }]) {
+    const command = await startCommand(folder, { args, env });
+    started.push(command);
+    statuses.push((await send(command.url, request("tls"))).status);
+    await command.stop();
+  }
+  server.close();
+  assert.deepEqual(statuses, [502, 200]);
+});
+
 test("a variable of the command line wins over the file, and the file over the environment", async () => {
   const file = path.join(folder, "order.env");
   writeFileSync(file, "# a comment\n\nOVERRIDE_MODEL=from-the-file\nCACHE_TTL=nonsense\n");
@@ -327,7 +343,7 @@ test("wrong usage ends with status 2 and says why", async () => {
   const cases = [
     [["--port", "70000"], /--port expects a number/],
     [["--nonsense"], /--nonsense/],
-    [["serv"], /no command "serv"\. There is serve/],
+    [["serv"], /no command "serv"\. There is serve, demo/],
     [["serve", "more"], /takes no argument, and got "more"/],
     [["serve", "--", "more"], /runs no program/],
     [["--", "npm", "test"], /runs no program/],
@@ -347,6 +363,15 @@ test("wrong usage ends with status 2 and says why", async () => {
   assert.match(help.stdout, /--env-file/);
   const { version } = JSON.parse(readFileSync(path.join(folder, "node_modules", "reprise", "package.json"), "utf8"));
   assert.equal((await runCommand(folder, ["--version"])).stdout, version);
+});
+
+test("the demo sends every request twice, and the second time it is a hit", async () => {
+  const { exitCode, stdout, stderr } = await runCommand(folder, ["demo"]);
+  assert.deepEqual([exitCode, stderr], [0, ""]);
+  assert.equal(stdout.match(/ 1 {4}200 {5}MISS /g).length, 4);
+  assert.equal(stdout.match(/ 2 {4}200 {5}HIT /g).length, 4);
+  assert.match(stdout, /Every repeat had the same bytes: 8 requests, 4 upstream calls\./);
+  assert.ok(!existsSync(dir));
 });
 
 test("a port that is taken is named", async () => {

@@ -7,9 +7,9 @@ import path from "node:path";
 import { after, test } from "node:test";
 import { workerdConfig } from "../../cli/workerd-config.js";
 import { startWorkerd } from "../../cli/workerd-process.js";
+import { entryFiles } from "../../testkit/command.mjs";
 import { ROOT } from "../../testkit/processes.mjs";
 import { waitFor } from "../../testkit/wait.mjs";
-import { entryFiles } from "./support/command.mjs";
 
 // Runs one operation of the binding and gives its result as JSON.
 const DRIVER = `

@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { mkdirSync, readdirSync, utimesSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
+import { extraCertificates } from "../../cli/certificates.js";
 import { COMMANDS } from "../../cli/commands.js";
 import { FLAGS } from "../../cli/flags.js";
 import { Folder } from "../../cli/folder.js";
@@ -185,6 +186,22 @@ test("the configuration names variables and holds no value", () => {
   assert.match(config, /address = "\[::1\]:0"/);
   assert.match(config, /embed "\.\.\/p\/m\.js"/);
   assert.ok(!config.includes("kvNamespace"));
+});
+
+test("Node's authorities are trusted where the system has none", () => {
+  const { folder } = temporaryFolder();
+  const bundle = path.join(folder, "bundle.crt");
+  const bare = { platform: "linux", system: [bundle] };
+  assert.ok(extraCertificates({}, bare).length > 50);
+  assert.deepEqual(extraCertificates({ SSL_CERT_FILE: "/x" }, bare), []);
+  const [one, two] = extraCertificates({}, bare);
+  writeFileSync(bundle, `# two\n${one}\n${two}\n`);
+  assert.deepEqual(extraCertificates({}, bare), []);
+  assert.deepEqual(
+    extraCertificates({ NODE_EXTRA_CA_CERTS: bundle }, bare).map((pem) => pem.trim()),
+    [one, two].map((pem) => pem.trim()),
+  );
+  assert.deepEqual(extraCertificates({ NODE_EXTRA_CA_CERTS: path.join(folder, "none") }, bare), []);
 });
 
 test("files of objects that have been idle for long are removed, those of running ones are not", async () => {

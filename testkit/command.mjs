@@ -5,16 +5,16 @@ import { readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { createInterface } from "node:readline";
 import { execa } from "execa";
-import { pack } from "../../../scripts/package.mjs";
-import { send } from "../../../testkit/client.mjs";
-import { ROOT, temporaryFolder } from "../../../testkit/processes.mjs";
-import { waitFor, withTimeout } from "../../../testkit/wait.mjs";
+import { pack } from "../scripts/package.mjs";
+import { send } from "./client.mjs";
+import { ROOT, temporaryFolder } from "./processes.mjs";
+import { waitFor, withTimeout } from "./wait.mjs";
 
 const LIMIT_MS = 60_000;
 
 /**
  * Packs the command and installs it into an empty folder: { folder, packed }. The one dependency is installed from node_modules, so
- * that no registry is needed.
+ * that no registry is asked.
  */
 export async function install() {
   const { folder } = temporaryFolder();
@@ -40,10 +40,11 @@ process.once("exit", () => {
  * Starts the command: see `Running`.
  *
  * @param {string} folder where it is installed
- * @param {{ args?: string[], env?: Record<string, string>, npx?: boolean }} [options]
+ * @param {{ args?: string[], env?: Record<string, string>, npx?: boolean, within?: string[] }} [options] `within`: a program
+ *   that runs the command, and its arguments
  */
-export async function startCommand(folder, { args = [], env = {}, npx = false } = {}) {
-  const [program, ...before] = npx ? ["npx", "reprise"] : [commandFile(folder)];
+export async function startCommand(folder, { args = [], env = {}, npx = false, within = [] } = {}) {
+  const [program, ...before] = [...within, ...(npx ? ["npx", "reprise"] : [commandFile(folder)])];
   const child = spawn(program, [...before, "--port", "0", "--json", ...args], {
     cwd: folder,
     env: { ...process.env, ...env },

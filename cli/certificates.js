@@ -1,0 +1,29 @@
+// The authorities that workerd trusts beside those of the system.
+import { existsSync, readFileSync } from "node:fs";
+import tls from "node:tls";
+
+// Where workerd looks for the authorities of the system.
+const SYSTEM = ["/etc/ssl/cert.pem", "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
+const CERTIFICATE = /-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----\n?/g;
+
+/**
+ * Certificates in PEM: those of NODE_EXTRA_CA_CERTS, and Node's own where the system has none, as in small container images.
+ *
+ * @param {Record<string, string | undefined>} env
+ * @param {{ platform?: string, system?: string[] }} [machine]
+ * @returns {string[]}
+ */
+export function extraCertificates(env, { platform = process.platform, system = SYSTEM } = {}) {
+  const { NODE_EXTRA_CA_CERTS: file, SSL_CERT_FILE, SSL_CERT_DIR } = env;
+  const isBare = platform === "linux" && !SSL_CERT_FILE && !SSL_CERT_DIR && !system.some((path) => existsSync(path));
+  return [...(isBare ? tls.rootCertificates : []), ...(file ? readCertificates(file) : [])];
+}
+
+/** @param {string} file */
+function readCertificates(file) {
+  try {
+    return readFileSync(file, "utf8").match(CERTIFICATE) ?? [];
+  } catch {
+    return []; // Node itself has warned
+  }
+}

@@ -1,0 +1,57 @@
+// The main module under `reprise`: the Worker, with its Durable Objects arranged for a folder on disk. workerd creates a file for
+// each durable object that it starts. The object of a cache key stores nothing, so it is ephemeral here and has no file. Only the
+// object of a namespace, which remembers when the namespace was deleted, is durable.
+// biome-ignore lint/suspicious/noTsIgnore: it is an error only before the build
+// @ts-ignore: it may not be built yet
+import worker, { Coalescer as BuiltCoalescer } from "../build/main.js";
+
+// biome-ignore lint/suspicious/noTsIgnore: as above
+// @ts-ignore: as above
+export * from "../build/main.js";
+
+/** @typedef {{ get: (name: string) => Fetcher }} EphemeralNamespace */
+/** @typedef {{ COALESCER: DurableObjectNamespace, EPHEMERAL_COALESCER: EphemeralNamespace }} Env */
+
+const NAMESPACE = "namespace "; // begins the name of such an object
+
+/** @type {WeakMap<Env, object>} */
+const arranged = new WeakMap();
+
+/**
+ * The environment that the Worker sees.
+ *
+ * @param {Env} env
+ */
+function arrange(env) {
+  let result = arranged.get(env);
+  if (!result) {
+    const { COALESCER: durable, EPHEMERAL_COALESCER: ephemeral, ...others } = env;
+    const coalescer = {
+      /** @param {string} name */
+      idFromName: (name) => name,
+      /** @param {string} name */
+      get: (name) => (name.startsWith(NAMESPACE) ? durable.get(durable.idFromName(name)) : ephemeral.get(name)),
+    };
+    result = { ...others, COALESCER: coalescer };
+    arranged.set(env, result);
+  }
+  return result;
+}
+
+/** @type {ExportedHandler<Env>} */
+export default {
+  fetch: (request, env, ctx) => /** @type {any} */ (worker).fetch(request, arrange(env), ctx),
+};
+
+export class Coalescer extends BuiltCoalescer {
+  /**
+   * @param {DurableObjectState} ctx
+   * @param {Env} env
+   */
+  constructor(ctx, env) {
+    super(ctx, arrange(env));
+  }
+}
+
+/** The class of the ephemeral objects: a namespace has one of its own. */
+export class EphemeralCoalescer extends Coalescer {}
