@@ -164,30 +164,46 @@ function Parts({ details: { parts } }) {
 
 /** @param {{ api: Api, entryKey: string, endpoint: string | null }} props */
 function Compare({ api, entryKey, endpoint }) {
-  const [path, setPath] = useState(`/proxy/${endpoint || "chat/completions"}`);
-  const [body, setBody] = useState("");
   const [result, setResult] = useState(/** @type {Explanation | null} */ (null));
   const [error, setError] = useState(/** @type {Error | null} */ (null));
-  const compare = async (/** @type {Event} */ event) => {
+  const compare = async (/** @type {Event & { currentTarget: HTMLFormElement }} */ event) => {
     event.preventDefault();
+    const fields = new FormData(event.currentTarget);
+    const text = (/** @type {string} */ name) => String(fields.get(name));
     setError(null);
     setResult(null);
     try {
-      const json = parsed(body);
-      setResult(await api.explain({ path, headers: {}, body: json, against: entryKey }));
+      const headers = headersOf(text("headers"));
+      setResult(
+        await api.explain({ path: text("path").trim(), headers, body: parsed(text("body")), against: entryKey }),
+      );
     } catch (failure) {
       setError(/** @type {Error} */ (failure));
     }
   };
   return html`<details class="compare"><summary>Compare a request with this entry</summary>
-    <form onSubmit=${compare}>
-      <label>Path <input name="path" value=${path} onInput=${(/** @type {any} */ event) => setPath(event.currentTarget.value)} spellcheck=${false} /></label>
-      <label>Body, as JSON <textarea name="body" rows="6" value=${body} onInput=${(/** @type {any} */ event) => setBody(event.currentTarget.value)} spellcheck=${false} required></textarea></label>
+    <p class="hint">The request is not sent to a provider. Entries of one client are compared with requests of that client only, so give its credential.</p>
+    <form onSubmit=${compare} autocomplete="off">
+      <label>Path <input name="path" defaultValue=${`/proxy/${endpoint || "chat/completions"}`} spellcheck=${false} required /></label>
+      <label>Headers, one a line <textarea name="headers" rows="2" placeholder="Authorization: Bearer …" spellcheck=${false}></textarea></label>
+      <label>Body, as JSON <textarea name="body" rows="6" spellcheck=${false} required></textarea></label>
       <button type="submit">Compare</button>
     </form>
     ${error && html`<p class="failure" role="alert">${error.message}</p>`}
     ${result && html`<${Comparison} result=${result} />`}
   </details>`;
+}
+
+/** @param {string} text */
+function headersOf(text) {
+  const lines = text.split("\n").filter((line) => line.trim() !== "");
+  return Object.fromEntries(
+    lines.map((line) => {
+      const colon = line.indexOf(":");
+      if (colon < 1) throw new Error("A header has a name, a colon and a value.");
+      return [line.slice(0, colon).trim(), line.slice(colon + 1).trim()];
+    }),
+  );
 }
 
 /** @param {string} text */
@@ -205,6 +221,7 @@ function Comparison({ result }) {
   const message = result.message ?? result.error?.message;
   return html`<div class="comparison" role="status">
     <p>This request would be <strong>${result.would}</strong>${result.reason ? html` (<code>${result.reason}</code>)` : ""}. ${message ?? ""}</p>
+    ${!nearest && result.would !== "hit" && result.would !== "error" && html`<p>There is nothing to compare: the entry is another client's, or its parts were not recorded.</p>`}
     ${nearest && html`<p>${integer(nearest.equal)} of ${counted(nearest.parts, "part")} are equal.</p>`}
     ${nearest && nearest.differences.length > 0 && html`<ul>${nearest.differences.map((difference) => html`<li key=${difference.path}><code>${difference.path}</code> ${changeOf(difference)}</li>`)}</ul>`}
     ${result.hints?.map((hint) => html`<p key=${hint.code + hint.path} class="hint"><code>${hint.path}</code>: ${hint.text}</p>`)}

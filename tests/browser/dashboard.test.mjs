@@ -292,13 +292,14 @@ describe("the panels", () => {
       await dialog.getByLabel("Body, as JSON").fill("{");
       await dialog.getByRole("button", { name: "Compare" }).click();
       await dialog.getByText("The body is not JSON").waitFor();
+      await dialog.getByLabel("Headers, one a line").fill("authorization: Bearer sk-1\n\nx-a: b:c\n");
       await dialog.getByLabel("Body, as JSON").fill('{"model":"gpt-5.6"}');
       await dialog.getByRole("button", { name: "Compare" }).click();
       await dialog.getByText("12 of 13 parts are equal").waitFor();
       const call = JSON.parse(admin.calls.find(({ method }) => method === "POST").body);
       assert.deepEqual(call, {
         path: `/proxy/${ENTRIES[2].endpoint}`,
-        headers: {},
+        headers: { authorization: "Bearer sk-1", "x-a": "b:c" },
         body: { model: "gpt-5.6" },
         against: ENTRIES[2].key,
       });

@@ -80,8 +80,13 @@ async function answer(script, request, url, body) {
   return failure(404, "not_found", "There is no such endpoint.");
 }
 
-/** What the ledger reports of the scripted traffic. */
-export function report({ traffic, prices = "@pydantic/genai-prices 0.1.8" }, query) {
+/**
+ * What the ledger reports of the scripted traffic.
+ *
+ * @param {Record<string, any>} script
+ * @param {URLSearchParams} query
+ */
+export function report({ traffic, now, prices = "@pydantic/genai-prices 0.1.8" }, query) {
   const [from, to] = [Date.parse(query.get("from")), Date.parse(query.get("to"))];
   const by = (query.get("by") ?? "").split(",").filter((name) => DIMENSIONS.includes(name));
   const inside = traffic.filter(({ time }) => time >= from && time < to);
@@ -95,7 +100,7 @@ export function report({ traffic, prices = "@pydantic/genai-prices 0.1.8" }, que
     if (!rows.has(id)) rows.set(id, { ...Object.fromEntries(by.map((name, i) => [name, names[i]])), ...zero() });
     add(rows.get(id), row);
   }
-  const last = traffic.length > 0 ? new Date(traffic.at(-1).time + 3_540_000).toISOString() : null;
+  const last = now ? new Date(now - 30_000).toISOString() : null;
   return { from, to, complete_until: last, currency: "USD", prices, totals, rows: [...rows.values()] };
 }
 
