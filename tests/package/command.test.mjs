@@ -10,9 +10,11 @@ import path from "node:path";
 import { after, afterEach, beforeEach, test } from "node:test";
 import { COMPATIBILITY_DATE, COMPATIBILITY_FLAGS } from "../../cli/workerd-config.js";
 import { findProgram } from "../../scripts/common.mjs";
+import { page } from "../../scripts/dashboard.mjs";
 import { send } from "../../testkit/client.mjs";
 import { entryFiles, filesBelow, install, isRunning, runCommand, startCommand } from "../../testkit/command.mjs";
 import { chatEvent, DONE, EVENT_STREAM } from "../../testkit/fixtures.mjs";
+import { temporaryFolder } from "../../testkit/processes.mjs";
 import { startUpstream } from "../../testkit/upstream.mjs";
 import { deferred, waitFor, withTimeout } from "../../testkit/wait.mjs";
 import { workerdVersion, wranglerConfig } from "../../testkit/worker.mjs";
@@ -271,6 +273,25 @@ test("a namespace is deleted with its files, and no other", async () => {
   assert.equal(entryFiles(dir).length, 1);
   assert.equal(cacheStatus(await send(again.url, request("other", { "x-proxy-namespace": "two" }))), "HIT");
   assert.equal(cacheStatus(await send(again.url, request("entry 3", { "x-proxy-namespace": "one" }))), "MISS");
+});
+
+test("--open shows the browser the dashboard with a token that is valid", {
+  skip: process.platform !== "linux",
+}, async () => {
+  const { folder: programs } = temporaryFolder();
+  const seen = path.join(programs, "seen");
+  const opener = path.join(programs, "xdg-open");
+  writeFileSync(opener, `#!/bin/sh\nprintf %s "$1" > ${seen}.tmp && mv ${seen}.tmp ${seen}\n`, { mode: 0o755 });
+  const command = await start({ args: ["--open"], env: { PATH: `${programs}:${process.env.PATH}` } });
+  await waitFor(() => existsSync(seen), "the browser to be started");
+  const html = readFileSync(new URL(readFileSync(seen, "utf8")), "utf8");
+  const [, token] = /url=http:\/\/127\.0\.0\.1:\d+\/dashboard#token=([\w-]+)"/.exec(html);
+  const shown = await send(command.url, { method: "GET", path: "/dashboard" });
+  assert.equal(shown.status, 200);
+  assert.equal(shown.body.toString(), (await page()).html);
+  const headers = { authorization: `Bearer ${token}` };
+  assert.equal((await send(command.url, { method: "GET", path: "/metrics", headers })).status, 200);
+  assert.ok(!JSON.stringify(command.lines).includes(token));
 });
 
 test("secrets reach the Worker, and no file and no output holds them", async () => {

@@ -11,6 +11,7 @@ import { after, afterEach, test } from "node:test";
 import { ScriptedUpstream } from "../../conformance/engine/upstream.mjs";
 import { conform, failed } from "../../conformance/run.mjs";
 import { findProgram } from "../../scripts/common.mjs";
+import { page } from "../../scripts/dashboard.mjs";
 import { send } from "../../testkit/client.mjs";
 import { entryFiles, filesBelow, install } from "../../testkit/command.mjs";
 import { freePort, ROOT, temporaryFolder } from "../../testkit/processes.mjs";
@@ -197,6 +198,13 @@ test("variables reach the Worker, and the configuration holds no value", { skip 
   const temporary = filesBelow(`/proc/${container.main()}/root/tmp`);
   assert.equal(temporary.length, 1);
   assert.ok(!readFileSync(temporary[0], "utf8").includes(token));
+});
+
+test("the container serves the dashboard where ADMIN_TOKEN is set", { skip }, async () => {
+  const container = await start({ REPRISE_ADMIN_TOKEN: "admin-of-the-test" });
+  const reply = await send(container.url, { method: "GET", path: "/dashboard" });
+  assert.equal(reply.status, 200);
+  assert.equal(reply.body.toString(), (await page()).html);
 });
 
 test("above MAX_SIZE, entries are deleted", { skip }, async () => {
