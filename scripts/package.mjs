@@ -1,5 +1,5 @@
 // `npm run package`: builds the Worker and packs it with the command `reprise` into dist/reprise-X.Y.Z.tgz, which needs no Rust.
-// `npm run package -- --check` also prints what the tarball holds.
+// A tarball with an unexpected file, a secret or more than 2 MB is an error. `npm run package -- --check` also prints what it holds.
 import {
   chmodSync,
   copyFileSync,
@@ -38,20 +38,40 @@ export async function pack(dist = path.join(root, "dist")) {
   }
   chmodSync(path.join(stage, EXECUTABLE), 0o755);
   writeFileSync(path.join(stage, "package.json"), `${JSON.stringify(manifest(), null, 2)}\n`);
-  const expected = [...Object.keys(sources), "package.json"].sort();
   const { filename, files, size } = await npmPack(stage, dist);
-  const names = files.map((file) => file.path).sort();
-  const unexpected = names.filter((name) => !expected.includes(name) || !isKnown(name));
-  const missing = expected.filter((name) => !names.includes(name));
-  if (unexpected.length > 0) throw new UserError(`The package must not hold ${unexpected.join(", ")}.`);
-  if (missing.length > 0) throw new UserError(`The package lacks ${missing.join(", ")}.`);
-  if (size > MAX_BYTES) throw new UserError(`The package has ${size} bytes, more than ${MAX_BYTES}.`);
+  const wrong = packageFaults(
+    [...Object.keys(sources), "package.json"],
+    files.map(({ path: name }) => ({ name, bytes: readFileSync(path.join(stage, name)) })),
+    size,
+  );
+  if (wrong.length > 0) throw new UserError(`The package is not as it must be:\n  ${wrong.join("\n  ")}`);
   return { file: path.join(dist, filename), files, size };
 }
 
-/** Whether a file is of a kind that belongs in the package. */
-const isKnown = (name) =>
-  /^(build\/[\w.-]+\.(js|wasm)|cli\/([\w-]+\/)*[\w-]+\.js|README\.md|LICENSE-[A-Z]+|package\.json)$/.test(name);
+/** The kinds of files that belong in the package. */
+const KNOWN = /^(build\/[\w.-]+\.(js|wasm)|cli\/([\w-]+\/)*[\w-]+\.js|README\.md|LICENSE-[A-Z]+|package\.json)$/;
+
+/** What a key looks like: a private one, or one of a provider or a registry. */
+const SECRET = /-----BEGIN [A-Z ]*PRIVATE KEY|\b(sk-(proj-|ant-)?|npm_|ghp_|github_pat_|AKIA|AIza)[A-Za-z0-9_-]{16,}/;
+
+/**
+ * What is wrong with a package: a list of sentences.
+ *
+ * @param {string[]} expected the names of its files
+ * @param {{ name: string, bytes: Buffer }[]} files
+ * @param {number} size of the tarball
+ */
+export function packageFaults(expected, files, size) {
+  const names = files.map(({ name }) => name);
+  return [
+    ...names.filter((name) => !expected.includes(name) || !KNOWN.test(name)).map((name) => `It must not hold ${name}.`),
+    ...expected.filter((name) => !names.includes(name)).map((name) => `It lacks ${name}.`),
+    ...files
+      .filter(({ bytes }) => SECRET.test(bytes.toString("latin1")))
+      .map(({ name }) => `${name} seems to hold a secret.`),
+    ...(size > MAX_BYTES ? [`It has ${size} bytes, and ${MAX_BYTES} is the most.`] : []),
+  ];
+}
 
 function manifest() {
   const read = (name) => JSON.parse(readFileSync(path.join(root, name), "utf8"));
@@ -63,10 +83,19 @@ function manifest() {
     license,
     type: "module",
     bin: { reprise: EXECUTABLE },
+    ...repository(process.env),
     engines: { node: ">=18.17" },
     dependencies: { workerd: read("package-lock.json").packages["node_modules/workerd"].version },
   };
 }
+
+/**
+ * The repository, where a workflow of GitHub says it: npm checks it against the statement of provenance.
+ *
+ * @param {Record<string, string | undefined>} env
+ */
+const repository = ({ GITHUB_SERVER_URL: server, GITHUB_REPOSITORY: name }) =>
+  server && name ? { repository: { type: "git", url: `git+${server}/${name}.git` } } : {};
 
 async function npmPack(stage, dist) {
   const npm = findProgram("npm");

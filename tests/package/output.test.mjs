@@ -12,6 +12,7 @@ import { helpText, readOptions } from "../../cli/options.js";
 import { createOutput, formatBytes, usesColor } from "../../cli/output.js";
 import { readEnvFile } from "../../cli/variables.js";
 import { workerdConfig } from "../../cli/workerd-config.js";
+import { packageFaults } from "../../scripts/package.mjs";
 import { temporaryFolder } from "../../testkit/processes.mjs";
 
 const REQUEST = {
@@ -202,6 +203,23 @@ test("Node's authorities are trusted where the system has none", () => {
     [one, two].map((pem) => pem.trim()),
   );
   assert.deepEqual(extraCertificates({ NODE_EXTRA_CA_CERTS: path.join(folder, "none") }, bare), []);
+});
+
+test("a package with a source, a secret, a missing file or too many bytes is refused", () => {
+  const file = (name, text = "") => ({ name, bytes: Buffer.from(text) });
+  const expected = ["cli/main.js", "package.json"];
+  const good = [file("cli/main.js"), file("package.json")];
+  assert.deepEqual(packageFaults(expected, good, 1_000_000), []);
+  for (const name of ["src/lib.rs", "cli/.env", "tests/x.test.mjs", "cli/other.js"]) {
+    assert.deepEqual(packageFaults(expected, [...good, file(name)], 1), [`It must not hold ${name}.`]);
+  }
+  assert.deepEqual(packageFaults([...expected, ".env"], [...good, file(".env")], 1), ["It must not hold .env."]);
+  assert.deepEqual(packageFaults(expected, good.slice(1), 1), ["It lacks cli/main.js."]);
+  assert.deepEqual(packageFaults(expected, good, 2_000_001), ["It has 2000001 bytes, and 2000000 is the most."]);
+  for (const secret of [["sk", "proj", "0123456789abcdefABCD"].join("-"), `-----BEGIN EC ${"PRIVATE"} KEY-----`]) {
+    const files = [file("cli/main.js", `const key = "${secret}";`), good[1]];
+    assert.deepEqual(packageFaults(expected, files, 1), ["cli/main.js seems to hold a secret."]);
+  }
 });
 
 test("files of objects that have been idle for long are removed, those of running ones are not", async () => {
