@@ -67,7 +67,7 @@ function Page({ api, onLeave }) {
   const range = rangeOf(rangeId);
   const { start, end } = bounds(range, now);
   const inputs = [api, range, time];
-  // What is shown until the next answer comes is of the period and the grouping that it was asked for.
+  // Until the next response arrives, the page shows the last one, with its own period and grouping.
   const ledger = useLoad(async (signal) => {
     const data = await api.ledger({ ...period(start, end), by: `${range.unit},outcome` }, signal);
     return { ...data, range, start };
@@ -88,7 +88,7 @@ function Page({ api, onLeave }) {
   const status = useLoad((signal) => api.status(signal), [api, time]);
   const choose = useCallback((/** @type {string} */ id) => setDimension(/** @type {Dimension} */ (id)), []);
   const isEmpty = ledger.data?.totals.requests === 0;
-  // All of the ledger's panels fail together: one of them says so.
+  // The ledger's panels fail together. One of them shows the error.
   const counts = { ...ledger, reload: refresh };
   const isMissing = ledger.error instanceof ApiError && ledger.error.status === 404;
   return html`<${Header} rangeId=${range.id} onRange=${setRangeId} now=${now} onRefresh=${refresh} onLeave=${onLeave} isLoading=${ledger.isLoading} />
@@ -111,7 +111,7 @@ function Counted({ ledger, reasons, differences, groups, dimension, onDimension 
     <${Breakdown} load=${groups} dimension=${dimension} onChange=${onDimension} />`;
 }
 
-/** Null if the ledger does not know what is asked for. @template T @param {Promise<T>} call */
+/** Null if the ledger does not support the request. @template T @param {Promise<T>} call */
 async function ifKnown(call) {
   try {
     return await call;
@@ -154,7 +154,7 @@ class_name = "Ledger"`;
 
 const NoLedger = () => html`<section class="panel welcome" id="saved" aria-labelledby="saved-title">
   <h2 id="saved-title">Nothing is counted</h2>
-  <p>The ledger is not bound, so there is nothing to add up. Bind its Durable Object in wrangler.toml, as the file of the repository does:</p>
+  <p>The ledger is not bound, so no requests are counted. Bind its Durable Object in wrangler.toml, as the file of the repository does:</p>
   <${Copyable} text=${BINDING} />
 </section>`;
 

@@ -6,7 +6,7 @@ const DOLLARS = new Intl.NumberFormat("en-US", { style: "currency", currency: "U
 const WHOLE_DOLLARS = new Intl.NumberFormat("en-US", { style: "currency", currency: "USD", maximumFractionDigits: 0 });
 const UNITS = ["B", "kB", "MB", "GB", "TB"];
 
-/** What stands where a number is not known. */
+/** The text in place of an unknown number. */
 export const UNKNOWN = "–";
 
 /** @typedef {number | null | undefined} Maybe */

@@ -6,7 +6,7 @@ import { useCallback, useEffect, useRef, useState } from "preact/hooks";
  */
 
 /**
- * What a call returns, again whenever `inputs` change. The last result stays while the next one loads.
+ * The result of a call, which is repeated whenever `inputs` change. The last result stays while the next one loads.
  *
  * @template T
  * @param {(signal: AbortSignal) => Promise<T>} call
@@ -32,7 +32,7 @@ export function useLoad(call, inputs) {
 }
 
 /**
- * The time, anew every `ms` while the page is visible, and at each call of the function. The object is a new one each time.
+ * The time, updated every `ms` while the page is visible, and at each call of the function. Each update is a new object.
  *
  * @param {number} ms
  */

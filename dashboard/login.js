@@ -1,4 +1,4 @@
-// The question for the token.
+// The login form.
 import { useEffect, useRef, useState } from "preact/hooks";
 import { html } from "./html.js";
 

@@ -1,4 +1,4 @@
-// What the panels are made of.
+// The elements that the panels share.
 import { useEffect, useId, useRef, useState } from "preact/hooks";
 import { useMoment } from "./hooks.js";
 import { html } from "./html.js";
@@ -7,7 +7,7 @@ import { html } from "./html.js";
 /** @import { Load } from "./hooks.js" */
 
 /**
- * A section of the page. It shows what it loads: a shape of it, an error with a way to repeat, or its content.
+ * A section of the page. While it loads, it shows a skeleton. Then it shows its content, or the error and a button to load it again.
  *
  * @param {{ id: string, title: string, hint?: string, load?: Load<unknown>, tools?: ComponentChildren, children?: ComponentChildren }} props
  */
@@ -37,7 +37,7 @@ export function Failure({ error, retry }) {
 }
 
 /**
- * A value that says what it is when it has the focus or the pointer.
+ * A value with an explanation, which is shown on focus and on hover.
  *
  * @param {{ children?: ComponentChildren, text: ComponentChildren, class?: string }} props
  */
@@ -90,7 +90,7 @@ export function Bar({ share, kind = "" }) {
 }
 
 /**
- * One of a few.
+ * A choice of one option.
  *
  * @param {{ label: string, options: { id: string, label: string }[], value: string, onChange: (id: string) => void }} props
  */
@@ -108,7 +108,7 @@ export function Choice({ label, options, value, onChange }) {
 }
 
 /**
- * A wide table scrolls sideways by itself, also with the keyboard.
+ * A region in which a wide table scrolls, also with the keyboard.
  *
  * @param {{ label: string, children?: ComponentChildren }} props
  */

@@ -69,7 +69,7 @@ export function inBuckets({ unit, buckets, bucketMs }, start, rows) {
 
 const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
-/** What names a bucket. @param {Range} range @param {number} start of the bucket, in milliseconds */
+/** The name of a bucket. @param {Range} range @param {number} start of the bucket, in milliseconds */
 export function bucketName({ unit, bucketMs }, start) {
   const date = new Date(start);
   const day = `${date.getUTCDate()} ${MONTHS[date.getUTCMonth()]}`;

@@ -1,17 +1,17 @@
-// What each reason means, and what to set. The reasons are those of `detail` in Cache-Status.
+// The meaning of each reason, and the setting that changes it. The reasons are those of `detail` in Cache-Status.
 
 /**
  * @typedef {object} Remedy
  * @property {string} title
  * @property {string} text
  * @property {string} [set] a setting, header or command to copy
- * @property {boolean} [fine] nothing has to be mended
+ * @property {boolean} [fine] nothing has to be changed
  */
 
-/** A miss whose reason is not told: the key is new. @type {Remedy} */
+/** A miss without a reason: the key is new. @type {Remedy} */
 export const NEW_KEY = {
   title: "New requests",
-  text: "No stored response has the same cache key. The first request of each kind has to be paid. Below: which of them nearly had one.",
+  text: "No stored response has the same cache key. The first request of each kind is paid. The almost hits are listed below.",
   fine: true,
 };
 
@@ -44,7 +44,7 @@ export const REMEDIES = {
   },
   "server-state": {
     title: "State at the provider",
-    text: "The request names a conversation, a previous response or a job at the provider. Its answer depends on more than the request. Send the conversation itself instead.",
+    text: "The request names a conversation, a previous response or a job at the provider. Its response depends on more than the request. Send the conversation itself instead.",
   },
   stream: {
     title: "Unknown stream",
@@ -52,7 +52,7 @@ export const REMEDIES = {
   },
   "not-convertible": {
     title: "Stored in the other mode",
-    text: "The entry cannot be converted between stream and object, or lacks the usage that the client asks for. Ask the same way each time.",
+    text: "The entry cannot be converted between stream and object, or lacks the usage that the client requests. Request the same mode each time.",
     set: '"stream_options": {"include_usage": true}',
   },
   "too-large": {
@@ -80,7 +80,7 @@ export const REMEDIES = {
     set: "Cache-Control: max-age=604800",
   },
   refresh: {
-    title: "The client asked for a new response",
+    title: "The client requested a new response",
     text: "The client sends X-Proxy-Refresh: true. Remove it where a stored response will do.",
   },
   "ttl-zero": {
@@ -90,14 +90,14 @@ export const REMEDIES = {
   },
   expired: {
     title: "Expired",
-    text: "The response was stored, and its lifetime was over. Raise the lifetime, or serve the old response while it is renewed.",
+    text: "The response was stored, and its lifetime was over. Raise the lifetime, or serve the stale response while it is revalidated.",
     set: "STALE_WHILE_REVALIDATE=86400",
   },
   memory: { title: "Served from memory", text: "The response came from the memory tier.", fine: true },
   coalesced: { title: "Shared", text: "The response came from an equal request in flight.", fine: true },
   "stale-while-revalidate": {
-    title: "Served while renewed",
-    text: "The entry had expired, and was served while it was renewed.",
+    title: "Served while revalidated",
+    text: "The entry had expired, and was served while it was revalidated.",
     fine: true,
   },
   "read-disabled": {
@@ -133,17 +133,17 @@ export const REMEDIES = {
   },
   "upstream-unreachable": {
     title: "Upstream unreachable",
-    text: "No connection to the provider. A stale response can bridge that.",
+    text: "No connection to the provider. A stale response can be served instead.",
     set: "STALE_IF_ERROR=86400",
   },
   "upstream-timeout": {
     title: "Upstream too slow",
-    text: "The provider did not respond in time. A stale response can bridge that.",
+    text: "The provider did not respond in time. A stale response can be served instead.",
     set: "STALE_IF_ERROR=86400",
   },
   "upstream-error": {
     title: "Upstream failed",
-    text: "The provider responded with 429 or 5xx. A stale response can bridge that.",
+    text: "The provider responded with 429 or 5xx. A stale response can be served instead.",
     set: "STALE_IF_ERROR=86400",
   },
   "invalid-json": {
@@ -164,7 +164,7 @@ export const REMEDIES = {
   misconfigured: { title: "Misconfigured", text: "A variable cannot be read. Each response names it." },
   status: {
     title: "Error from the provider",
-    text: "The response has an error status. Only complete answers are kept.",
+    text: "The response has an error status. Only successful responses are stored.",
     fine: true,
   },
   superseded: {
@@ -174,8 +174,11 @@ export const REMEDIES = {
   },
   "response-empty": { title: "Empty response", text: "The response has no content." },
   vary: { title: "Vary", text: "The response varies by a header that is not part of the cache key." },
-  "length-unknown": { title: "Length unknown", text: "The response has no length, so half of it would look whole." },
-  truncated: { title: "Cut off", text: "The connection broke before the response was complete." },
+  "length-unknown": {
+    title: "Length unknown",
+    text: "The response has no length, so a truncated one would not be noticed.",
+  },
+  truncated: { title: "Truncated", text: "The connection broke before the response was complete." },
   stalled: { title: "Stalled", text: "The response paused for longer than the limit.", set: "IDLE_TIMEOUT=600" },
   "response-not-json": { title: "Response is not JSON", text: "The response should be JSON, and is not." },
   "response-type": {
@@ -187,12 +190,12 @@ export const REMEDIES = {
   "content-filter": { title: "Content filter", text: "A content filter ended the response." },
   incomplete: {
     title: "Ended at the token limit",
-    text: "The answer was cut at a token limit. Give it more tokens, or keep such answers too.",
+    text: "The response ended at a token limit. Raise the limit, or store such responses too.",
     set: "CACHE_ADMISSION=any",
   },
   "invalid-json-answer": {
-    title: "Answer is not the JSON asked for",
-    text: "JSON was asked for, and the text does not parse.",
+    title: "Response is not the requested JSON",
+    text: "The request required JSON, and the text does not parse.",
     set: "CACHE_ADMISSION=any",
   },
   "invalid-tool-arguments": {
@@ -243,8 +246,8 @@ const HINTS = {
     text: "The text holds a temporary path that is new on each run. Use a fixed folder.",
   },
   "identity-only": {
-    title: "Only who asks changes",
-    text: "The requests differ only in fields that say who asks. They do not change the answer.",
+    title: "Only the end user changes",
+    text: "The requests differ only in fields that name the end user. They do not change the response.",
     set: "KEY_IGNORE=@identity",
   },
   diagnostics: {
@@ -258,7 +261,7 @@ const SAMPLING =
   /^(temperature|top_p|top_k|seed|max_tokens|max_completion_tokens|max_output_tokens|presence_penalty|frequency_penalty|reasoning_effort)$/;
 
 /**
- * What to do about requests that differ from an earlier one only in these parts.
+ * The remedy for requests that differ from an earlier one only in these parts.
  *
  * @param {string} difference paths and, after a semicolon, the code of a hint
  * @returns {Remedy & { paths: string[] }}
@@ -270,25 +273,25 @@ export function remedyOfDifference(difference) {
   const headers = paths.filter((path) => path.startsWith("headers."));
   if (headers.length > 0 && headers.length === paths.length) {
     const names = headers.map((path) => `header:${path.slice("headers.".length)}`);
-    const text = "The client sends a header that changes. If it does not change the answer, leave it out of the key.";
+    const text = "The client sends a header that changes. If it does not change the response, leave it out of the key.";
     return { paths, title: "A header changes", text, set: `KEY_IGNORE=${names.join(",")}` };
   }
   if (paths.includes("many") || paths.includes("(others)")) {
     return {
       paths: [],
       title: "More than two parts",
-      text: "These requests differ in several parts: they are different questions.",
+      text: "These requests differ in several parts. They are different requests.",
       fine: true,
     };
   }
   if (paths.length > 0 && paths.every((path) => SAMPLING.test(path))) {
     const text =
-      "The same conversation with another parameter. If any of these answers will do, ignore it; or fix its value in the client.";
+      "The same conversation with another parameter. If any of these responses will do, ignore the parameter. Otherwise send a fixed value.";
     return { paths, title: "A parameter changes", text, set: `KEY_IGNORE=${paths.join(",")}` };
   }
   if (paths.includes("model")) {
     const text =
-      "The same conversation for another model. If any model's answer will do, match conversations alone; or send one model.";
+      "The same conversation for another model. If any model's response will do, match conversations alone. Otherwise send one model.";
     return { paths, title: "The model changes", text, set: "CACHE_MATCH=chat" };
   }
   if (paths.some((path) => path.startsWith("tools"))) {
@@ -304,13 +307,13 @@ export function remedyOfDifference(difference) {
   if (paths.some((path) => /^(messages|input|contents|prompt|texts)/.test(path))) {
     return {
       paths,
-      title: "The question changes",
-      text: "A new question after an equal beginning. That is what a conversation does.",
+      title: "The messages change",
+      text: "The requests begin with the same messages and end in new ones, as in any conversation.",
       fine: true,
     };
   }
   if (paths.length === 1 && /^[a-z_]+$/.test(paths[0])) {
-    const text = "One field differs. If it does not change the answer, leave it out of the key.";
+    const text = "One field differs. If it does not change the response, leave it out of the key.";
     return { paths, title: "One field changes", text, set: `KEY_IGNORE=${paths[0]}` };
   }
   return { paths, title: "Parts change", text: "Compare two such requests with reprise explain." };

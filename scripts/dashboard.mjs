@@ -29,7 +29,7 @@ export async function page() {
   const script = await bundled("main.js", { format: "iife", target: "es2022" });
   const style = await bundled("style.css", { loader: { ".css": "css" } });
   const parts = { "/* script */": script, "/* style */": style };
-  // The replacement is a function: a text would be searched for `$&` and its kin.
+  // The replacement is a function, because a text may contain patterns such as `$&`.
   const html = readFileSync(at("index.html"), "utf8").replace(/\/\* (script|style) \*\//g, (mark) => parts[mark]);
   const bytes = Buffer.byteLength(html);
   if (bytes > MAX_BYTES) throw new UserError(`The dashboard has ${bytes} bytes, more than ${MAX_BYTES}.`);

@@ -55,7 +55,7 @@ export async function open(origin, { method = "POST", path = "/", headers = {}, 
     req.once("response", resolve);
     req.once("error", reject);
   });
-  // Bytes: node:http would write the head in the encoding of a text.
+  // As bytes: node:http writes the head in the encoding of a text body.
   for (const chunk of [body ?? []].flat()) req.write(Buffer.from(chunk));
   req.end();
   const res = await withTimeout(arrived, what);

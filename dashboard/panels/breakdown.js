@@ -82,7 +82,7 @@ function money(row, usd) {
 
 const MAX_NAMED = 5;
 
-/** What to set so that these models have a price. @param {{ rows: Row[], dimension: Dimension }} props */
+/** The setting that gives these models a price. @param {{ rows: Row[], dimension: Dimension }} props */
 function Prices({ rows, dimension }) {
   const unpriced = rows.filter((row) => row.model && isUnpriced(row));
   if (dimension !== "model" || unpriced.length === 0) return null;
@@ -94,8 +94,8 @@ function Prices({ rows, dimension }) {
 }
 
 /**
- * @param {{ load: Load<Ledger & { dimension: Dimension }>, dimension: Dimension, onChange: (id: string) => void }} props `dimension`: the one
- *   that is asked for; the data may still be of the last one
+ * @param {{ load: Load<Ledger & { dimension: Dimension }>, dimension: Dimension, onChange: (id: string) => void }} props `dimension`: the
+ *   selected one; the data may still be of the last one
  */
 export function Breakdown({ load, dimension, onChange }) {
   const shown = DIMENSIONS.find(({ id }) => id === load.data?.dimension) ?? DIMENSIONS[0];

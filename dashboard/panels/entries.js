@@ -28,7 +28,7 @@ const EVERYTHING = { model: "", endpoint: "", namespace: "", age: "" };
 
 /** @param {Search} search @returns {Parameters} */
 function parametersOf({ model, endpoint, namespace, age }) {
-  // What is typed is the beginning of a name, unless it says otherwise.
+  // The typed text is the beginning of a name, unless it ends in `*`.
   const prefix = (/** @type {string} */ text) => (text === "" || text.endsWith("*") ? text || undefined : `${text}*`);
   return {
     model: prefix(model),
@@ -79,7 +79,7 @@ export function Entries({ api, now, refreshed }) {
   <//>`;
 }
 
-/** The pages of a search up to the last that was asked for. @param {Api} api @param {Search} search @param {object} refreshed */
+/** The pages of a search up to the last that was requested. @param {Api} api @param {Search} search @param {object} refreshed */
 function usePages(api, search, refreshed) {
   const [state, setState] = useState(
     /** @type {{ entries: Entry[], cursor: string | null, total?: number | null, isFirst: boolean, isLoading: boolean, error?: Error, moreError?: Error }} */ ({

@@ -1,4 +1,4 @@
-// One entry: what it is, and what can be done with it.
+// One entry: its details, and the actions on it.
 import { useEffect, useRef, useState } from "preact/hooks";
 import { age, compact, counted, duration, instant, integer, size, UNKNOWN } from "../format.js";
 import { useLoad } from "../hooks.js";

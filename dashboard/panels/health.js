@@ -1,4 +1,4 @@
-// Whether everything works, and how it is set.
+// The state of the store and the ledger, and the settings.
 import { useState } from "preact/hooks";
 import { compact, counted, duration, instant, integer } from "../format.js";
 import { html } from "../html.js";
@@ -62,9 +62,9 @@ function Content({ status }) {
 
 /** @param {NonNullable<Status["store"]>} store */
 function storeDetail({ ok, latency_ms, encrypted }) {
-  const answer =
+  const state =
     ok === false ? "does not respond" : latency_ms != null ? `responded in ${duration(latency_ms / 1000)}` : "";
-  return [answer, encrypted ? "entries are encrypted" : "entries are not encrypted"].filter(Boolean).join(", ");
+  return [state, encrypted ? "entries are encrypted" : "entries are not encrypted"].filter(Boolean).join(", ");
 }
 
 /** @param {{ name: string, ok: boolean | null, value: string, detail: string }} props */

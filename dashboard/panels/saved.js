@@ -1,4 +1,4 @@
-// The first glance: what was saved, beside what was spent.
+// Savings, beside spending.
 import { compact, counted, dollars, duration, instant, integer, percent } from "../format.js";
 import { html } from "../html.js";
 import { Bar, Explained, Panel } from "../parts.js";

@@ -1,4 +1,4 @@
-// The second glance: why requests were paid for, and what to set.
+// The reasons for which requests were paid, and the settings that change them.
 import { useState } from "preact/hooks";
 import { counted, dollars, integer, percent } from "../format.js";
 import { html } from "../html.js";

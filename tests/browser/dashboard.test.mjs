@@ -79,7 +79,7 @@ describe("the token", () => {
       assert.ok(admin.calls.every(({ query }) => !query.has("token")));
     }));
 
-  test("is asked for, and a wrong one is refused", () =>
+  test("is required, and a wrong one is refused", () =>
     withDashboard({ fragment: "", expected: /401/ }, async ({ page, admin }) => {
       const input = page.getByLabel("Admin token");
       assert.equal(await input.evaluate((element) => element === document.activeElement), true);
@@ -95,7 +95,7 @@ describe("the token", () => {
       await loaded(page);
     }));
 
-  test("that expires leads back to the question, without what was shown", () =>
+  test("that expires leads back to the login form, and the panels are gone", () =>
     withDashboard({ expected: /401/ }, async ({ page, admin }) => {
       await loaded(page);
       admin.script.token = "new";
@@ -308,7 +308,7 @@ describe("the panels", () => {
       assert.equal(await link.evaluate((element) => element === document.activeElement), true);
     }));
 
-  test("delete an entry after a question", () =>
+  test("delete an entry after a confirmation", () =>
     withDashboard({}, async ({ page, admin }) => {
       await loaded(page);
       const { key } = ENTRIES[0];
@@ -361,7 +361,7 @@ describe("the panels", () => {
     }));
 });
 
-/** What `POST /admin/explain` answers. */
+/** The response to `POST /admin/explain`. */
 const explain = ({ against }) => ({
   would: "miss",
   reason: "uri-miss",
@@ -398,7 +398,7 @@ describe("the states", () => {
       },
     ));
 
-  test("a ledger that fails does not hide the rest, and can be asked again", () =>
+  test("a ledger that fails does not hide the rest, and can be loaded again", () =>
     withDashboard(
       {
         script: { ...MONTH, fail: { ledger: [503, "ledger_failed", "The ledger did not respond."] } },
@@ -480,7 +480,7 @@ describe("the pictures", () => {
   }
 });
 
-test("the picture of the documentation shows the first two glances", () =>
+test("the picture of the documentation shows the first two panels", () =>
   withDashboard({ width: 1200, height: 1130 }, async ({ page }) => {
     await month(page);
     await page.screenshot({ path: path.join(PICTURES, "documentation.png") });

@@ -1,4 +1,4 @@
-// What the dashboard computes before it shows anything.
+// The functions of the dashboard that do not render.
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";

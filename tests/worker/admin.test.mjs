@@ -21,11 +21,7 @@ const VARS = {
 };
 /** @type {(proxy: any, headers?: Record<string, any>) => Promise<any>} */
 const ask = (proxy, { content = "Hi", ...headers } = {}) =>
-  proxy.settled(() => {
-    const request = chatRequest(content, { headers });
-    // As bytes: with a body of text Node would encode the head in UTF-8, too.
-    return send(proxy.origin, { ...request, body: Buffer.from(request.body) });
-  });
+  proxy.settled(() => send(proxy.origin, chatRequest(content, { headers })));
 
 async function admin(proxy, method, path) {
   const reply = await proxy.settled(() =>

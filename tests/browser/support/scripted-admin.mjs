@@ -1,4 +1,4 @@
-// The dashboard with a scripted admin API behind it: what the real one answers, and what it answers when something is wrong.
+// The dashboard with a scripted admin API: the responses of the real one, and its failures.
 import { createServer } from "node:http";
 import { page } from "../../../scripts/dashboard.mjs";
 
@@ -35,7 +35,7 @@ export async function startScriptedAdmin(script) {
     let body = "";
     for await (const chunk of request) body += chunk;
     running.calls.push({ method: request.method, path: url.pathname, query: url.searchParams, body });
-    const { status, json, text, headers = {} } = await answer(running.script, request, url, body);
+    const { status, json, text, headers = {} } = await respond(running.script, request, url, body);
     response.writeHead(status, {
       "content-type": text === undefined ? "application/json" : "text/plain; charset=utf-8",
       ...headers,
@@ -58,7 +58,7 @@ const failure = (status, code, message) => ({
   json: { error: { message, type: "proxy_error", code, param: null } },
 });
 
-async function answer(script, request, url, body) {
+async function respond(script, request, url, body) {
   if (request.headers.authorization !== `Bearer ${script.token}`) {
     return failure(401, "invalid_token", "This endpoint requires ADMIN_TOKEN as a bearer token.");
   }
