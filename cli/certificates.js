@@ -1,8 +1,8 @@
-// The authorities that workerd trusts beside those of the system.
+// The certificate authorities that workerd trusts besides those of the system.
 import { existsSync, readFileSync } from "node:fs";
 import tls from "node:tls";
 
-// Where workerd looks for the authorities of the system.
+// The files in which workerd looks for the system's authorities.
 const SYSTEM = ["/etc/ssl/cert.pem", "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
 const CERTIFICATE = /-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----\n?/g;
 
@@ -24,6 +24,6 @@ function readCertificates(file) {
   try {
     return readFileSync(file, "utf8").match(CERTIFICATE) ?? [];
   } catch {
-    return []; // Node itself has warned
+    return []; // Node has printed a warning
   }
 }

@@ -111,7 +111,7 @@ export class Folder {
     // Responses are private: they do not belong in a repository.
     writeIfMissing(path.join(this.at, ".gitignore"), "*\n");
     writeIfMissing(path.join(this.at, "format"), `${FORMAT}\n`);
-    // These objects are about requests that are in flight, and none is.
+    // These objects hold requests in flight, and there are none at the start.
     rmSync(this.coalescer, { recursive: true, force: true });
     for (const each of [this.entries, this.index, this.objects]) mkdirSync(each, { recursive: true });
     if (existsSync(this.#damaged)) this.removeIndex();
@@ -186,7 +186,7 @@ export class Folder {
   }
 
   /**
-   * Writes more about the holder into the lock. On a full disk, the lock remains as it was, which is enough to hold the folder.
+   * Adds details of the holder to the lock. On a full disk the lock is unchanged, and still holds the folder.
    *
    * @param {Partial<Holder>} more
    */
@@ -206,14 +206,14 @@ export class Folder {
     if (holder?.pid === this.holder.pid && holder.started === this.holder.started) rmSync(this.lock, { force: true });
   }
 
-  /** Removes the index, which the KV server then makes anew. */
+  /** Removes the index, which the KV server then rebuilds. */
   removeIndex() {
     rmSync(this.index, { recursive: true, force: true });
     mkdirSync(this.index);
     rmSync(this.#damaged, { force: true });
   }
 
-  /** Has the next start remove the index. Gives whether nobody has said so before. */
+  /** Makes the next start remove the index. Returns whether this is the first call. */
   markIndex() {
     if (existsSync(this.#damaged)) return false;
     writeFileSync(this.#damaged, "");
@@ -269,7 +269,7 @@ function readIfThere(file) {
 }
 
 /**
- * Writes a file whole or not at all, so that a full disk leaves no empty one.
+ * Writes a file completely or not at all. A full disk leaves no empty file.
  *
  * @param {string} file
  * @param {string} text

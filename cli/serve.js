@@ -76,7 +76,7 @@ async function run({ flags, variables, adminTokenIsNew }, opened, output, interr
       onErrorLine: (line) => {
         process.stderr.write(`${line}\n`);
         if (folder && DAMAGED.test(line) && folder.markIndex()) {
-          note(`The index of ${folder.at} is damaged. The next start makes it anew from the entries.`);
+          note(`The index of ${folder.at} is damaged. The next start rebuilds it from the entries.`);
         }
       },
       interrupted: interrupted.once,
@@ -110,7 +110,7 @@ async function run({ flags, variables, adminTokenIsNew }, opened, output, interr
 }
 
 /**
- * Starts with the folder, or without it if its databases cannot be used. An index that is damaged is made anew from the entries.
+ * Starts with the folder, or without it if its databases cannot be used. A damaged index is rebuilt from the entries.
  *
  * @template T
  * @param {Folder | undefined} folder
@@ -124,7 +124,7 @@ async function startAnyway(folder, start) {
     } catch (error) {
       if (!(error instanceof StoreFault)) throw error;
       if (attempt === 1 && DAMAGED.test(error.message)) {
-        note(`The index of ${folder.at} is damaged: it is made anew from the entries.`);
+        note(`The index of ${folder.at} is damaged. It is rebuilt from the entries.`);
         folder.removeIndex();
         continue;
       }
@@ -139,7 +139,7 @@ async function startAnyway(folder, start) {
 }
 
 /**
- * Says once why responses are not stored. Gets the reason of each request's outcome.
+ * Prints once why responses are not stored. The function takes the reason of each request's outcome.
  *
  * @param {Folder | undefined} folder
  */

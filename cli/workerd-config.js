@@ -51,7 +51,7 @@ export const environmentName = (name) => `REPRISE_${name}`;
  * @param {string} options.host
  * @param {number | string} options.port
  * @param {StoreOptions} [options.store] without it, nothing is stored
- * @param {string[]} [options.certificates] of authorities that are trusted beside those of the system, in PEM
+ * @param {string[]} [options.certificates] of authorities that are trusted besides those of the system, in PEM
  */
 export function workerdConfig({ folder, modules, variables, host, port, store, certificates = [] }) {
   /** @param {string[]} module */

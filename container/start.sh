@@ -34,7 +34,7 @@ if (: >>"$dir/container.lock") 2>/dev/null; then
   found=$(cat "$dir/format" 2>/dev/null || echo $format)
   [ "$found" = $format ] || fail "$dir has format $found, and this version knows format $format. Use the version that wrote it."
   if mkdir -p "$dir/entries" "$dir/index" "$dir/objects" && echo $format >"$dir/format.next" && mv "$dir/format.next" "$dir/format"; then
-    # What a killed process had begun to write, and objects of requests that were in flight.
+    # Files that a killed process had begun to write, and objects of requests that were in flight.
     find "$dir/entries" -type f -name '.*' -delete
     rm -rf "$dir/objects/coalescer"
     config=$at/store.capnp

@@ -14,7 +14,7 @@ const LIMIT_MS = 60_000;
 
 /**
  * Packs the command and installs it into an empty folder: { folder, packed }. The one dependency is installed from node_modules, so
- * that no registry is asked.
+ * that no registry is needed.
  */
 export async function install() {
   const { folder } = temporaryFolder();

@@ -121,8 +121,8 @@ test("the command ends with a workerd that is killed", async () => {
 });
 
 test("kills at any moment lose no stored response and damage none", async () => {
-  const { acknowledged, asked } = await killOften({ folder, rounds: 8 });
-  assert.ok(acknowledged > 0 && acknowledged < asked);
+  const { acknowledged, sent } = await killOften({ folder, rounds: 8 });
+  assert.ok(acknowledged > 0 && acknowledged < sent);
 });
 
 test("the folder holds one file for each entry, and none for a request", async () => {
@@ -324,7 +324,7 @@ test("secrets reach the Worker, and no file and no output holds them", async () 
   rmSync(env.TMPDIR, { recursive: true });
 });
 
-test("an upstream is trusted whose authority NODE_EXTRA_CA_CERTS names", {
+test("an upstream is trusted if NODE_EXTRA_CA_CERTS has its certificate authority", {
   skip: !findProgram("openssl"),
 }, async () => {
   const file = (name) => path.join(folder, name);
@@ -332,9 +332,9 @@ test("an upstream is trusted whose authority NODE_EXTRA_CA_CERTS names", {
   const key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", file("key.pem")];
   execFileSync("openssl", ["req", "-x509", ...key, ...subject, "-out", file("cert.pem")], { stdio: "ignore" });
   const pem = { key: readFileSync(file("key.pem")), cert: readFileSync(file("cert.pem")) };
-  const answer = JSON.stringify({ choices: [{ index: 0, message: { content: "tls" }, finish_reason: "stop" }] });
+  const body = JSON.stringify({ choices: [{ index: 0, message: { content: "tls" }, finish_reason: "stop" }] });
   const server = https.createServer(pem, (_, response) =>
-    response.setHeader("content-type", "application/json").end(answer),
+    response.setHeader("content-type", "application/json").end(body),
   );
   await once(server.listen(0, "localhost"), "listening");
   const { port } = /** @type {import("node:net").AddressInfo} */ (server.address());

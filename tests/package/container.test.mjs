@@ -117,7 +117,7 @@ async function start(variables) {
   return container;
 }
 
-function question() {
+function newRequest() {
   const { token, calls } = upstream.add(`cf${randomBytes(8).toString("hex")}`);
   return {
     calls,
@@ -134,7 +134,7 @@ test("the container serves as another user, and what it stores outlasts it", { s
   const status = readFileSync(`/proc/${container.main()}/status`, "utf8");
   assert.match(status, new RegExp(`^Uid:\\s+${USER}\\s+${USER}`, "m"));
   assert.match(status, /^Name:\s+workerd$/m);
-  const { request, calls } = question();
+  const { request, calls } = newRequest();
   const first = await send(container.url, request);
   assert.equal(first.status, 200, first.body.toString());
   assert.equal(first.headers["x-cache-status"], "MISS");
@@ -190,7 +190,7 @@ test("the conformance cases pass in the container", { skip }, async () => {
 test("variables reach the Worker, and the configuration holds no value", { skip }, async () => {
   const token = "token-4d5e6f";
   const container = await start({ REPRISE_PROXY_TOKENS: token });
-  const { request } = question();
+  const { request } = newRequest();
   assert.equal((await send(container.url, request)).status, 401);
   const headers = { ...request.headers, authorization: `Bearer ${token}` };
   assert.notEqual((await send(container.url, { ...request, headers })).status, 401);
@@ -210,7 +210,7 @@ test("the container serves the dashboard where ADMIN_TOKEN is set", { skip }, as
 test("above MAX_SIZE, entries are deleted", { skip }, async () => {
   const container = await start({ MAX_SIZE: "1.5kB" });
   for (let n = 1; n <= 4; n += 1) {
-    assert.equal((await send(container.url, question().request)).status, 200);
+    assert.equal((await send(container.url, newRequest().request)).status, 200);
     await waitFor(() => container.written().match(/"cache":"MISS"/g)?.length === n, "the log line");
   }
   const size = entryFiles(data).reduce((sum, file) => sum + statSync(file).size, 0);
@@ -236,6 +236,6 @@ test("a volume that cannot be written is named, and requests are served", { skip
   mkdirSync(data);
   const container = await start();
   assert.match(container.written(), /\/data cannot be written: responses are not stored/);
-  const reply = await send(container.url, question().request);
+  const reply = await send(container.url, newRequest().request);
   assert.equal(reply.status, 200, reply.body.toString());
 });

@@ -139,7 +139,7 @@ test("a read-only folder is named, and requests are served", { skip }, async () 
   assert.deepEqual(await outcome(command, "unstored"), [200, "BYPASS", "store-missing"]);
 });
 
-test("a damaged index is made anew, and no entry is lost", async () => {
+test("a damaged index is rebuilt, and no entry is lost", async () => {
   const command = await start();
   assert.deepEqual(await outcome(command, "kept"), [200, "MISS", null]);
   await command.stop();

@@ -189,7 +189,7 @@ test("the configuration names variables and holds no value", () => {
   assert.ok(!config.includes("kvNamespace"));
 });
 
-test("Node's authorities are trusted where the system has none", () => {
+test("Node's certificate authorities are trusted where the system has none", () => {
   const { folder } = temporaryFolder();
   const bundle = path.join(folder, "bundle.crt");
   const bare = { platform: "linux", system: [bundle] };

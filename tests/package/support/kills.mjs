@@ -14,35 +14,35 @@ import { waitFor } from "../../../testkit/wait.mjs";
 const CLIENTS = 4;
 const MOST_WRITES = 12;
 const LONGEST_PAUSE_MS = 60;
-const LARGEST_ANSWER = 200_000;
+const LARGEST_RESPONSE = 200_000;
 
-// The log line of a request names its model, so the number of a question is in the model.
-const request = (question, headers = {}) => ({
+// The log line of a request names its model, so a request has its number in the model.
+const request = (n, headers = {}) => ({
   path: "/proxy/chat/completions",
   headers: { "content-type": "application/json", authorization: "Bearer sk-client", ...headers },
-  body: JSON.stringify({ model: `model-${question}`, messages: [{ role: "user", content: "?" }] }),
+  body: JSON.stringify({ model: `model-${n}`, messages: [{ role: "user", content: "?" }] }),
 });
 const numberIn = (model) => Number(model.split("-")[1]);
 
-// Each answer names its question, and has a length of its own.
-const answerTo = (question) => `answer ${question} ${"x".repeat((question * 7919) % LARGEST_ANSWER)}`;
+// Each response names its request, and has a length of its own.
+const contentOf = (n) => `response ${n} ${"x".repeat((n * 7919) % LARGEST_RESPONSE)}`;
 const textOf = (reply) => JSON.parse(reply.body.toString()).choices[0].message.content;
 
 /**
- * Starts the command, asks new questions, and kills the command or workerd, `rounds` times. After each kill, the next start prints no
+ * Starts the command, sends new requests, and kills the command or workerd, `rounds` times. After each kill, the next start prints no
  * complaint, serves every response whose entry was acknowledged, and no response that is damaged or another's. Returns counts.
  *
  * @param {{ folder: string, rounds: number, seed?: number, say?: (text: string) => void }} options
  */
 export async function killOften({ folder, rounds, seed = 1, say = () => {} }) {
-  const random = numbers(seed);
+  const random = randomNumbers(seed);
   const dir = path.join(folder, ".reprise");
   const upstream = await startUpstream({ record: false });
   upstream.otherwise((call) => {
-    const content = answerTo(numberIn(JSON.parse(call.body).model));
+    const content = contentOf(numberIn(JSON.parse(call.body).model));
     return { json: { choices: [{ index: 0, message: { role: "assistant", content }, finish_reason: "stop" }] } };
   });
-  const totals = { kills: 0, ofWorkerd: 0, asked: 0, acknowledged: 0, storedUnacknowledged: 0 };
+  const totals = { kills: 0, ofWorkerd: 0, sent: 0, acknowledged: 0, storedUnacknowledged: 0 };
   /** @type {Set<number>} */
   const acknowledged = new Set();
   let next = 0;
@@ -52,31 +52,31 @@ export async function killOften({ folder, rounds, seed = 1, say = () => {} }) {
     assert.equal(command.stderr, "");
     return command;
   };
-  /** @param {Iterable<number>} questions */
-  const verify = async (command, questions) => {
-    for (const question of questions) {
-      const reply = await send(command.url, request(question, { "cache-control": "only-if-cached" }));
-      if (reply.status === 200) assert.equal(textOf(reply), answerTo(question));
-      else assert.ok(!acknowledged.has(question), `the stored response ${question} is lost: ${reply.status}`);
-      if (reply.status === 200 && !acknowledged.has(question)) totals.storedUnacknowledged += 1;
+  /** @param {Iterable<number>} numbers those of the requests */
+  const verify = async (command, numbers) => {
+    for (const n of numbers) {
+      const reply = await send(command.url, request(n, { "cache-control": "only-if-cached" }));
+      if (reply.status === 200) assert.equal(textOf(reply), contentOf(n));
+      else assert.ok(!acknowledged.has(n), `the stored response ${n} is lost: ${reply.status}`);
+      if (reply.status === 200 && !acknowledged.has(n)) totals.storedUnacknowledged += 1;
     }
   };
 
   try {
-    let asked = /** @type {number[]} */ ([]);
+    let sent = /** @type {number[]} */ ([]);
     for (let round = 0; round < rounds; round += 1) {
       const command = await start();
-      await verify(command, asked);
-      asked = [];
+      await verify(command, sent);
+      sent = [];
       const before = command.requests.length;
       let over = false;
       const clients = Array.from({ length: CLIENTS }, async () => {
         while (!over) {
-          const question = next++;
-          asked.push(question);
+          const n = next++;
+          sent.push(n);
           // The kill ends some of them.
-          const reply = await send(command.url, request(question)).catch(() => undefined);
-          if (reply) assert.equal(textOf(reply), answerTo(question));
+          const reply = await send(command.url, request(n)).catch(() => undefined);
+          if (reply) assert.equal(textOf(reply), contentOf(n));
         }
       });
       // At some amount of work, whatever the speed of this machine is, and then at any time of the next.
@@ -90,7 +90,7 @@ export async function killOften({ folder, rounds, seed = 1, say = () => {} }) {
       await command.ended;
       await waitFor(() => !isRunning(workerd), "workerd to end");
       await Promise.all(clients);
-      // A request's line is written when its response is stored; a reason would say why it is not.
+      // The log line of a request is written when its response is stored. If it is not stored, the line has a reason.
       for (const { model, cache, reason } of command.requests) {
         if (cache !== "MISS" || reason === "only-if-cached") continue;
         assert.equal(reason, null);
@@ -98,12 +98,12 @@ export async function killOften({ folder, rounds, seed = 1, say = () => {} }) {
       }
       totals.kills += 1;
       totals.ofWorkerd += Number(ofWorkerd);
-      totals.asked = next;
+      totals.sent = next;
       totals.acknowledged = acknowledged.size;
       if (totals.kills % 50 === 0) say(JSON.stringify(totals));
     }
     const command = await start();
-    await verify(command, asked);
+    await verify(command, sent);
     await verify(command, acknowledged);
     assert.deepEqual(
       entryFiles(dir).filter((file) => path.basename(file).startsWith(".")),
@@ -117,7 +117,7 @@ export async function killOften({ folder, rounds, seed = 1, say = () => {} }) {
 }
 
 /** Numbers from 0 to 1 that a seed determines (mulberry32). */
-function numbers(seed) {
+function randomNumbers(seed) {
   let state = seed >>> 0;
   return () => {
     state = (state + 0x6d2b79f5) >>> 0;
