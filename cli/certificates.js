@@ -1,6 +1,5 @@
 // The certificate authorities that workerd trusts besides those of the system.
 import { existsSync, readFileSync } from "node:fs";
-import tls from "node:tls";
 
 // The files in which workerd looks for the system's authorities.
 const SYSTEM = ["/etc/ssl/cert.pem", "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
@@ -11,12 +10,14 @@ const CERTIFICATE = /-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----\n
  *
  * @param {Record<string, string | undefined>} env
  * @param {{ platform?: string, system?: string[] }} [machine]
- * @returns {string[]}
+ * @returns {Promise<string[]>}
  */
-export function extraCertificates(env, { platform = process.platform, system = SYSTEM } = {}) {
+export async function extraCertificates(env, { platform = process.platform, system = SYSTEM } = {}) {
   const { NODE_EXTRA_CA_CERTS: file, SSL_CERT_FILE, SSL_CERT_DIR } = env;
   const isBare = platform === "linux" && !SSL_CERT_FILE && !SSL_CERT_DIR && !system.some((path) => existsSync(path));
-  return [...(isBare ? tls.rootCertificates : []), ...(file ? readCertificates(file) : [])];
+  // Most starts do without this module, which takes some time to load.
+  const own = isBare ? (await import("node:tls")).rootCertificates : [];
+  return [...own, ...(file ? readCertificates(file) : [])];
 }
 
 /** @param {string} file */

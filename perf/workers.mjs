@@ -1,6 +1,7 @@
 // The Workers that are measured, each in a bare workerd of its own.
 import path from "node:path";
 import { root } from "../scripts/common.mjs";
+import { freePort, responseOf, startProcess, temporaryFolder } from "../testkit/processes.mjs";
 import { builtModules, startWorkerd as start, workerdVersion } from "../testkit/worker.mjs";
 
 export const version = workerdVersion();
@@ -33,3 +34,24 @@ export const startWorkerd = ({ modules, vars = {}, bound = false, coalescer = mo
     coalescer: bound && coalescer,
     ...(isFloor(modules) && { names: FLOOR_NAMES }),
   });
+
+/** Starts the command `reprise` of this checkout, with an empty folder: { ready, stop } as those of a Worker. */
+export async function startCommand({ vars }) {
+  const { folder, remove } = temporaryFolder();
+  const port = await freePort();
+  const variables = Object.entries(vars).flatMap(([name, value]) => ["--var", `${name}:${value}`]);
+  const flags = ["--port", String(port), "--dir", path.join(folder, "store"), "--quiet"];
+  const began = performance.now();
+  const child = startProcess(process.execPath, [path.join(root, "cli", "main.js"), ...flags, ...variables]);
+  return {
+    async ready(at = "/", init = {}) {
+      await child.ready((log) => log.includes('"event":"listening"'), { pollMs: 1 });
+      await child.ready(() => responseOf(`http://127.0.0.1:${port}${at}`, init), { pollMs: 1 });
+      return performance.now() - began;
+    },
+    async stop() {
+      await child.stop();
+      remove();
+    },
+  };
+}

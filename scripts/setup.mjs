@@ -1,6 +1,6 @@
 // Installs the tools of the build and the tests on a machine that has only rustup, Node, npm and git. Each step does nothing if
 // there is nothing to do; what takes long says so and shows its progress.
-import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, linkSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import {
   findProgram,
@@ -32,6 +32,12 @@ const UNUSED = [
   ["@img", /^sharp-/],
 ];
 
+const PLATFORM = { x64: "64", arm64: "arm64" }[process.arch];
+const PROGRAMS = [
+  ["workerd/bin/workerd", `@cloudflare/workerd-linux-${PLATFORM}/bin/workerd`],
+  ["node/bin/node", `node/node_modules/node-linux-${process.arch}/bin/node`],
+];
+
 /** Everything for a build, and with `tests` for the tests too. Returns what `rustc -vV` prints. */
 export async function setup({ tests = false } = {}) {
   const rustc = await rust();
@@ -42,7 +48,9 @@ export async function setup({ tests = false } = {}) {
 /** Checks that Rust runs, is new enough and has what rust-toolchain.toml lists. Returns what `rustc -vV` prints. */
 export async function rust() {
   if (!findProgram("cargo") || !findProgram("rustc")) {
-    throw new UserError("Rust is missing. Install it from https://rustup.rs and run this again.");
+    throw new UserError(
+      "Rust is missing. Install it from https://rustup.rs, or use the packed command, which needs none: docs/getting-started.md.",
+    );
   }
   if (process.platform === "linux" && !findProgram("cc")) {
     await systemPackages("A C compiler, which Rust links with,", ["gcc", "libc6-dev"], "the package called gcc");
@@ -85,12 +93,12 @@ export async function npmPackages({ tests = false } = {}) {
   // A new lock does not take away what the tests need.
   const [what, size, level, levelArgs] =
     tests || installed.endsWith(" tests")
-      ? ["wrangler, Node 22 and what the tests need", 730, whole, []]
+      ? ["wrangler, Node 22 and what the tests need", 670, whole, []]
       : isNodeRecent()
-        ? ["wrangler and binaryen", 210, serving, ["--omit=dev", "--workspaces=false"]]
+        ? ["wrangler and binaryen", 170, serving, ["--omit=dev", "--workspaces=false"]]
         : [
             "wrangler, Node 22 and binaryen",
-            330,
+            280,
             servingWithNode,
             ["--omit=dev", "--workspace=scripts/node", "--include-workspace-root"],
           ];
@@ -100,6 +108,7 @@ export async function npmPackages({ tests = false } = {}) {
   // npm requests hundreds of files one by one. One failed request must not end the set-up.
   await retry(() => run("npm", [...args, ...levelArgs], { env: systemEnv, shell: process.platform === "win32" }));
   removeUnused();
+  await removeSymbols();
   writeFileSync(stamp, level);
 }
 
@@ -109,6 +118,24 @@ function removeUnused() {
     for (const name of existsSync(at) ? readdirSync(at) : []) {
       if (names.test(name)) rmSync(path.join(at, name), { recursive: true, force: true });
     }
+  }
+}
+
+/** Removes the symbols of the two largest programs, a sixth of what is installed. */
+async function removeSymbols() {
+  const strip = process.platform === "linux" && findProgram("strip");
+  if (!strip) return;
+  for (const names of PROGRAMS) {
+    // npm's installation makes one file with two names.
+    const files = names.map((name) => path.join(modules, name)).filter(existsSync);
+    if (files.length === 0) continue;
+    const stripped = `${files[0]}.stripped`;
+    if ((await output(strip, ["--strip-all", "-o", stripped, files[0]])) === undefined) continue;
+    for (const file of files) {
+      rmSync(file);
+      linkSync(stripped, file);
+    }
+    rmSync(stripped);
   }
 }
 

@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { gzipSync } from "node:zlib";
 import { chat, chatBody } from "../client.mjs";
 import { row } from "../report.mjs";
-import { EMPTY, floor, REPRISE, startWorkerd } from "../workers.mjs";
+import { EMPTY, floor, REPRISE, startCommand, startWorkerd } from "../workers.mjs";
 
 export async function start({ upstream, quick, log }) {
   log("Starts");
@@ -17,11 +17,12 @@ export async function start({ upstream, quick, log }) {
     "Reprise, /healthz": [{ modules: REPRISE, vars, bound: true }, "/healthz"],
     "bare pass-through, a call upstream": [{ modules: floor("pass"), vars }, ...proxied],
     "Reprise, a call upstream": [{ modules: REPRISE, vars, bound: true }, ...proxied],
+    "the command `reprise`, a call upstream": [{ command: true, vars }, ...proxied],
   };
   const times = Object.fromEntries(Object.keys(subjects).map((name) => [name, []]));
   for (let round = -1; round < (quick ? 5 : 15); round += 1) {
     for (const [name, [definition, ...request]] of Object.entries(subjects)) {
-      const worker = await startWorkerd(definition);
+      const worker = await (definition.command ? startCommand(definition) : startWorkerd(definition));
       const ms = await worker.ready(request[0], request[1]);
       await worker.stop();
       if (round >= 0) times[name].push(ms); // the first one reads its files from disk
@@ -44,6 +45,8 @@ export async function start({ upstream, quick, log }) {
     against("bare pass-through, a call upstream"),
     against("Reprise, a call upstream", "bare pass-through, a call upstream"),
     against("Reprise, a call upstream", "empty Rust worker"),
+    against("the command `reprise`, a call upstream", "Reprise, a call upstream", { ratio: 3 }),
+    against("the command `reprise`, a call upstream", "bare pass-through, a call upstream"),
   ];
 }
 

@@ -189,20 +189,20 @@ test("the configuration names variables and holds no value", () => {
   assert.ok(!config.includes("kvNamespace"));
 });
 
-test("Node's certificate authorities are trusted where the system has none", () => {
+test("Node's certificate authorities are trusted where the system has none", async () => {
   const { folder } = temporaryFolder();
   const bundle = path.join(folder, "bundle.crt");
   const bare = { platform: "linux", system: [bundle] };
-  assert.ok(extraCertificates({}, bare).length > 50);
-  assert.deepEqual(extraCertificates({ SSL_CERT_FILE: "/x" }, bare), []);
-  const [one, two] = extraCertificates({}, bare);
+  assert.ok((await extraCertificates({}, bare)).length > 50);
+  assert.deepEqual(await extraCertificates({ SSL_CERT_FILE: "/x" }, bare), []);
+  const [one, two] = await extraCertificates({}, bare);
   writeFileSync(bundle, `# two\n${one}\n${two}\n`);
-  assert.deepEqual(extraCertificates({}, bare), []);
+  assert.deepEqual(await extraCertificates({}, bare), []);
   assert.deepEqual(
-    extraCertificates({ NODE_EXTRA_CA_CERTS: bundle }, bare).map((pem) => pem.trim()),
+    (await extraCertificates({ NODE_EXTRA_CA_CERTS: bundle }, bare)).map((pem) => pem.trim()),
     [one, two].map((pem) => pem.trim()),
   );
-  assert.deepEqual(extraCertificates({ NODE_EXTRA_CA_CERTS: path.join(folder, "none") }, bare), []);
+  assert.deepEqual(await extraCertificates({ NODE_EXTRA_CA_CERTS: path.join(folder, "none") }, bare), []);
 });
 
 test("a package with a source, a secret, a missing file or too many bytes is refused", () => {
