@@ -9,7 +9,19 @@ const sse = (data) => {
   return `${event}data: ${typeof data === "string" ? data : JSON.stringify(data)}\n\n`;
 };
 
-const chatCompletion = (model, { marker }) => ({
+// What a model says: JSON, if the request asks for that.
+const fragments = ({ marker, request }) => {
+  const formats = [
+    request?.response_format,
+    request?.text?.format,
+    request?.output_format,
+    request?.output_config?.format,
+  ];
+  const isJson = formats.some((format) => ["json_object", "json_schema"].includes(format?.type));
+  return isJson ? ['{"it is": "', marker, '"}'] : ["It is ", marker, ", no more."];
+};
+
+const chatCompletion = (model, { marker, request }) => ({
   id: `chatcmpl-${marker}`,
   object: "chat.completion",
   created: CREATED,
@@ -17,7 +29,7 @@ const chatCompletion = (model, { marker }) => ({
   choices: [
     {
       index: 0,
-      message: { role: "assistant", content: `It is ${marker}, no more.`, refusal: null },
+      message: { role: "assistant", content: fragments({ marker, request }).join(""), refusal: null },
       logprobs: null,
       finish_reason: "stop",
     },
@@ -34,16 +46,14 @@ const chatEvents = (model, { marker, request }) => {
   /** @type {(object | string)[]} */
   const events = [
     chunk({ role: "assistant", content: "" }),
-    chunk({ content: "It is " }),
-    chunk({ content: marker }),
-    chunk({ content: ", no more." }),
+    ...fragments({ marker, request }).map((content) => chunk({ content })),
     chunk({}, "stop"),
   ];
   if (request.stream_options?.include_usage) events.push({ ...around, choices: [], usage });
   return [...events, "[DONE]"];
 };
 
-const modelResponse = (model, { marker }) => ({
+const modelResponse = (model, { marker, request }) => ({
   id: `resp_${marker}`,
   object: "response",
   created_at: CREATED,
@@ -64,7 +74,7 @@ const modelResponse = (model, { marker }) => ({
       type: "message",
       role: "assistant",
       status: "completed",
-      content: [{ type: "output_text", text: `It is ${marker}, no more.`, annotations: [], logprobs: [] }],
+      content: [{ type: "output_text", text: fragments({ marker, request }).join(""), annotations: [], logprobs: [] }],
     },
   ],
   usage: {
@@ -87,7 +97,7 @@ const responseEvents = (model, about) => {
     { type: "response.in_progress", response: begun },
     { type: "response.output_item.added", output_index: 0, item: { ...item, status: "in_progress", content: [] } },
     { type: "response.content_part.added", ...at, part: { ...part, text: "" } },
-    ...["It is ", about.marker, ", no more."].map((delta) => ({
+    ...fragments(about).map((delta) => ({
       type: "response.output_text.delta",
       ...at,
       delta,
@@ -100,12 +110,12 @@ const responseEvents = (model, about) => {
   ].map((event, sequence_number) => ({ ...event, sequence_number }));
 };
 
-const message = (model, { marker }) => ({
+const message = (model, { marker, request }) => ({
   id: `msg_${marker}`,
   type: "message",
   role: "assistant",
   model,
-  content: [{ type: "text", text: `It is ${marker}, no more.` }],
+  content: [{ type: "text", text: fragments({ marker, request }).join("") }],
   stop_reason: "end_turn",
   stop_sequence: null,
   usage: { input_tokens: 5, output_tokens: 3 },
@@ -124,7 +134,7 @@ const messageEvents = (model, about) => {
     { type: "message_start", message: started },
     { type: "content_block_start", index: 0, content_block: { type: "text", text: "" } },
     { type: "ping" },
-    ...["It is ", about.marker, ", no more."].map((text) => ({
+    ...fragments(about).map((text) => ({
       type: "content_block_delta",
       index: 0,
       delta: { type: "text_delta", text },

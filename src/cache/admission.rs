@@ -8,6 +8,7 @@ use crate::json::JsonCursor;
 use crate::json::canonical::Document;
 use crate::key::CacheKey;
 use crate::key::headers::{is_credential, is_keyed};
+use crate::protocol::answer::{Answer, AnswerRules};
 use crate::protocol::error_body::{is_job, reports_error};
 use crate::protocol::finish_reason::reject_finish_reason;
 use crate::protocol::result::carries_result;
@@ -34,6 +35,7 @@ pub struct Capture {
     expected_len: Option<usize>,
     max_bytes: usize,
     lifetime_ms: Option<u64>,
+    rules: AnswerRules,
     body: Vec<u8>,
 }
 
@@ -52,6 +54,8 @@ pub struct CaptureOptions {
     pub lifetime_ms: Option<u64>,
     /// Whether other clients read the entry.
     pub shared: bool,
+    /// What the response has to be, besides complete.
+    pub rules: AnswerRules,
 }
 
 impl Capture {
@@ -111,6 +115,7 @@ impl Capture {
             expected_len: length.filter(|_| !encoded),
             max_bytes: capture_options.max_bytes,
             lifetime_ms: capture_options.lifetime_ms,
+            rules: capture_options.rules,
             body: Vec::new(),
         })
     }
@@ -140,6 +145,7 @@ impl Capture {
             Some(protocol) => {
                 let events = protocol.events(&self.body)?;
                 protocol.check(&events)?;
+                Answer::check(self.rules, protocol, events.iter().map(|event| event.data.as_str()))?;
                 let valid_until = events.iter().filter_map(|event| valid_until(&event.data)).min();
                 (protocol.has_usage(&events), valid_until, Usage::of_events(&events))
             }
@@ -185,7 +191,13 @@ impl Capture {
             return if is_json || !is_audio(&self.essence) { Err(Reason::ResponseType) } else { Ok(()) };
         }
         if is_json || self.endpoint.responds_with_json() {
-            return check_json(self.endpoint, &self.body);
+            check_json(self.endpoint, &self.body)?;
+            let (protocol, rules) = match Protocol::of(self.endpoint) {
+                Some(protocol) => (protocol, self.rules),
+                // Some of the others have choices too.
+                None => (Protocol::Chat, self.rules.without_json()),
+            };
+            return Answer::check(rules, protocol, std::str::from_utf8(&self.body).into_iter());
         }
         // A page in place of the response is an error, whatever its status.
         if self.essence == "text/html" { Err(Reason::ResponseType) } else { Ok(()) }
@@ -292,6 +304,7 @@ mod tests {
             max_bytes: 1000,
             lifetime_ms: Some(5),
             shared: false,
+            rules: AnswerRules::default(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The request's directives for the cache: the `X-Proxy-*` header fields and `Cache-Control`.
 
+use crate::config::When;
 use crate::http::fields::boolean;
 use crate::key::MatchMode;
 use crate::key::ignore::KeyIgnore;
@@ -8,9 +9,9 @@ use http::HeaderMap;
 
 const PREFIX: &str = "x-proxy-";
 /// The fields that this version supports, without [`PREFIX`].
-const KNOWN: [&str; 5] = ["ttl", "refresh", "namespace", "match", "ignore"];
+const KNOWN: [&str; 6] = ["ttl", "refresh", "namespace", "match", "ignore", "when"];
 /// Fields of the specification that this version does not support yet.
-const NOT_AVAILABLE: [&str; 5] = ["sample", "samples", "when", "explain", "usage"];
+const NOT_AVAILABLE: [&str; 4] = ["sample", "samples", "explain", "usage"];
 
 /// A request's directives.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub struct Directives {
     pub match_mode: Option<MatchMode>,
     /// `X-Proxy-Ignore`: what is left out of the key.
     pub ignore: KeyIgnore,
+    /// `X-Proxy-When`.
+    pub when: Option<When>,
     /// `Cache-Control: no-store`.
     pub no_store: bool,
     /// `Cache-Control: no-cache`.
@@ -49,6 +52,7 @@ impl Directives {
             ttl: header(headers, "x-proxy-ttl", "a whole number of seconds, 0 or more", seconds)?,
             refresh: header(headers, "x-proxy-refresh", "true or false", boolean)?.unwrap_or(false),
             match_mode: header(headers, "x-proxy-match", "exact or chat", MatchMode::from_word)?,
+            when: header(headers, "x-proxy-when", When::EXPECTED, When::from_word)?,
             ..Directives::default()
         };
         if let Some(namespace) = header(headers, "x-proxy-namespace", "ASCII or UTF-8, given once", valid_utf8)? {
@@ -186,10 +190,12 @@ mod tests {
             let named = format!("Did you mean {nearest}");
             assert!(error.message.contains(unknown) && error.message.contains(&named), "{}", error.message);
         }
-        for later in ["x-proxy-sample", "x-proxy-samples", "x-proxy-when", "x-proxy-explain", "x-proxy-usage"] {
+        for later in ["x-proxy-sample", "x-proxy-samples", "x-proxy-explain", "x-proxy-usage"] {
             assert!(read(later, "1").unwrap_err().message.contains("not available in this version"), "{later}");
         }
         assert!(read("x-proxyuser", "a").is_ok());
+        assert_eq!(read("x-proxy-when", "Repeatable").unwrap().when, Some(When::Repeatable));
+        assert!(read("x-proxy-when", "sometimes").unwrap_err().message.contains("always or repeatable"));
     }
 
     #[test]

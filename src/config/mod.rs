@@ -1,12 +1,14 @@
 //! The operator's configuration, read and checked once. A value that cannot be read is an error that names its variable.
 
 mod env;
+mod keep;
 pub mod llm_params;
 pub mod providers;
 pub mod secret;
 pub mod think_tags;
 mod upstreams;
 
+pub use keep::{Admission, When};
 pub use llm_params::{LlmParams, ModelParams};
 
 use crate::http::fields::list;
@@ -72,6 +74,10 @@ pub struct CacheConfig {
     pub match_mode: MatchMode,
     /// `KEY_IGNORE`: what is left out of the key.
     pub key_ignore: KeyIgnore,
+    /// `CACHE_ADMISSION`.
+    pub admission: Admission,
+    /// `CACHE_WHEN`.
+    pub when: When,
     /// `CACHE_MAX_BYTES`: the largest response stored and the largest request body keyed.
     pub max_bytes: usize,
     /// `RESPOND_WITH_CACHE`.
@@ -205,6 +211,10 @@ impl Config {
                 shared_scope: vars.parse("CACHE_SCOPE", "credential or shared", scope)?.unwrap_or(false),
                 match_mode: vars.parse("CACHE_MATCH", "exact or chat", MatchMode::from_word)?.unwrap_or_default(),
                 key_ignore: vars.parse("KEY_IGNORE", KeyIgnore::EXPECTED, KeyIgnore::read)?.unwrap_or_default(),
+                admission: vars
+                    .parse("CACHE_ADMISSION", "any, complete or valid", Admission::from_word)?
+                    .unwrap_or_default(),
+                when: vars.parse("CACHE_WHEN", When::EXPECTED, When::from_word)?.unwrap_or_default(),
                 max_bytes: vars.parse("CACHE_MAX_BYTES", BYTES, |text| text.parse().ok())?.unwrap_or(DEFAULT_MAX_BYTES),
                 respond_with_cache: vars.flag("RESPOND_WITH_CACHE", true)?,
                 store_cache: vars.flag("STORE_CACHE", true)?,

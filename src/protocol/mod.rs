@@ -3,6 +3,7 @@
 //! A conversion is complete or does not take place: for a stream or object with a part that cannot be converted faithfully it
 //! is `None`, and the request goes to the upstream.
 
+pub mod answer;
 mod anthropic;
 mod chat;
 mod cohere;

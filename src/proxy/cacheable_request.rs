@@ -6,6 +6,7 @@ use crate::cache::policy::{CachePolicy, Freshness};
 use crate::http::message::UpstreamRequest;
 use crate::key::{CacheKey, EncryptionSalt};
 use crate::protocol::ResponseMode;
+use crate::protocol::answer::AnswerRules;
 use crate::routing::endpoint::Endpoint;
 use crate::routing::route::Target;
 use crate::transform::response::ResponseTransform;
@@ -25,6 +26,7 @@ pub struct CacheableRequest {
     pub(super) timeout: Duration,
     pub(super) endpoint: Endpoint,
     pub(super) response_mode: ResponseMode,
+    pub(super) rules: AnswerRules,
     pub(super) policy: CachePolicy,
     pub(super) transform: ResponseTransform,
 }

@@ -7,6 +7,7 @@ use crate::http::fields::is_lossy;
 use crate::http::message::UpstreamRequest;
 use crate::key::{CacheKey, EncryptionSalt};
 use crate::protocol::ResponseMode;
+use crate::protocol::answer::AnswerRules;
 use crate::routing::endpoint::Endpoint;
 use crate::status::Reason;
 use crate::telemetry::exchange_log::LogFields;
@@ -28,6 +29,8 @@ pub struct CoalesceRequest {
     pub lifetime_ms: Result<Option<u64>, Reason>,
     /// Whether the key covers all that the upstream is sent, so that an error is the same for every client that has the key.
     pub key_covers_request: bool,
+    /// What the response has to be so that it is stored.
+    pub rules: AnswerRules,
     /// The freshness that the client requires.
     pub freshness: RequestedFreshness,
     /// For the log line, which the coalescer writes if the response is stored.
@@ -60,6 +63,7 @@ impl CoalesceRequest {
             response_mode,
             lifetime_ms: Ok(None),
             key_covers_request: true,
+            rules: AnswerRules::default(),
             freshness: RequestedFreshness::default(),
             log: LogFields::default(),
             elapsed_ms: 0,
@@ -107,6 +111,7 @@ impl CoalesceRequest {
             max_bytes: config.cache.max_bytes,
             lifetime_ms: self.lifetime_ms.ok().flatten(),
             shared: config.cache.shared_scope,
+            rules: self.rules,
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::http::message::UpstreamRequest;
 use crate::key::{CacheKey, EncryptionSalt};
 use crate::protocol::ResponseMode;
+use crate::protocol::answer::AnswerRules;
 use crate::routing::endpoint::Endpoint;
 use crate::routing::route::Target;
 use crate::status::error::{ErrorKind, ProxyError};
@@ -29,6 +30,7 @@ pub struct UpstreamFetch {
     pub(super) target: Target,
     pub(super) endpoint: Endpoint,
     pub(super) response_mode: ResponseMode,
+    pub(super) rules: AnswerRules,
     pub(super) lifetime_ms: Result<Option<u64>, Reason>,
     pub(super) may_coalesce: bool,
     pub(super) max_age: Option<u64>,
@@ -129,6 +131,7 @@ impl UpstreamFetch {
         CoalesceRequest {
             lifetime_ms: self.lifetime_ms,
             key_covers_request: self.key_covers_request,
+            rules: self.rules,
             salt: self.salt.clone(),
             freshness: RequestedFreshness {
                 force_refresh: self.is_refresh(),

@@ -101,6 +101,7 @@ impl CacheableRequest {
             target: self.target,
             endpoint: self.endpoint,
             response_mode: self.response_mode,
+            rules: self.rules,
             lifetime_ms: self.policy.store,
             max_age: self.policy.max_age,
             key_covers_request: self.key_covers_request,

@@ -8,7 +8,7 @@ use crate::auth::client::{self, Client};
 use crate::auth::upstream_credential;
 use crate::cache::directives::Directives;
 use crate::cache::policy::CachePolicy;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, When};
 use crate::http::message::{RequestHead, UpstreamRequest};
 use crate::http::retry::RetrySafety;
 use crate::http::{fields, forwarding, media_type};
@@ -16,6 +16,7 @@ use crate::json::canonical::{Document, ParseError};
 use crate::key::headers as key_headers;
 use crate::key::{CacheKey, EncryptionSalt, KeyInput, MatchMode};
 use crate::protocol::ResponseMode;
+use crate::protocol::answer::AnswerRules;
 use crate::routing::admin::{self, AdminCommand};
 use crate::routing::endpoint::{Endpoint, key_url};
 use crate::routing::route::{self, Route, Target};
@@ -326,6 +327,10 @@ impl PendingRequest {
         if inspect::references_server_state(&document) {
             return self.bypass(Reason::ServerState, log);
         }
+        let when = self.directives.when.unwrap_or(config.cache.when);
+        if when == When::Repeatable && !inspect::is_repeatable(endpoint, &document) {
+            return self.bypass(Reason::Sampled, log);
+        }
         // Otherwise a partial response, or a 304, could be shared with other clients.
         for name in forwarding::CONDITIONAL_HEADERS {
             self.request.headers.remove(name);
@@ -346,6 +351,7 @@ impl PendingRequest {
             target: self.target,
             endpoint,
             response_mode,
+            rules: AnswerRules::new(config.cache.admission, &document),
             policy: CachePolicy::new(config, &self.directives, has_store),
             transform: self.transform,
         }))

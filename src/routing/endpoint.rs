@@ -177,6 +177,16 @@ impl Endpoint {
         !matches!(self, Endpoint::Speech | Endpoint::Compute(_) | Endpoint::Custom)
     }
 
+    /// Whether its responses are sampled, so that equal requests get different ones. Of [`Endpoint::Custom`] nothing is known.
+    pub fn samples(self) -> bool {
+        use Computation::{Answers, Edits, Generate, Images};
+        match self {
+            Endpoint::Speech => false,
+            Endpoint::Compute(computation) => matches!(computation, Answers | Edits | Generate | Images),
+            _ => true,
+        }
+    }
+
     /// Whether its plain responses are JSON.
     pub fn responds_with_json(self) -> bool {
         !matches!(self, Endpoint::Speech | Endpoint::Custom)

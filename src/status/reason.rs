@@ -61,6 +61,8 @@ reasons! {
     TooLarge = "too-large",
     /// The request body is nested too deeply, or has too many members.
     TooComplex = "too-complex",
+    /// The response is sampled: neither `temperature` 0 nor a seed (`CACHE_WHEN`).
+    Sampled = "sampled",
     /// The client sent `Cache-Control: no-store`.
     NoStore = "no-store",
     /// The lifetime is 0, by `X-Proxy-TTL`, `CACHE_TTL` or `CACHE_MAX_TTL`.
@@ -131,6 +133,12 @@ reasons! {
     ErrorBody = "error-body",
     /// Not stored: the response says that it is not complete.
     NotCompleted = "not-completed",
+    /// Not stored: the response ran out of tokens (`CACHE_ADMISSION`).
+    Incomplete = "incomplete",
+    /// Not stored: the request is in JSON mode, and the text of the response is not JSON (`CACHE_ADMISSION`).
+    InvalidJsonAnswer = "invalid-json-answer",
+    /// Not stored: the arguments of a function call are not JSON (`CACHE_ADMISSION`).
+    InvalidToolArguments = "invalid-tool-arguments",
     /// Not stored: a content filter ended the response.
     ContentFilter = "content-filter",
 }

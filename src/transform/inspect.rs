@@ -1,6 +1,8 @@
 //! The facts of a request body that decide whether it is cacheable and what the log names.
 
+use crate::json::JsonCursor;
 use crate::json::canonical::Document;
+use crate::routing::endpoint::Endpoint;
 use serde_json::Value;
 
 /// Whether the request names state that the provider keeps, or creates a job (specification, section 2).
@@ -24,6 +26,27 @@ fn references_template(prompt: &str) -> bool {
 /// canonical, so no string inside it can look like these.
 fn references_container(tools: &str) -> bool {
     tools.contains("\"container\":\"") || tools.contains("\"container_id\":\"")
+}
+
+/// Whether equal requests get equal responses, as far as the request can ask for that: the endpoint does not sample, or the
+/// request names `temperature` 0 or a seed. A temperature that is not named is not 0.
+pub fn is_repeatable(endpoint: Endpoint, document: &Document) -> bool {
+    let objects: &[&str] = match endpoint {
+        _ if !endpoint.samples() => return true,
+        Endpoint::GenerateContent | Endpoint::StreamGenerateContent => &["generationConfig", "generation_config"],
+        Endpoint::Ollama => &["options"],
+        _ => &[],
+    };
+    let parameter = |name: &'static str| -> Vec<String> {
+        let own = objects.is_empty().then(|| document.fields(name).map(str::to_owned)).into_iter().flatten();
+        let nested = objects.iter().flat_map(|object| document.fields(object));
+        own.chain(nested.filter_map(|object| Some(JsonCursor::root(object).get(name)?.text().to_owned()))).collect()
+    };
+    let is_zero = |value: &String| value.parse::<f64>().is_ok_and(|number| number == 0.0);
+    let temperature = parameter("temperature");
+    // `random_seed` is Mistral's name.
+    let mut seeds = ["seed", "random_seed"].into_iter().flat_map(parameter);
+    (!temperature.is_empty() && temperature.iter().all(is_zero)) || seeds.any(|seed| seed != "null")
 }
 
 /// Whether `stream_options` requests a final usage chunk.

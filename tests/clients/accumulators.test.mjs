@@ -94,7 +94,8 @@ let upstream;
 let proxy;
 before(async () => {
   upstream = await startUpstream();
-  proxy = await worker({ vars: { OPENAI_BASE_URL: upstream.origin } });
+  // Whatever they are worth: each response has to be stored, so that it can be converted.
+  proxy = await worker({ vars: { OPENAI_BASE_URL: upstream.origin, CACHE_ADMISSION: "any" } });
 });
 after(() => upstream.close());
 

@@ -3,6 +3,7 @@
 // A test fails by panicking.
 #![allow(missing_docs, clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
+mod admission;
 mod cases;
 mod client_headers;
 mod fast_path_properties;

@@ -57,6 +57,8 @@ pub struct Host {
     config: Result<Rc<Config>, ConfigError>,
     state: Rc<State>,
     log: Rc<Lines>,
+    /// The log line of the last exchange.
+    pub last_line: String,
 }
 
 #[derive(Default)]
@@ -88,7 +90,12 @@ impl LogSink for Lines {
 impl Host {
     pub fn new(vars: &BTreeMap<String, String>) -> Self {
         let config = Config::read(|name| vars.get(name).cloned()).map(Rc::new);
-        Host { config, state: Rc::default(), log: Rc::default() }
+        Host { config, state: Rc::default(), log: Rc::default(), last_line: String::new() }
+    }
+
+    /// The same configuration with an empty store.
+    pub fn emptied(&self) -> Self {
+        Host { config: self.config.clone(), state: Rc::default(), log: Rc::default(), last_line: String::new() }
     }
 
     /// The upstream requests so far.
@@ -127,6 +134,7 @@ impl Host {
         assert_eq!(self.log.unfinished.take(), 0, "an exchange ended without its log line");
         let written = self.log.written.take();
         assert_eq!(written.len(), lines, "{written:?}");
+        self.last_line = written.into_iter().next().unwrap_or_default();
         reply
     }
 }

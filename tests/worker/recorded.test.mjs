@@ -33,13 +33,16 @@ function reasonAgainst({ path: at, request, status, content_type: type, response
   if (request.background === true) return "the request names server-side state (background)";
   if (status < 200 || status > 299) return "the upstream responded with an error status";
   if (type.startsWith("text/event-stream")) return reasonAgainstStream(response);
-  return reasonAgainstObject(JSON.parse(response), at);
+  return reasonAgainstObject(JSON.parse(response), at, request);
 }
 
-function reasonAgainstObject(body, at) {
+function reasonAgainstObject(body, at, request) {
   if (body.error !== undefined && body.error !== null) return "the response carries an error";
   if (at.endsWith("/responses") && body.status !== "completed") return `the response is ${body.status}`;
   const ends = (body.choices ?? []).map((choice) => choice.finish_reason);
+  // Section 17. None of the recorded requests is in JSON mode.
+  const limited = (request.max_tokens ?? request.max_completion_tokens) !== undefined && !request.tools?.length;
+  if (ends.includes("length") && !limited) return "the response ran out of tokens";
   return ends.some((end) => end === "content_filter" || end === "error") ? "a choice was filtered or failed" : null;
 }
 
