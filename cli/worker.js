@@ -1,6 +1,6 @@
 // The main module under `reprise`: the Worker, with its Durable Objects arranged for a folder on disk. workerd creates a file for
-// each durable object that it starts. The object of a cache key stores nothing, so it is ephemeral here and has no file. Only the
-// object of a namespace, which remembers when the namespace was deleted, is durable.
+// each durable object that it starts. The object of a cache key stores nothing, so it is ephemeral here and has no file. Durable are
+// the object of a namespace, which stores when the namespace was deleted, and that of a set of samples, which stores its slots.
 // biome-ignore lint/suspicious/noTsIgnore: it is an error only before the build
 // @ts-ignore: it may not be built yet
 import worker, { Coalescer as BuiltCoalescer } from "../build/main.js";
@@ -12,7 +12,7 @@ export * from "../build/main.js";
 /** @typedef {{ get: (name: string) => Fetcher }} EphemeralNamespace */
 /** @typedef {{ COALESCER: DurableObjectNamespace, EPHEMERAL_COALESCER: EphemeralNamespace }} Env */
 
-const NAMESPACE = "namespace "; // begins the name of such an object
+const DURABLE = /^(namespace|samples) /; // the beginning of the names of durable objects
 
 /** @type {WeakMap<Env, object>} */
 const arranged = new WeakMap();
@@ -30,7 +30,7 @@ function arrange(env) {
       /** @param {string} name */
       idFromName: (name) => name,
       /** @param {string} name */
-      get: (name) => (name.startsWith(NAMESPACE) ? durable.get(durable.idFromName(name)) : ephemeral.get(name)),
+      get: (name) => (DURABLE.test(name) ? durable.get(durable.idFromName(name)) : ephemeral.get(name)),
     };
     result = { ...others, COALESCER: coalescer };
     arranged.set(env, result);

@@ -2,7 +2,9 @@
 
 pub use crate::cache::admission::Capture;
 pub use crate::cache::coalesce::{Disposition, InFlightState, Role, role};
+pub use crate::cache::dialects::header_names as dialect_header_names;
 pub use crate::cache::entry::{Entry, EntryHead, Prefix, decode_head};
+pub use crate::cache::samples::{Claim, Message as SampleMessage, Purpose, Slot, Slots};
 pub use crate::cache::upstash;
 pub use crate::config::think_tags::ThinkTags;
 pub use crate::config::{Config, ConfigError};
@@ -10,7 +12,7 @@ pub use crate::http::fields::{REPRESENTATION_HEADERS, collect};
 pub use crate::http::message::{RequestHead, UpstreamRequest};
 pub use crate::http::sse::{DecodeError, Decoder, Event, Framing, decode};
 pub use crate::json::canonical::{Document, Select};
-pub use crate::key::headers::{fast_path_ignored_headers, is_credential, key_headers};
+pub use crate::key::headers::{is_credential, key_headers};
 pub use crate::key::{CacheKey, EncryptionSalt, KeyInput, MatchMode, Tenant};
 pub use crate::protocol::usage::Usage;
 pub use crate::protocol::{Protocol, ResponseMode};
@@ -18,7 +20,7 @@ pub use crate::proxy::cacheable_request::CacheableRequest;
 pub use crate::proxy::coalesce_request::CoalesceRequest;
 pub use crate::proxy::coalescer::{Coalescer, CoalescerReply};
 pub use crate::proxy::exchange::{exchange, misconfigured};
-pub use crate::proxy::fast_path::{FastPathHit, FastPathPlan};
+pub use crate::proxy::fast_path::{FastPathHit, FastPathPlan, ignored_headers as fast_path_ignored_headers};
 pub use crate::proxy::lookup::{Decision, OnLookup};
 pub use crate::proxy::platform::*;
 pub use crate::proxy::reply::{CachedResponse, HeaderEdits, ProxyResponse};

@@ -3,8 +3,8 @@
 //! With `PROXY_TOKENS` a client sends one of the operator's tokens in place of an API key. The token is removed from the
 //! request first, so that no later step can forward, key or log it.
 
-use crate::config::Config;
 use crate::config::secret::SecretDigests;
+use crate::config::{Config, Dialects};
 use crate::http::fields;
 use crate::http::fields::{credential, is_empty};
 use crate::http::message::RequestHead;
@@ -140,12 +140,15 @@ fn is_cors_preflight(request: &RequestHead) -> bool {
         && request.headers.contains_key(http::header::ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-/// The method and the fields of a preflight that names a control. The upstream does not know controls, so the proxy responds
-/// itself.
-pub fn preflight_for_controls(request: &RequestHead) -> Option<(&str, &str)> {
+/// The method and the fields of a preflight that names a control, our own or one of these products. The upstream does not know
+/// controls, so the proxy responds itself.
+pub fn preflight_for_controls(request: &RequestHead, products: Dialects) -> Option<(&str, &str)> {
     let requested = |name| request.headers.get(name).and_then(|value| value.to_str().ok());
     let fields = requested(http::header::ACCESS_CONTROL_REQUEST_HEADERS)?;
-    let is_control = |field: &str| field.trim().to_ascii_lowercase().starts_with("x-proxy-");
+    let is_control = |field: &str| {
+        let field = field.trim().to_ascii_lowercase();
+        field.starts_with("x-proxy-") || products.own(&field).is_some()
+    };
     let method = requested(http::header::ACCESS_CONTROL_REQUEST_METHOD)?;
     (is_cors_preflight(request) && fields.split(',').any(is_control)).then_some((method, fields))
 }

@@ -1,5 +1,6 @@
 //! The request's directives for the cache: the `X-Proxy-*` header fields and `Cache-Control`.
 
+use crate::cache::samples::MAX_SAMPLES;
 use crate::config::When;
 use crate::http::fields::boolean;
 use crate::key::MatchMode;
@@ -9,17 +10,25 @@ use http::HeaderMap;
 
 const PREFIX: &str = "x-proxy-";
 /// The fields that this version supports, without [`PREFIX`].
-const KNOWN: [&str; 6] = ["ttl", "refresh", "namespace", "match", "ignore", "when"];
+const KNOWN: [&str; 8] = ["ttl", "refresh", "namespace", "match", "ignore", "when", "sample", "samples"];
 /// Fields of the specification that this version does not support yet.
-const NOT_AVAILABLE: [&str; 4] = ["sample", "samples", "explain", "usage"];
+const NOT_AVAILABLE: [&str; 2] = ["explain", "usage"];
 
 /// A request's directives.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Directives {
     /// `X-Proxy-TTL`: seconds from storing to expiry; saturates.
     pub ttl: Option<u64>,
-    /// `X-Proxy-Refresh: true`.
+    /// `X-Proxy-Refresh: true`, or the same in another product's words.
     pub refresh: bool,
+    /// Whether there is an `X-Proxy-Refresh`.
+    pub refresh_given: bool,
+    /// Read the cache, and store nothing: another product's words.
+    pub read_only: bool,
+    /// `X-Proxy-Sample`.
+    pub sample: Option<u32>,
+    /// `X-Proxy-Samples`.
+    pub samples: Option<u32>,
     /// `X-Proxy-Namespace`; empty without one.
     pub namespace: Vec<u8>,
     /// `X-Proxy-Match`.
@@ -52,6 +61,9 @@ impl Directives {
             ttl: header(headers, "x-proxy-ttl", "a whole number of seconds, 0 or more", seconds)?,
             refresh: header(headers, "x-proxy-refresh", "true or false", boolean)?.unwrap_or(false),
             match_mode: header(headers, "x-proxy-match", "exact or chat", MatchMode::from_word)?,
+            sample: header(headers, "x-proxy-sample", "a whole number below 10000", sample)?,
+            samples: header(headers, "x-proxy-samples", SAMPLES, samples)?,
+            refresh_given: headers.contains_key("x-proxy-refresh"),
             when: header(headers, "x-proxy-when", When::EXPECTED, When::from_word)?,
             ..Directives::default()
         };
@@ -60,6 +72,10 @@ impl Directives {
         }
         if let Some(ignore) = header(headers, "x-proxy-ignore", KeyIgnore::EXPECTED, ignored)? {
             directives.ignore = ignore;
+        }
+        if directives.sample.is_some() && directives.samples.is_some() {
+            let message = "X-Proxy-Sample and X-Proxy-Samples contradict each other. Send only one of them.";
+            return Err(ProxyError::new(ErrorKind::InvalidHeader, message));
         }
         for value in headers.get_all(http::header::CACHE_CONTROL) {
             directives.cache_control(&String::from_utf8_lossy(value.as_bytes()));
@@ -104,19 +120,22 @@ fn header<T>(
     expected: &str,
     read: impl Fn(&str) -> Option<T>,
 ) -> Result<Option<T>, ProxyError> {
+    let Some(text) = single_value(headers, name) else { return Ok(None) };
+    text.and_then(read).map(Some).ok_or_else(|| unreadable(name, expected))
+}
+
+/// The value of a header that is there. `Some(None)`: it is there more than once, or is no text.
+pub(super) fn single_value<'a>(headers: &'a HeaderMap, name: &str) -> Option<Option<&'a str>> {
     let mut values = headers.get_all(name).iter();
-    let Some(value) = values.next() else {
-        return Ok(None);
-    };
+    let value = values.next()?;
     let single = values.next().is_none();
-    let text = std::str::from_utf8(value.as_bytes()).ok().filter(|_| single);
-    match text.map(str::trim).and_then(read) {
-        Some(value) => Ok(Some(value)),
-        None => Err(ProxyError::new(
-            ErrorKind::InvalidHeader,
-            format!("The header {name} must be {expected}. Correct it or leave it out."),
-        )),
-    }
+    Some(std::str::from_utf8(value.as_bytes()).ok().filter(|_| single).map(str::trim))
+}
+
+/// The error for a header that cannot be read.
+pub(super) fn unreadable(name: &str, expected: &str) -> ProxyError {
+    let message = format!("The header {name} must be {expected}. Correct it or leave it out.");
+    ProxyError::new(ErrorKind::InvalidHeader, message)
 }
 
 /// An error for a name that this version does not support.
@@ -133,17 +152,30 @@ fn check_name(name: &str) -> Result<(), ProxyError> {
     Err(ProxyError::new(ErrorKind::InvalidHeader, message))
 }
 
+/// A sample's number.
+fn sample(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|sample| *sample < 10_000)
+}
+
+/// What [`samples`] reads.
+pub(super) const SAMPLES: &str = "a whole number from 1 to 1000";
+
+/// How many samples are wanted.
+pub(super) fn samples(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|count| (1..=MAX_SAMPLES).contains(count))
+}
+
 fn ignored(text: &str) -> Option<KeyIgnore> {
     KeyIgnore::read(&valid_utf8(text)?)
 }
 
 /// Text as it was sent. Where the Workers runtime could not read it as UTF-8, different values look alike.
-fn valid_utf8(text: &str) -> Option<String> {
+pub(super) fn valid_utf8(text: &str) -> Option<String> {
     (!text.contains(char::REPLACEMENT_CHARACTER)).then(|| text.to_owned())
 }
 
 /// A whole number of seconds; huge ones saturate.
-fn seconds(text: &str) -> Option<u64> {
+pub(super) fn seconds(text: &str) -> Option<u64> {
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     digits.then(|| text.parse().unwrap_or(u64::MAX))
 }
@@ -190,7 +222,7 @@ mod tests {
             let named = format!("Did you mean {nearest}");
             assert!(error.message.contains(unknown) && error.message.contains(&named), "{}", error.message);
         }
-        for later in ["x-proxy-sample", "x-proxy-samples", "x-proxy-explain", "x-proxy-usage"] {
+        for later in ["x-proxy-explain", "x-proxy-usage"] {
             assert!(read(later, "1").unwrap_err().message.contains("not available in this version"), "{later}");
         }
         assert!(read("x-proxyuser", "a").is_ok());

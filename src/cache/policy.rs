@@ -65,7 +65,11 @@ impl CachePolicy {
         let (read, store) = match neither {
             Some((fwd, reason)) => (Err(CacheStatus::bypass(fwd, reason)), Err(reason)),
             None => {
-                let store = if config.cache.store_cache { Ok(lifetime) } else { Err(Reason::StoreDisabled) };
+                let store = match () {
+                    () if directives.read_only => Err(Reason::NoStore),
+                    () if !config.cache.store_cache => Err(Reason::StoreDisabled),
+                    () => Ok(lifetime),
+                };
                 (may_read(config, directives), store)
             }
         };

@@ -1,5 +1,6 @@
 //! The operator's configuration, read and checked once. A value that cannot be read is an error that names its variable.
 
+mod dialects;
 mod env;
 mod keep;
 pub mod llm_params;
@@ -8,6 +9,7 @@ pub mod secret;
 pub mod think_tags;
 mod upstreams;
 
+pub use dialects::{Dialect, Dialects};
 pub use keep::{Admission, When};
 pub use llm_params::{LlmParams, ModelParams};
 
@@ -78,6 +80,8 @@ pub struct CacheConfig {
     pub admission: Admission,
     /// `CACHE_WHEN`.
     pub when: When,
+    /// `DIALECTS`.
+    pub dialects: Dialects,
     /// `CACHE_MAX_BYTES`: the largest response stored and the largest request body keyed.
     pub max_bytes: usize,
     /// `RESPOND_WITH_CACHE`.
@@ -215,6 +219,7 @@ impl Config {
                     .parse("CACHE_ADMISSION", "any, complete or valid", Admission::from_word)?
                     .unwrap_or_default(),
                 when: vars.parse("CACHE_WHEN", When::EXPECTED, When::from_word)?.unwrap_or_default(),
+                dialects: vars.parse("DIALECTS", Dialects::EXPECTED, Dialects::read)?.unwrap_or(Dialects::DEFAULT),
                 max_bytes: vars.parse("CACHE_MAX_BYTES", BYTES, |text| text.parse().ok())?.unwrap_or(DEFAULT_MAX_BYTES),
                 respond_with_cache: vars.flag("RESPOND_WITH_CACHE", true)?,
                 store_cache: vars.flag("STORE_CACHE", true)?,

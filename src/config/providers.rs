@@ -104,6 +104,11 @@ impl Upstream {
         }
     }
 
+    /// Whether it is a built-in provider's own service.
+    pub fn is_built_in(&self) -> bool {
+        BUILT_IN.iter().any(|known| matches_origin(known, &self.base))
+    }
+
     /// The variable that holds the operator's key for it.
     pub fn key_variable(&self) -> String {
         if self.name == DEFAULT {

@@ -44,6 +44,11 @@ impl KeyIgnore {
         Some(KeyIgnore::new(names))
     }
 
+    /// A set of body fields.
+    pub fn fields(names: Vec<String>) -> KeyIgnore {
+        KeyIgnore::new(names.into_iter().filter(|name| !name.starts_with(HEADER)).collect())
+    }
+
     fn new(mut names: Vec<String>) -> KeyIgnore {
         names.sort_unstable();
         names.dedup();

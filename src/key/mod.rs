@@ -223,16 +223,22 @@ impl KeyInput<'_> {
     }
 
     /// The cache key, and the salt of its entry.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn key_and_salt(&self) -> (CacheKey, EncryptionSalt) {
-        let body = self.body_digest();
-        let hash = first::<HASH_LEN>(&self.hash(VERSION, body));
-        let mut key = [0; 32];
-        let tag = namespace_tag(self.namespace);
-        key.iter_mut().zip(hash.iter().chain(&tag)).for_each(|(to, from)| *to = *from);
-        (CacheKey(key), EncryptionSalt(self.hash(SALT_VERSION, body)))
+        self.samples().key_and_salt(0)
     }
 
-    fn hash(&self, version: &str, (form, body): (&[u8], [u8; 32])) -> [u8; 32] {
+    /// The keys of all samples.
+    pub fn samples(&self) -> SampleKeys {
+        let body = self.body_digest();
+        SampleKeys {
+            key: self.hash(VERSION, body),
+            salt: self.hash(SALT_VERSION, body),
+            tag: namespace_tag(self.namespace),
+        }
+    }
+
+    fn hash(&self, version: &str, (form, body): (&[u8], [u8; 32])) -> List {
         let mut list = List::new();
         list.push(version.as_bytes());
         list.push(self.namespace);
@@ -258,7 +264,7 @@ impl KeyInput<'_> {
         }
         list.push(form);
         list.push(&body);
-        list.0.finalize().into()
+        list
     }
 
     /// The body's form and digest: of its canonical bytes, or of the raw bytes if a repeated object key makes the body
@@ -288,7 +294,40 @@ impl KeyInput<'_> {
     }
 }
 
+/// The cache keys of a request's samples.
+#[derive(Clone)]
+pub struct SampleKeys {
+    key: List,
+    salt: List,
+    tag: [u8; TAG_LEN],
+}
+
+impl SampleKeys {
+    /// A sample's cache key, and the salt of its entry. Sample 0 is the request that names none.
+    pub fn key_and_salt(&self, sample: u32) -> (CacheKey, EncryptionSalt) {
+        let finish = |list: &List| -> [u8; 32] {
+            let mut list = list.clone();
+            if sample > 0 {
+                list.push(b"sample");
+                list.push(&sample.to_be_bytes());
+            }
+            list.0.finalize().into()
+        };
+        let hash = first::<HASH_LEN>(&finish(&self.key));
+        let mut key = [0; 32];
+        key.iter_mut().zip(hash.iter().chain(&self.tag)).for_each(|(to, from)| *to = *from);
+        (CacheKey(key), EncryptionSalt(finish(&self.salt)))
+    }
+}
+
+impl fmt::Debug for SampleKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SampleKeys(…)")
+    }
+}
+
 /// A hash over a list. Each item is preceded by its length, so that two lists never have the same bytes.
+#[derive(Clone)]
 struct List(Sha256);
 
 impl List {

@@ -29,6 +29,12 @@ pub struct CoalesceRequest {
     pub lifetime_ms: Result<Option<u64>, Reason>,
     /// Whether the key covers all that the upstream is sent, so that an error is the same for every client that has the key.
     pub key_covers_request: bool,
+    /// The set of samples that the response is in.
+    pub set: Option<CacheKey>,
+    /// Its slot there.
+    pub sample: u32,
+    /// Whether that slot was given to this request alone.
+    pub asks: bool,
     /// What the response has to be so that it is stored.
     pub rules: AnswerRules,
     /// The freshness that the client requires.
@@ -63,6 +69,9 @@ impl CoalesceRequest {
             response_mode,
             lifetime_ms: Ok(None),
             key_covers_request: true,
+            set: None,
+            sample: 0,
+            asks: false,
             rules: AnswerRules::default(),
             freshness: RequestedFreshness::default(),
             log: LogFields::default(),

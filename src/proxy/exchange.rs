@@ -1,17 +1,21 @@
 //! The life of a request.
 
+use super::cacheable_request::CacheableRequest;
 use super::forward::UpstreamFetch;
 use super::in_flight::{FetchTask, FetchedHead, InFlightFetch};
 use super::lookup::{Decision, OnLookup};
 use super::platform::{
-    AdminResult, BodyRead, Buffer, ClientSignal, FetchError, FetchOptions, Joined, Platform, SharedResponse,
+    AdminResult, BodyRead, Buffer, ClientSignal, FetchError, FetchOptions, Joined, Lookup, Platform, SharedResponse,
     UpstreamHead, measurements,
 };
 use super::reply::{self, ProxyResponse};
 use super::request::{self, Bypass, OnBody, OnHead, OnRequest};
+use crate::cache::entry::EntryHead;
+use crate::cache::samples::{Claim, Message, Slot};
 use crate::config::ConfigError;
 use crate::http::fields::content_length;
 use crate::http::message::RequestHead;
+use crate::key::CacheKey;
 use crate::routing::admin;
 use crate::status::Reason;
 use crate::telemetry::exchange_log::{CoalesceRole, ExchangeLog, LogFields, LogSink, Measurements};
@@ -24,7 +28,8 @@ use std::rc::Rc;
 /// 1. Route and authenticate: the request's head decides whether the proxy responds by itself, whether the request bypasses
 ///    the cache, or whether its body has to be read.
 /// 2. Read the body, apply the operator's transforms, and compute the cache key.
-/// 3. Look the key up: a fresh stored response is served.
+/// 3. Look the key up: a fresh stored response is served. A request for one of several samples first gets a slot, and with it
+///    its key.
 /// 4. Otherwise coalesce, fetch with retries, and respond as soon as the upstream's head is there.
 /// 5. Capture the body while the client receives it, and store it if it is complete. [`FetchTask::run`] does that.
 ///
@@ -98,7 +103,7 @@ pub async fn exchange<P: Platform>(platform: P, head: RequestHead, body: P::Body
         }
     };
     let body = step.changed_body().map_or(body, |changed| platform.body(changed));
-    let request = match step {
+    let mut request = match step {
         OnBody::Respond(response) => return respond(&platform, &response, log),
         OnBody::Bypass(bypass) => return forward_uncached(&platform, *bypass, body, log).await,
         OnBody::LookUp(request) => *request,
@@ -106,7 +111,8 @@ pub async fn exchange<P: Platform>(platform: P, head: RequestHead, body: P::Body
     platform.remember(&request, &log);
 
     // (3)
-    let (lookup, stored) = platform.look_up(&request).await;
+    let (lookup, stored) = look_up(&platform, &mut request, &mut log).await;
+    let answers_slot = request.samples.as_ref().zip(request.slot).map(|(samples, slot)| (samples.set, slot));
     let decision = match request.on_lookup(&lookup, platform.now(), log.fields_mut()) {
         OnLookup::Decided(decision) => decision,
         OnLookup::NeedsBody(conversion) => conversion.with_body(&bytes(stored.as_ref()), log.fields_mut()),
@@ -115,6 +121,9 @@ pub async fn exchange<P: Platform>(platform: P, head: RequestHead, body: P::Body
         Decision::Serve(cached) => {
             let (response, bytes) = platform.serve(&cached, stored.as_ref());
             log.finish(&Measurements { bytes, ..measurements(&platform) }, Ok(()));
+            if let Lookup::Stored(head) | Lookup::InMemory(head) = &lookup {
+                slot_is_stored(&platform, answers_slot, head);
+            }
             response
         }
         Decision::ServeStale(cached, fetch) => {
@@ -138,6 +147,42 @@ pub async fn exchange<P: Platform>(platform: P, head: RequestHead, body: P::Body
             response.await.unwrap_or_else(|_| platform.respond_empty(500))
         }
     }
+}
+
+/// Looks a request up. One that wants one of several samples gets its slot first, and another one if the response that it
+/// counts on is gone.
+async fn look_up<P: Platform>(
+    platform: &P,
+    request: &mut CacheableRequest,
+    log: &mut ExchangeLog,
+) -> (Lookup, Option<P::Buffer>) {
+    let mut lost = None;
+    // Each slot that is lost is free for the next request, so there is little to try again.
+    for _ in 0..MAX_LOST_SLOTS {
+        if let Some((message, samples)) = request.wants_slot(lost).zip(request.samples.as_ref()) {
+            let slot = platform.tell_samples(&samples.set, message).await;
+            request.take_slot(slot, platform.random());
+            log.fields_mut().key = Some(request.key);
+        }
+        let found = platform.look_up(request).await;
+        lost = request.lost_slot().filter(|_| matches!(found.0, Lookup::Miss));
+        if lost.is_none() {
+            return found;
+        }
+    }
+    (Lookup::Miss, None)
+}
+
+/// How many slots in a row may be lost until the request goes upstream for the last one.
+const MAX_LOST_SLOTS: usize = 4;
+
+/// Tells the set of samples that a slot's response is stored, unless it knows.
+fn slot_is_stored<P: Platform>(platform: &P, slot: Option<(CacheKey, Slot)>, head: &EntryHead) {
+    let Some((set, slot)) = slot.filter(|(_, slot)| slot.claim != Claim::Stored) else { return };
+    let (platform, until) = (platform.clone(), head.expires_at);
+    platform.clone().spawn(async move {
+        platform.tell_samples(&set, Message::Stored(slot.sample, until)).await;
+    });
 }
 
 /// Responds while a variable cannot be read. `elapsed_ms`: milliseconds since the request came.
@@ -273,6 +318,7 @@ async fn forward<P: Platform>(
                 && let Some(cached) =
                     fetch.respond_with_entry(&head, retained, platform.now(), || body.to_vec(), log.fields_mut())
             {
+                slot_is_stored(&platform, fetch.slot, &head);
                 let (response, bytes) = platform.serve(&cached, Some(&body));
                 let waited_ms = Some(platform.now().saturating_sub(began));
                 let coalesce_role = Some(CoalesceRole::Follower);

@@ -5,7 +5,9 @@ use super::platform::FetchError;
 use super::reply::{self, CachedResponse, HeaderEdits, ProxyResponse};
 use super::stored_response::StoredResponse;
 use crate::cache::coalesce::RequestedFreshness;
+use crate::cache::dialects::ReplyFields;
 use crate::cache::entry::EntryHead;
+use crate::cache::samples::{Claim, Slot};
 use crate::config::Config;
 use crate::http::message::UpstreamRequest;
 use crate::key::{CacheKey, EncryptionSalt};
@@ -25,6 +27,9 @@ use std::time::Duration;
 pub struct UpstreamFetch {
     /// The cache key.
     pub key: CacheKey,
+    /// The slot that the response is for, and the set of samples that it is in.
+    pub slot: Option<(CacheKey, Slot)>,
+    pub(super) fields: ReplyFields,
     pub(super) salt: Option<EncryptionSalt>,
     pub(super) upstream_request: UpstreamRequest,
     pub(super) target: Target,
@@ -70,7 +75,7 @@ impl UpstreamFetch {
             self.status.ttl = self.lifetime_ms.ok().flatten().map(seconds);
         }
         log.record(status.as_u16(), &self.status);
-        reply::header_edits(config, &self.status, &self.target, headers, retries)
+        reply::header_edits(config, &self.status, &self.fields, &self.target, headers, retries)
     }
 
     /// The transform of the body for the client. `None`: the body is passed on unchanged.
@@ -131,6 +136,9 @@ impl UpstreamFetch {
         CoalesceRequest {
             lifetime_ms: self.lifetime_ms,
             key_covers_request: self.key_covers_request,
+            set: self.slot.map(|(set, _)| set),
+            sample: self.slot.map_or(0, |(_, slot)| slot.sample),
+            asks: self.slot.is_some_and(|(_, slot)| slot.claim == Claim::Asks),
             rules: self.rules,
             salt: self.salt.clone(),
             freshness: RequestedFreshness {
@@ -162,7 +170,7 @@ impl UpstreamFetch {
         body: impl FnOnce() -> Vec<u8>,
         log: &mut LogFields,
     ) -> Option<CachedResponse> {
-        let stored = StoredResponse::new(self.endpoint, head, self.response_mode, &self.transform)?;
+        let stored = StoredResponse::new(self.endpoint, head, self.response_mode, &self.transform, self.fields)?;
         let status = if retained {
             CacheStatus {
                 ttl: head.ttl(now),

@@ -7,6 +7,7 @@ use super::platform::{
 use crate::cache::admission::Capture;
 use crate::cache::coalesce::MAX_RETAINED_BYTES;
 use crate::cache::entry::{Entry, EntryHead};
+use crate::cache::samples::Message;
 use crate::http::media_type;
 use crate::http::retry::RetrySafety;
 use crate::protocol::{ConversionWatch, Protocol, ResponseMode};
@@ -225,8 +226,19 @@ pub struct FetchTask<P: Platform> {
 }
 
 impl<P: Platform> FetchTask<P> {
-    /// Fetches, shares and stores the response.
+    /// Fetches, shares and stores the response, and tells the set of samples what came of its slot.
     pub async fn run(self, body: P::Body, leader: oneshot::Sender<FetchedHead<P>>) {
+        let stored = self.fetch_and_store(body, leader).await;
+        let CoalesceRequest { set: Some(set), sample, asks, .. } = self.request else { return };
+        match stored {
+            Some(until) => _ = self.platform.tell_samples(&set, Message::Stored(sample, until)).await,
+            None if asks => _ = self.platform.tell_samples(&set, Message::Failed(sample)).await,
+            None => {}
+        }
+    }
+
+    /// When the stored response expires, in milliseconds since 1970 (`Some(None)`: never). `None`: no response was stored.
+    async fn fetch_and_store(&self, body: P::Body, leader: oneshot::Sender<FetchedHead<P>>) -> Option<Option<u64>> {
         let (platform, request) = (&self.platform, &self.request);
         let background = request.freshness.background;
         let sequence = platform.next_sequence();
@@ -258,9 +270,10 @@ impl<P: Platform> FetchTask<P> {
                 let delivered = leader.send(head).is_ok();
                 self.fetch.transition(FetchState::Failed);
                 self.release();
-                return if !(delivered && leader_logs) {
+                if !(delivered && leader_logs) {
                     self.log(None, &measurements, Err(error.reason()));
-                };
+                }
+                return None;
             }
         };
         let status = response.status();
@@ -292,7 +305,8 @@ impl<P: Platform> FetchTask<P> {
             && !leader_logs
         {
             // The only client has disconnected. Without a reader, the end would never come.
-            return self.log(Some(status.as_u16()), &measurements, Err(reason));
+            self.log(Some(status.as_u16()), &measurements, Err(reason));
+            return None;
         }
         let captured =
             match select(pin!(response.read_entry(capture, || platform.now())), pin!(response.overflow())).await {
@@ -303,10 +317,12 @@ impl<P: Platform> FetchTask<P> {
                     captured.await
                 }
             };
+        let mut expires_at = None;
         let stored = match captured {
             Ok(mut entry) => {
                 entry.head.model.clone_from(&request.log.model);
                 entry.head.upstream_ms = Some(platform.now().saturating_sub(began));
+                expires_at = entry.head.expires_at;
                 self.store(&entry, sequence, began).await
             }
             Err(reason) => {
@@ -319,6 +335,7 @@ impl<P: Platform> FetchTask<P> {
         if !(delivered && leader_logs) {
             self.log(Some(status.as_u16()), &Measurements { bytes: response.size(), ..measurements }, stored);
         }
+        stored.ok().map(|()| expires_at)
     }
 
     /// Whether the leader waits for the response.

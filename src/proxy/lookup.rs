@@ -95,6 +95,8 @@ impl CacheableRequest {
             status: CacheStatus { key: Some(self.key), ..status },
             // A request whose response is neither read from the store nor stored is not coalesced.
             may_coalesce: self.policy.store.is_ok() && status.outcome != CacheOutcome::Bypass,
+            slot: self.samples.zip(self.slot).map(|(samples, slot)| (samples.set, slot)),
+            fields: self.fields,
             key: self.key,
             salt: self.salt,
             upstream_request: self.upstream_request,

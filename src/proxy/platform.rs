@@ -9,6 +9,7 @@ use super::reply::{CachedResponse, HeaderEdits, ProxyResponse};
 use crate::cache::admission::Capture;
 use crate::cache::coalesce::Disposition;
 use crate::cache::entry::{Entry, EntryHead};
+use crate::cache::samples::{Message, Slot};
 use crate::config::Config;
 use crate::http::message::UpstreamRequest;
 use crate::http::retry::RetrySafety;
@@ -106,6 +107,11 @@ pub trait Platform: Clone + 'static {
     fn delete(&self, key: &CacheKey) -> impl Future<Output = ()>;
     /// When the namespace of a key was last deleted, in milliseconds since 1970. 0: never, as far as is known.
     fn namespace_deleted_at(&self, key: &CacheKey) -> impl Future<Output = u64>;
+    /// Tells the object of a set of samples something, and gets the slot that it hands out. `None`: there is no object, it
+    /// failed, or no slot was asked for. `set`: the cache key of sample 0.
+    fn tell_samples(&self, set: &CacheKey, message: Message) -> impl Future<Output = Option<Slot>>;
+    /// Any number.
+    fn random(&self) -> u32;
     /// Drops what the memory tier holds for a request that is about to replace it.
     fn invalidate(&self, key: &CacheKey);
     /// Whether a stale entry is to be revalidated now: one revalidation of it at a time.

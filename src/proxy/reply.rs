@@ -1,5 +1,6 @@
 //! Responses to the client: heads of stored responses, changes to the upstream's head, and the proxy's own responses.
 
+use crate::cache::dialects::ReplyFields;
 use crate::cache::entry::EntryHead;
 use crate::config::Config;
 use crate::http::fields::is_digest_header;
@@ -63,12 +64,16 @@ const PREFLIGHT_MAX_AGE_SECONDS: &str = "600";
 pub fn header_edits(
     config: &Config,
     status: &CacheStatus,
+    fields: &ReplyFields,
     target: &Target,
     headers: &HeaderMap,
     retries: u32,
 ) -> HeaderEdits {
+    let fields = fields.headers(status, None);
+    let exposed = exposed(&fields);
     let mut set = location::mapped_fields(config, target, headers);
     set.push((X_CACHE_STATUS.into(), status.outcome.as_str().to_owned()));
+    set.extend(fields.into_iter().map(|(name, value)| (name.into(), value)));
     let failed = status.fwd_status.is_some_and(|status| status >= 400);
     if failed && retries > 0 && !headers.contains_key(X_SHOULD_RETRY) {
         let (name, value) = should_not_retry();
@@ -76,9 +81,15 @@ pub fn header_edits(
     }
     let mut append = vec![(CACHE_STATUS, status.to_header_value())];
     if headers.contains_key(ALLOW_ORIGIN) {
-        append.push((EXPOSE_HEADERS, EXPOSED.to_owned()));
+        append.push((EXPOSE_HEADERS, exposed));
     }
     HeaderEdits { remove: &COOKIES, set, append }
+}
+
+/// The names of the fields of ours, with these further ones.
+fn exposed(fields: &[(&'static str, String)]) -> String {
+    let further = fields.iter().map(|(name, _)| *name);
+    std::iter::once(EXPOSED).chain(further).collect::<Vec<_>>().join(", ")
 }
 
 /// Official clients read this field. Without it their retries would multiply ours.
@@ -93,8 +104,10 @@ pub fn hit(
     converted: bool,
     content_type: Option<&str>,
     status: &CacheStatus,
+    fields: &ReplyFields,
     now: u64,
 ) -> Vec<(String, String)> {
+    let fields = fields.headers(status, Some(head.age(now)));
     let mut headers = head.headers.clone();
     if converted {
         headers.retain(|(name, _)| !is_digest_header(name));
@@ -108,9 +121,10 @@ pub fn hit(
         headers.push(("age".to_owned(), head.age(now).to_string()));
     }
     if headers.iter().any(|(name, _)| name == ALLOW_ORIGIN) {
-        headers.push((EXPOSE_HEADERS.to_owned(), EXPOSED.to_owned()));
+        headers.push((EXPOSE_HEADERS.to_owned(), exposed(&fields)));
     }
     headers.extend(cache_headers(status));
+    headers.extend(fields.into_iter().map(|(name, value)| (name.to_owned(), value)));
     headers
 }
 

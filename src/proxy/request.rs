@@ -1,20 +1,21 @@
 //! Steps 1 and 2: where does the request go, may the client send it, and what is its cache key?
 
-use super::cacheable_request::CacheableRequest;
+use super::cacheable_request::{CacheableRequest, SampleSet};
 use super::forward;
 use super::platform::FetchError;
 use super::reply::{self, HeaderEdits, ProxyResponse};
 use crate::auth::client::{self, Client};
 use crate::auth::upstream_credential;
+use crate::cache::dialects::{self, ReplyFields};
 use crate::cache::directives::Directives;
 use crate::cache::policy::CachePolicy;
-use crate::config::{Config, ConfigError, When};
+use crate::config::{Config, ConfigError, Dialect, When};
 use crate::http::message::{RequestHead, UpstreamRequest};
 use crate::http::retry::RetrySafety;
 use crate::http::{fields, forwarding, media_type};
 use crate::json::canonical::{Document, ParseError};
 use crate::key::headers as key_headers;
-use crate::key::{CacheKey, EncryptionSalt, KeyInput, MatchMode};
+use crate::key::{KeyInput, MatchMode, SampleKeys};
 use crate::protocol::ResponseMode;
 use crate::protocol::answer::AnswerRules;
 use crate::routing::admin::{self, AdminCommand};
@@ -26,7 +27,7 @@ use crate::telemetry::exchange_log::{self, DebugFields, LogFields};
 use crate::transform::inspect;
 use crate::transform::request::{self as request_transform, RequestTarget};
 use crate::transform::response::{BodyTransform, ResponseTransform};
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use std::time::Duration;
 
 /// Step 1: whether the request's head decides.
@@ -101,6 +102,7 @@ pub struct PendingRequest {
     client: Client,
     target: Target,
     directives: Directives,
+    fields: ReplyFields,
     upstream_request: UpstreamRequest,
     transform: ResponseTransform,
 }
@@ -120,6 +122,7 @@ pub struct Bypass {
     /// The body's length in bytes, if it is known.
     length: Option<usize>,
     status: CacheStatus,
+    fields: ReplyFields,
     transform: ResponseTransform,
     max_bytes: usize,
 }
@@ -161,7 +164,7 @@ fn authenticate_and_route(
         Route::Upstream(target) => Target { proxy_origin: request.origin.clone(), ..target },
         _ => return Err(OnRequest::Respond(reply::not_found(config, log))),
     };
-    if let Some((method, fields)) = client::preflight_for_controls(&request) {
+    if let Some((method, fields)) = client::preflight_for_controls(&request, config.cache.dialects) {
         return Err(OnRequest::Respond(reply::preflight(method, fields, log)));
     }
     match client {
@@ -220,8 +223,14 @@ impl RoutedRequest {
             let message = format!("The header {name} has a value with control characters. Correct it or leave it out.");
             return OnRequest::Respond(reply::refusal(&ProxyError::new(ErrorKind::InvalidHeader, message), log));
         }
-        let directives = match Directives::read(&request.headers) {
-            Ok(directives) => directives,
+        let upstream = &target.upstream;
+        let products = config.cache.dialects.towards(upstream.base.host_str().unwrap_or_default());
+        let read = Directives::read(&request.headers).and_then(|mut directives| {
+            let products = dialects::obey(products, &request.headers, &mut directives)?;
+            Ok((directives, ReplyFields { products, sample: None }))
+        });
+        let (directives, fields) = match read {
+            Ok(read) => read,
             Err(error) => return OnRequest::Respond(reply::refusal(&error, log)),
         };
         // Other protocols than WebSocket (curl offers `h2c`) concern only this hop.
@@ -236,6 +245,11 @@ impl RoutedRequest {
         let credential =
             client.lacks_credential.then(|| upstream_credential::inject_operator_key(&target, &mut request));
         let mut headers = forwarding::forwarded(&request.headers, upgrade);
+        let built_in = target.upstream.is_built_in();
+        let is_dropped = |name: &HeaderName| dialects::is_dropped(products, name.as_str(), built_in);
+        for name in headers.keys().filter(|name| is_dropped(name)).cloned().collect::<Vec<_>>() {
+            headers.remove(name);
+        }
         headers.extend(credential.flatten());
         let transform = request_transform::response_transform_for(config, &request.method, &target);
         let upstream_request =
@@ -249,6 +263,7 @@ impl RoutedRequest {
             client,
             target,
             directives,
+            fields,
         };
         let headers = &pending.request.headers;
         let reason = if !has_body || upgrade {
@@ -315,7 +330,12 @@ impl PendingRequest {
         }
         // The client decides whether it gets usage, even if the provider does not accept `stream_options`.
         let include_usage = document.fields("stream_options").any(inspect::includes_usage);
-        let Some(document) = self.transform_body(config, body, document) else {
+        let litellm = config.cache.dialects.contains(Dialect::LiteLlm)
+            && dialects::obey_body(&document, &mut self.directives).is_some();
+        if litellm {
+            self.fields.products.insert(Dialect::LiteLlm);
+        }
+        let Some(document) = self.transform_body(config, body, document, litellm) else {
             return self.bypass(Reason::TooComplex, log);
         };
         let Some(endpoint) = self.target.endpoint.filter(|_| self.request.method == Method::POST) else {
@@ -339,8 +359,13 @@ impl PendingRequest {
         let response_mode = ResponseMode { stream: endpoint.streams(document.fields("stream")), include_usage };
         self.directives = self.directives.for_stream(response_mode.stream);
         let sent = self.upstream_request.body.as_deref().unwrap_or(body);
-        let (key, salt) = self.key(config, endpoint, response_mode, sent, &document);
+        let keys = self.keys(config, endpoint, response_mode, sent, &document);
+        let (key, salt) = keys.key_and_salt(self.directives.sample.unwrap_or(0));
         log.key = Some(key);
+        let samples = self.directives.samples.and_then(|count| {
+            self.fields.sample = (count == 1).then_some((1, 1));
+            (count > 1).then(|| SampleSet::new(key, keys, count, self.timeout))
+        });
         request_identity_encoding(&mut self.upstream_request);
         OnBody::LookUp(Box::new(CacheableRequest {
             key,
@@ -348,6 +373,9 @@ impl PendingRequest {
             key_covers_request: self.key_covers_request(config, endpoint),
             timeout: self.timeout,
             upstream_request: self.upstream_request,
+            fields: self.fields,
+            samples,
+            slot: None,
             target: self.target,
             endpoint,
             response_mode,
@@ -358,7 +386,7 @@ impl PendingRequest {
     }
 
     /// Applies the operator's transforms to the body; gives the document that is sent. `None`: it is too complex.
-    fn transform_body(&mut self, config: &Config, body: &[u8], document: Document) -> Option<Document> {
+    fn transform_body(&mut self, config: &Config, body: &[u8], document: Document, litellm: bool) -> Option<Document> {
         let text = std::str::from_utf8(body).unwrap_or_default();
         if self.request.method != Method::POST {
             return Some(document);
@@ -367,6 +395,7 @@ impl PendingRequest {
             upstream: &self.target.upstream,
             url: &self.upstream_request.url,
             endpoint: self.target.endpoint,
+            dropped: if litellm { &["cache"] } else { &[] },
         };
         let transformed = request_transform::transform(config, target, text, &document);
         self.transform = transformed.response_transform;
@@ -383,14 +412,14 @@ impl PendingRequest {
         sent
     }
 
-    fn key(
+    fn keys(
         &self,
         config: &Config,
         endpoint: Endpoint,
         mode: ResponseMode,
         body: &[u8],
         document: &Document,
-    ) -> (CacheKey, EncryptionSalt) {
+    ) -> SampleKeys {
         let ignored = config.cache.key_ignore.union(&self.directives.ignore);
         KeyInput {
             namespace: &self.directives.namespace,
@@ -403,7 +432,7 @@ impl PendingRequest {
             body,
             document,
         }
-        .key_and_salt()
+        .samples()
     }
 
     fn match_mode(&self, config: &Config, endpoint: Endpoint) -> MatchMode {
@@ -450,6 +479,7 @@ impl PendingRequest {
             timeout: self.timeout,
             length: fields::content_length(&self.request.headers),
             status: CacheStatus::bypass(fwd, reason),
+            fields: self.fields,
             transform: self.transform,
             max_bytes: self.max_bytes,
         }))
@@ -478,7 +508,7 @@ impl Bypass {
     ) -> HeaderEdits {
         self.status.fwd_status = Some(status.as_u16());
         log.record(status.as_u16(), &self.status);
-        reply::header_edits(config, &self.status, &self.target, headers, retries)
+        reply::header_edits(config, &self.status, &self.fields, &self.target, headers, retries)
     }
 
     /// The transform of the response's body. `None`: the body is passed on unchanged.

@@ -1,6 +1,7 @@
 //! A stored response on its way to a client.
 
 use super::reply::{self, CachedResponse};
+use crate::cache::dialects::ReplyFields;
 use crate::cache::entry::EntryHead;
 use crate::cache::representation::{self, Representation};
 use crate::protocol::ResponseMode;
@@ -16,6 +17,7 @@ pub struct StoredResponse {
     representation: Representation,
     response_mode: ResponseMode,
     transform: ResponseTransform,
+    fields: ReplyFields,
 }
 
 impl StoredResponse {
@@ -25,9 +27,10 @@ impl StoredResponse {
         head: &EntryHead,
         response_mode: ResponseMode,
         transform: &ResponseTransform,
+        fields: ReplyFields,
     ) -> Option<StoredResponse> {
         let representation = representation::representation(endpoint, head, response_mode)?;
-        Some(StoredResponse { head: head.clone(), representation, response_mode, transform: transform.clone() })
+        Some(StoredResponse { head: head.clone(), representation, response_mode, transform: transform.clone(), fields })
     }
 
     /// The seconds of freshness left: see [`EntryHead::ttl`].
@@ -53,7 +56,7 @@ impl StoredResponse {
         log.record(self.head.status, &status);
         Some(CachedResponse {
             status: self.head.status,
-            headers: reply::hit(&self.head, body.is_some(), content_type, &status, now),
+            headers: reply::hit(&self.head, body.is_some(), content_type, &status, &self.fields, now),
             body,
         })
     }

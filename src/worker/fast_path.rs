@@ -7,9 +7,8 @@ use super::platform::time::millis;
 use super::store::{Store, kv, memory};
 use crate::cache::entry::{self, Prefix};
 use crate::config::Config;
-use crate::key::headers::fast_path_ignored_headers;
 use crate::proxy::cacheable_request::CacheableRequest;
-use crate::proxy::fast_path::{FastPathHit, FastPathPlan};
+use crate::proxy::fast_path::{FastPathHit, FastPathPlan, ignored_headers};
 use crate::status::Reason;
 use crate::telemetry::exchange_log::{self, LogFields, Measurements};
 use js_sys::{Array, JsString, Promise, Uint8Array};
@@ -100,7 +99,7 @@ pub fn set_up(config: &Config, memory: Option<&memory::MemoryCache>, store: Opti
     FAST_PATH.with(|cell| {
         cell.get_or_init(|| {
             let fast_path = isolate_fast_path();
-            let ignored: Array = fast_path_ignored_headers().map(JsString::from).collect();
+            let ignored: Array = ignored_headers().map(JsString::from).collect();
             // JavaScript can read unencrypted entries out of KV by itself.
             let plain_kv = matches!(store, Some(Store::Kv(_))) && config.store.encryption_keys.is_empty();
             let timeout_ms = config.store.timeout.as_millis() as f64;

@@ -6,6 +6,9 @@ export function fetch(request: Request, env: unknown, ctx: ExecutionContext): Pr
 /** The fast path of the isolate. */
 export function fastPath(): import("./fast_path.js").FastPath;
 
+/** What the object of a set of samples answers: its new list of slots, the answer, and when the list is of no use any more. */
+export function obeySamples(list: string, message: string, now: number, random: number): [string, string, number];
+
 /** The Durable Object. */
 export class Coalescer {
   constructor(ctx: DurableObjectState, env: object);

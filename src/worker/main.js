@@ -4,6 +4,7 @@ import {
   __wbg_reset_state,
   __worker_init_state,
   fetch,
+  obeySamples,
   fastPath as openFastPath,
   Coalescer as RustCoalescer,
 } from "./index.js";
@@ -48,6 +49,8 @@ export class Coalescer {
   #ctx;
   #env;
   #instance = 0; // of `#object`
+  /** @type {string | undefined} The list of slots, once it has been read. */
+  #slots;
   /** @type {RustCoalescer | undefined} */
   #object;
 
@@ -60,7 +63,43 @@ export class Coalescer {
 
   /** @param {Request} request */
   fetch(request) {
-    return new URL(request.url).pathname === "/namespace" ? this.#deletedAt(request) : this.#current().fetch(request);
+    switch (new URL(request.url).pathname) {
+      case "/namespace":
+        return this.#deletedAt(request);
+      case "/samples":
+        return this.#samples(request);
+      default:
+        return this.#current().fetch(request);
+    }
+  }
+
+  /** The list of an object of samples is of no use any more. */
+  async alarm() {
+    this.#slots = undefined;
+    await this.#ctx.storage.deleteAll();
+  }
+
+  /**
+   * The object of a set of samples instead of a key: it hands out the slots.
+   *
+   * @param {Request} request
+   */
+  async #samples(request) {
+    const message = await request.text();
+    const { storage } = this.#ctx;
+    const stored = this.#slots ?? (await storage.get("slots")) ?? "";
+    // Another request may have been here meanwhile. From here on, nothing is awaited until the list is in place.
+    const before = this.#slots ?? String(stored);
+    currentInstance();
+    const random = crypto.getRandomValues(new Uint32Array(1))[0] ?? 0;
+    const [slots, answer, expiry] = obeySamples(before, message, Date.now(), random);
+    this.#slots = slots;
+    if (slots !== before) {
+      storage.put("slots", slots, { allowUnconfirmed: true });
+      if (expiry > 0) storage.setAlarm(expiry, { allowUnconfirmed: true });
+      else storage.deleteAlarm();
+    }
+    return new Response(answer);
   }
 
   /**

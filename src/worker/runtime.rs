@@ -11,6 +11,7 @@ use super::rate_limit::RateLimiter;
 use super::store::{self, Store, memory, write_order};
 use super::{dashboard, revalidation, transform};
 use crate::cache::entry::EntryHead;
+use crate::cache::samples::{Message, Slot};
 use crate::config::Config;
 use crate::http::message::UpstreamRequest;
 use crate::key::{self, CacheKey};
@@ -44,7 +45,8 @@ pub struct Runtime(Rc<Inner>);
 struct Inner {
     config: Rc<Config>,
     store: Option<Store>,
-    coalescer: Option<DurableObjectNamespace>,
+    /// The Durable Objects, if they are bound.
+    objects: Option<DurableObjectNamespace>,
     rate_limiter: Option<RateLimiter>,
     tasks: Tasks,
     /// Signals when the client disconnects.
@@ -72,7 +74,6 @@ impl Runtime {
     ) -> Runtime {
         let memory = memory::set_up(&config);
         let store = Store::bound(env, &config);
-        let coalescer = config.coalesce.enabled.then(|| DurableObjectNamespace::bound(env)).flatten();
         let rate_limiter = RateLimiter::bound(env);
         // Where a rate limit is bound, every request has to be counted, so there is no fast path.
         if rate_limiter.is_none() {
@@ -81,7 +82,7 @@ impl Runtime {
         Runtime(Rc::new(Inner {
             config,
             store,
-            coalescer,
+            objects: DurableObjectNamespace::bound(env),
             rate_limiter,
             tasks: Tasks::Event(context),
             client: request.signal(),
@@ -97,7 +98,7 @@ impl Runtime {
         Runtime(Rc::new(Inner {
             config,
             store,
-            coalescer: DurableObjectNamespace::bound(env),
+            objects: DurableObjectNamespace::bound(env),
             rate_limiter: None,
             tasks: Tasks::Object(state),
             client: message.signal(),
@@ -109,15 +110,15 @@ impl Runtime {
 
     async fn delete(&self, command: &AdminCommand) -> Option<(usize, Option<String>)> {
         // The coalescer first, or it might store the entry again.
-        if let (AdminCommand::Delete(key), Some(coalescer)) = (command, &self.0.coalescer) {
-            coalescer.forget(key).await;
+        if let (AdminCommand::Delete(key), Some(objects)) = (command, &self.0.objects) {
+            objects.forget(key).await;
         }
         match (command, &self.0.store) {
             (AdminCommand::Delete(key), Some(store)) => store.delete(key).await.ok().map(|n| (n, None)),
             (AdminCommand::Purge(purge), Some(store)) => {
                 let purged = store.purge(purge).await.ok();
                 // Responses to fetches that have begun before are not stored.
-                if let Some(objects) = &self.0.coalescer {
+                if let Some(objects) = &self.0.objects {
                     objects.namespace_deleted(&key::storage_prefix(&purge.namespace)).await?;
                 }
                 purged
@@ -295,10 +296,20 @@ impl Platform for Runtime {
     }
 
     async fn namespace_deleted_at(&self, key: &CacheKey) -> u64 {
-        let Some(objects) = &self.0.coalescer else { return 0 };
+        let Some(objects) = &self.0.objects else { return 0 };
         let prefix = key.storage_prefix();
         let deleted_at = within(self.0.config.store.timeout, objects.namespace_deleted_at(&prefix)).await;
         deleted_at.flatten().unwrap_or(0)
+    }
+
+    async fn tell_samples(&self, set: &CacheKey, message: Message) -> Option<Slot> {
+        let told = self.0.objects.as_ref()?.tell_samples(set, message);
+        within(self.0.config.store.timeout, told).await.flatten()?.parse().ok()
+    }
+
+    fn random(&self) -> u32 {
+        // Below 2^32.
+        (js_sys::Math::random() * 4_294_967_296.0) as u32
     }
 
     fn invalidate(&self, key: &CacheKey) {
@@ -328,10 +339,8 @@ impl Platform for Runtime {
         body: &Body,
         client: &AbortSignal,
     ) -> Joined<UpstreamResponse, Uint8Array> {
-        match (&self.0.coalescer, body) {
-            (Some(coalescer), Body::Bytes(body)) => {
-                coalescer.join(&request(), body, client, self.0.request.as_ref()).await
-            }
+        match (self.0.objects.as_ref().filter(|_| self.0.config.coalesce.enabled), body) {
+            (Some(objects), Body::Bytes(body)) => objects.join(&request(), body, client, self.0.request.as_ref()).await,
             _ => Joined::Independent,
         }
     }

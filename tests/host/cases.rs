@@ -311,25 +311,33 @@ fn every_case_for_the_host_holds() {
     println!("{} cases on the host", played.len());
     assert!(played.len() > 600, "only {} cases", played.len());
     assert!(failures.is_empty(), "{} of {} failed:\n{}", failures.len(), played.len(), failures.join("\n"));
-    every_row_of_the_migration_page(&played);
+    every_row_of_the_migration_pages(&played);
 }
 
-/// Each row of `docs/migration.md` names its tests in the last cell: cases that were played, or test files, which always run.
-fn every_row_of_the_migration_page(played: &BTreeSet<String>) {
+/// Each row of the pages in `docs/migration/` names its tests in the last cell: cases that were played, or test files, which
+/// always run. Each page is in the list of `docs/migration.md`.
+fn every_row_of_the_migration_pages(played: &BTreeSet<String>) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let page = std::fs::read_to_string(root.join("docs/migration.md")).unwrap();
-    let rows = page.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
-    let rows: Vec<&str> = rows.filter(|row| *row != "there | here | test").collect();
-    assert_eq!(page.matches("\n## ").count(), 5, "five proxies");
-    assert!(rows.len() > 50, "{} rows", rows.len());
-    for row in rows {
-        let cells: Vec<&str> = row.split(" | ").collect();
-        let [_, _, tests] = cells.as_slice() else {
-            panic!("not three cells: {row}");
-        };
-        for test in tests.split(", ").map(|test| test.trim_matches('`')) {
-            let is_file = test.starts_with("tests/") && test.ends_with(".test.mjs") && root.join(test).is_file();
-            assert!(is_file || played.contains(test), "no test {test} was run, for: {row}");
+    let index = std::fs::read_to_string(root.join("docs/migration.md")).unwrap();
+    let pages: Vec<_> =
+        std::fs::read_dir(root.join("docs/migration")).unwrap().map(|page| page.unwrap().path()).collect();
+    assert_eq!(index.matches("(migration/").count(), pages.len(), "{pages:?}");
+    for page in pages {
+        let name = page.file_name().unwrap().to_str().unwrap();
+        assert!(index.contains(&format!("(migration/{name})")), "{name}");
+        let text = std::fs::read_to_string(&page).unwrap();
+        let rows = text.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
+        let rows: Vec<&str> = rows.filter(|row| *row != "there | here | test").collect();
+        assert!(rows.len() > 6, "{name}: {} rows", rows.len());
+        for row in rows {
+            let cells: Vec<&str> = row.split(" | ").collect();
+            let [_, _, tests] = cells.as_slice() else {
+                panic!("not three cells: {row}");
+            };
+            for test in tests.split(", ").map(|test| test.trim_matches('`')) {
+                let is_file = test.starts_with("tests/") && test.ends_with(".test.mjs") && root.join(test).is_file();
+                assert!(is_file || played.contains(test), "no test {test} was run, for: {row}");
+            }
         }
     }
 }

@@ -4,7 +4,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use proptest::prelude::*;
 use reprise::testing::{
     CacheKey, CacheOutcome, CacheableRequest, CachedResponse, Config, Decision, EntryHead, FastPathPlan, LogFields,
-    Lookup, OnBody, OnHead, OnLookup, OnRequest, RequestHead, ResponseMode, Usage, fast_path_ignored_headers, on_head,
+    Lookup, OnBody, OnHead, OnLookup, OnRequest, RequestHead, ResponseMode, Usage, dialect_header_names,
+    fast_path_ignored_headers, on_head,
 };
 
 const BODY: &[u8] = br#"{"model":"m","messages":[{"role":"user","content":"a text"}]}"#;
@@ -68,6 +69,20 @@ fn ignored_headers_do_not_change_the_plan() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn headers_of_other_products_are_compared() {
+    let (exceptions, ignored): (Vec<String>, Vec<String>) =
+        fast_path_ignored_headers().partition(|pattern| pattern.starts_with('!'));
+    let matches = |name: &str, pattern: &String| match pattern.trim_start_matches('!').strip_suffix('*') {
+        Some(prefix) => name.starts_with(prefix),
+        None => name == pattern.trim_start_matches('!'),
+    };
+    for name in dialect_header_names() {
+        let is_ignored = ignored.iter().any(|pattern| matches(name, pattern));
+        assert!(!is_ignored || exceptions.iter().any(|pattern| matches(name, pattern)), "{name}");
     }
 }
 

@@ -15,6 +15,7 @@ mod protocol_responses_anthropic;
 mod request_transform_properties;
 mod response_transform_properties;
 mod rooms;
+mod sample_slots;
 mod security;
 mod sse_properties;
 mod tenant_isolation;

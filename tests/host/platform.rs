@@ -7,8 +7,8 @@ use reprise::testing::{
     AdminCommand, AdminResult, BodyRead, BodyTransform, Buffer, CacheKey, CacheableRequest, CachedResponse, Capture,
     ClientSignal, CoalesceRequest, Config, ConfigError, Disposition, Entry, EntryHead, ExchangeLog, FetchError,
     FetchOptions, FetchOutcome, HeaderEdits, Joined, LogFields, LogSink, Lookup, Measurements, Platform, ProxyResponse,
-    REPRESENTATION_HEADERS, Reason, RequestHead, ShareOptions, SharedResponse, UpstreamHead, UpstreamRequest, exchange,
-    log_line, misconfigured,
+    REPRESENTATION_HEADERS, Reason, RequestHead, SampleMessage, ShareOptions, SharedResponse, Slot, Slots,
+    UpstreamHead, UpstreamRequest, exchange, log_line, misconfigured,
 };
 use std::cell::{Cell, Ref, RefCell};
 use std::collections::BTreeMap;
@@ -68,6 +68,7 @@ struct State {
     store: RefCell<BTreeMap<String, Vec<u8>>>,
     upstream: RefCell<Option<UpstreamResponse>>,
     calls: RefCell<Vec<Call>>,
+    samples: RefCell<BTreeMap<String, Slots>>,
 }
 
 /// The log lines of an exchange.
@@ -386,6 +387,19 @@ impl Platform for Plain {
 
     async fn namespace_deleted_at(&self, _: &CacheKey) -> u64 {
         0
+    }
+
+    async fn tell_samples(&self, set: &CacheKey, message: SampleMessage) -> Option<Slot> {
+        let mut samples = self.state.samples.borrow_mut();
+        let slots = samples.entry(set.to_string()).or_default();
+        // As in the object: nothing but text goes back and forth.
+        let slot = slots.obey(message.to_string().parse().unwrap(), self.now(), self.random());
+        *slots = slots.to_string().parse().unwrap();
+        slot.map(|slot| slot.to_string().parse().unwrap())
+    }
+
+    fn random(&self) -> u32 {
+        u32::try_from(self.next_sequence()).unwrap()
     }
 
     fn invalidate(&self, _: &CacheKey) {}

@@ -62,8 +62,12 @@ fn json() -> impl Strategy<Value = Value> {
 fn transformed(config: &Config, provider: &str, text: &str) -> Option<String> {
     let document = Document::parse(text.as_bytes()).unwrap();
     let upstream = config.routing.upstreams.iter().find(|upstream| upstream.name == provider).unwrap();
-    let target =
-        RequestTarget { upstream, url: "http://h/v1/chat/completions", endpoint: Some(Endpoint::ChatCompletions) };
+    let target = RequestTarget {
+        upstream,
+        url: "http://h/v1/chat/completions",
+        endpoint: Some(Endpoint::ChatCompletions),
+        dropped: &[],
+    };
     transform(config, target, text, &document).body.map(|body| String::from_utf8(body).unwrap())
 }
 

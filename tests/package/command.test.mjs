@@ -135,6 +135,25 @@ test("the folder holds one file for each entry, and none for a request", async (
   assert.equal(entryFiles(dir).length, 4);
 });
 
+test("parallel requests for samples fill different slots, and a restart keeps them", async () => {
+  upstream.otherwise((call) => {
+    const message = { role: "assistant", content: `sample ${call.n}` };
+    return { json: { id: `answer-${call.n}`, choices: [{ index: 0, message, finish_reason: "stop" }] } };
+  });
+  const ask = (command) => send(command.origin, request("Hi", { "x-proxy-samples": "3" }));
+  const inParallel = async (command) =>
+    new Set((await Promise.all([1, 2, 3].map(() => ask(command)))).map(({ body }) => body.toString()));
+  const first = await start();
+  const samples = await inParallel(first);
+  assert.equal(samples.size, 3);
+  await waitFor(async () => cacheStatus(await ask(first)) === "HIT", "a stored sample");
+  await waitFor(() => entryFiles(dir).length === 3, "three entries");
+  await first.stop("SIGTERM");
+  const second = await start();
+  for (const body of await inParallel(second)) assert.ok(samples.has(body));
+  assert.equal(upstream.count, 3);
+});
+
 test("concurrent requests share one upstream request", async () => {
   const command = await start();
   const { promise: held, resolve: release } = deferred();

@@ -28,6 +28,8 @@ pub struct RequestTarget<'a> {
     pub url: &'a str,
     /// The endpoint, if it is known.
     pub endpoint: Option<Endpoint>,
+    /// Fields that are for this proxy alone.
+    pub dropped: &'static [&'static str],
 }
 
 /// A request after the transforms.
@@ -77,7 +79,8 @@ pub fn transform(config: &Config, target: RequestTarget<'_>, text: &str, documen
         }
         response_transform = ResponseTransform::think(endpoint, tags(config, params));
     }
-    for name in &target.upstream.unsupported_params {
+    let unsupported = target.upstream.unsupported_params.iter().map(String::as_str);
+    for name in unsupported.chain(target.dropped.iter().copied()) {
         fields.remove(name);
     }
     if target.upstream.float_embeddings_only && is_embedding(target) {
@@ -96,7 +99,8 @@ pub fn transform(config: &Config, target: RequestTarget<'_>, text: &str, documen
 /// Whether a transform may apply. If not, the body is not split into members.
 fn needs_rewrite(config: &Config, target: RequestTarget<'_>, document: &Document) -> bool {
     let rejected = |name: &String| document.fields(name).next().is_some();
-    config.transforms.override_model.is_some()
+    !target.dropped.is_empty()
+        || config.transforms.override_model.is_some()
         || !config.transforms.llm_params.is_empty()
         || target.upstream.unsupported_params.iter().any(rejected)
         || (target.upstream.float_embeddings_only && is_embedding(target))

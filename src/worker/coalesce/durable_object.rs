@@ -2,14 +2,17 @@
 
 use super::namespace::{DISPOSITION_HEADER, decode_frame};
 use crate::cache::coalesce::Disposition;
+use crate::cache::samples::Slots;
 use crate::key::CacheKey;
 use crate::proxy::coalescer::{self, CoalescerReply};
 use crate::worker::isolate::config;
 use crate::worker::platform::interop;
+use crate::worker::platform::time::millis;
 use crate::worker::runtime::Runtime;
 use crate::worker::store::{memory, write_order};
 use js_sys::Uint8Array;
 use std::rc::Rc;
+use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{Request, Response};
 use worker::{DurableObject, Env, State, durable_object};
@@ -63,6 +66,19 @@ impl Coalescer {
             | CoalescerReply::Independent => respond(disposition, None),
         })
     }
+}
+
+/// What an object of a set of samples answers to a message at `now` (milliseconds since 1970). `list`: its list of slots.
+/// Returns the new list, the answer, and when the list is of no use any more (0: never). `random`: any number.
+#[wasm_bindgen(js_name = obeySamples)]
+pub fn obey_samples(list: &str, message: &str, now: f64, random: u32) -> Vec<JsValue> {
+    // A list that cannot be read counts as empty: each slot is asked for again, and its stored response is found.
+    let mut slots: Slots = list.parse().unwrap_or_default();
+    let slot = message.parse().ok().and_then(|message| slots.obey(message, millis(now), random));
+    let answer = slot.map(|slot| slot.to_string()).unwrap_or_default();
+    // Times are exact below 2^53.
+    let expiry = slots.expiry().unwrap_or(0) as f64;
+    vec![slots.to_string().into(), answer.into(), expiry.into()]
 }
 
 fn respond(disposition: Disposition, body: Option<&Uint8Array>) -> Response {

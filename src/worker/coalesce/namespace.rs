@@ -1,6 +1,7 @@
-//! Requests to the Durable Objects: one for each cache key, and one for each namespace.
+//! Requests to the Durable Objects: one for each cache key, each namespace, and each set of samples.
 
 use crate::cache::coalesce::Disposition;
+use crate::cache::samples::Message;
 use crate::json;
 use crate::key::CacheKey;
 use crate::proxy::coalesce_request::CoalesceRequest;
@@ -80,10 +81,23 @@ impl DurableObjectNamespace {
 
     /// Each namespace has an object of its own: see `main.js`.
     async fn namespace(&self, prefix: &str, method: &str) -> Option<String> {
+        self.ask("namespace", prefix, method, None).await
+    }
+
+    /// Tells the object of a set of samples something. `None`: that failed.
+    pub async fn tell_samples(&self, set: &CacheKey, message: Message) -> Option<String> {
+        self.ask("samples", &set.to_string(), "POST", Some(&message.to_string())).await
+    }
+
+    /// A text from the object with this name among those of a kind.
+    async fn ask(&self, kind: &str, name: &str, method: &str, body: Option<&str>) -> Option<String> {
         let init = RequestInit::new();
         init.set_method(method);
-        let stub = self.get(&self.id_from_name(&format!("namespace {prefix}")).ok()?).ok()?;
-        let response = JsFuture::from(stub.fetch("https://coalescer/namespace", &init).ok()?).await.ok()?;
+        if let Some(body) = body {
+            init.set_body(&JsValue::from(body));
+        }
+        let stub = self.get(&self.id_from_name(&format!("{kind} {name}")).ok()?).ok()?;
+        let response = JsFuture::from(stub.fetch(&format!("https://coalescer/{kind}"), &init).ok()?).await.ok()?;
         let response: Response = response.unchecked_into();
         JsFuture::from(response.text().ok()?).await.ok()?.as_string().filter(|_| response.ok())
     }
