@@ -217,7 +217,8 @@ function parsed(text) {
 
 /** @param {{ result: Explanation }} props */
 function Comparison({ result }) {
-  const nearest = result.nearest?.[0];
+  // An entry without recorded parts has no differences.
+  const nearest = result.nearest?.find(({ differences }) => differences !== undefined);
   const message = result.message ?? result.error?.message;
   return html`<div class="comparison" role="status">
     <p>This request would be <strong>${result.would}</strong>${result.reason ? html` (<code>${result.reason}</code>)` : ""}. ${message ?? ""}</p>
