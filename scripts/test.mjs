@@ -82,7 +82,7 @@ async function redis() {
 /** The browser that shows the dashboard. */
 async function chromium() {
   if (findBrowser()) return;
-  await systemPackages("Chromium", ["chromium"], "a package called chromium");
+  await systemPackages("Chromium", ["chromium", "fonts-dejavu-core"], "a package called chromium");
   if (!findBrowser()) throw new UserError("The package chromium is installed, but there is no program chromium.");
 }
 
