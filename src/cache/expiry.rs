@@ -6,37 +6,18 @@ use crate::routing::endpoint::{Computation, Endpoint};
 use percent_encoding::percent_decode_str;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The lifetime of a generated image's URL, in milliseconds (OpenAI API reference, "Create image").
-const IMAGE_URL_MS: u64 = 3_600_000;
+/// The lifetime of a URL that does not state its own, in milliseconds (OpenAI API reference, "Create image").
+const URL_MS: u64 = 3_600_000;
 /// The number of levels of a response that are searched.
 const MAX_DEPTH: usize = 8;
-
-/// Members with an expiry time: a number of seconds or milliseconds since 1970, or a date.
-const ABSOLUTE: [&str; 13] = [
-    "expires_at",
-    "expiresAt",
-    "expire_at",
-    "expireAt",
-    "expire_time",
-    "expireTime",
-    "expiration_time",
-    "expirationTime",
-    "expiration",
-    "expires",
-    "expiry",
-    "valid_until",
-    "validUntil",
-];
-
-/// Members with a number of seconds until the expiry.
-const RELATIVE: [&str; 2] = ["expires_in", "expiresIn"];
 
 /// Members whose JSON is the model's or the client's own.
 const CONTENT: [&str; 6] = ["args", "arguments", "input", "metadata", "parameters", "response_format"];
 
 /// Until when the response is valid, in milliseconds since 1970; `None`: unknown. `text`: JSON.
 pub fn valid_until(endpoint: Endpoint, text: &str, now: u64) -> Option<u64> {
-    let has_dates = ["xpir", "alid_until", "alidUntil", "://", ":\\/\\/"].iter().any(|sign| text.contains(sign));
+    const SIGNS: [&str; 9] = ["xpir", "XPIR", "alid", "ALID", "fter", "FTER", "ntil", "://", ":\\/\\/"];
+    let has_dates = SIGNS.iter().any(|sign| text.contains(sign));
     let mut found = None;
     if has_dates {
         let images = endpoint == Endpoint::Compute(Computation::Images);
@@ -54,35 +35,78 @@ struct Search<'a> {
 impl Search<'_> {
     fn visit(&mut self, value: JsonCursor<'_>, depth: usize) {
         let Some(depth) = depth.checked_sub(1) else { return };
-        for item in value.items().filter(|item| item.is_object() || item.is_array()) {
-            self.visit(item, depth);
+        for item in value.items() {
+            self.visit_value(item, depth);
         }
         for member in value.members() {
-            let is = |names: &[&str]| names.iter().any(|name| member.key.eq_str(name));
-            let end = if is(&ABSOLUTE) {
-                time(member.value, self.now)
-            } else if is(&RELATIVE) {
-                number(member.value).map(|seconds| self.now.saturating_add(millis(seconds * 1000.0)))
-            } else if member.value.is_string() {
-                self.url(member.key, member.value)
-            } else if !is(&CONTENT) {
-                self.visit(member.value, depth);
-                None
-            } else {
-                None
-            };
-            *self.earliest = end.into_iter().chain(*self.earliest).min();
+            let name = member.key.as_string().unwrap_or_default();
+            match Expiry::named(&name) {
+                Some(expiry) if !member.value.is_object() && !member.value.is_array() => {
+                    self.found(expiry.end(member.value, self.now));
+                }
+                _ if CONTENT.contains(&name.as_str()) => {}
+                _ => self.visit_value(member.value, depth),
+            }
         }
     }
 
-    fn url(&self, key: JsonCursor<'_>, value: JsonCursor<'_>) -> Option<u64> {
-        let name = key.as_string()?.to_ascii_lowercase();
-        if !["url", "uri", "link", "href"].iter().any(|ending| name.ends_with(ending)) {
+    fn visit_value(&mut self, value: JsonCursor<'_>, depth: usize) {
+        if value.is_string() {
+            self.found(self.url(value));
+        } else {
+            self.visit(value, depth);
+        }
+    }
+
+    fn found(&mut self, end: Option<u64>) {
+        *self.earliest = end.into_iter().chain(*self.earliest).min();
+    }
+
+    fn url(&self, value: JsonCursor<'_>) -> Option<u64> {
+        let is_url =
+            |text: &String| text.starts_with("http") && text.contains("://") && !text.contains(char::is_whitespace);
+        let url = value.as_string().filter(is_url)?;
+        let image = self.images.then(|| self.now.saturating_add(URL_MS));
+        image.into_iter().chain(signed_until(&url, self.now)).min()
+    }
+}
+
+/// What a member with an expiry time has, by its name.
+enum Expiry {
+    /// A number of seconds or milliseconds since 1970, or a date.
+    At,
+    /// So many milliseconds later, times its number.
+    After(f64),
+}
+
+impl Expiry {
+    /// A list of names cannot be complete, so the words in them decide: `expires_at`, `ExpirationDate`, `valid-until`, …
+    fn named(name: &str) -> Option<Expiry> {
+        const ENDS: [&str; 6] = ["validuntil", "validto", "validthrough", "notafter", "availableuntil", "deleteafter"];
+        let name: String = name.chars().filter(|c| c.is_ascii_alphanumeric()).map(|c| c.to_ascii_lowercase()).collect();
+        let of = |ending: &str| name.ends_with(ending);
+        if !name.contains("expir") && !ENDS.iter().any(|end| name.contains(end)) {
             return None;
         }
-        let url = value.as_string().filter(|url| url.starts_with("http"))?;
-        let image = self.images.then(|| self.now.saturating_add(IMAGE_URL_MS));
-        image.into_iter().chain(signed_until(&url, self.now)).min()
+        let is_relative =
+            ["in", "after", "seconds", "secs", "ttl"].iter().any(|word| of(word)) || name.contains("expiresin");
+        Some(match is_relative && !ENDS.iter().any(|end| of(end)) {
+            true if of("ms") || of("millis") || of("milliseconds") => Expiry::After(1.0),
+            true => Expiry::After(1_000.0),
+            false => Expiry::At,
+        })
+    }
+
+    fn end(&self, value: JsonCursor<'_>, now: u64) -> Option<u64> {
+        match self {
+            Expiry::At => time(value, now),
+            Expiry::After(unit) => match number(value) {
+                // Too many for a duration: a time.
+                Some(number) if number >= 1e9 => Some(since_1970(number)),
+                Some(number) => Some(now.saturating_add(millis(number * unit))),
+                None => time(value, now),
+            },
+        }
     }
 }
 
@@ -92,7 +116,10 @@ fn time(value: JsonCursor<'_>, now: u64) -> Option<u64> {
         return (number > 0.0).then(|| since_1970(number));
     }
     let text = value.as_string().filter(|text| !text.is_empty())?;
-    Some(text.parse().map(since_1970).ok().or_else(|| date(&text)).unwrap_or(now))
+    // `expires_in: "60"` is a number of seconds.
+    let number =
+        |number: f64| if number < 1e9 { now.saturating_add(millis(number * 1000.0)) } else { since_1970(number) };
+    Some(text.parse().map(number).ok().or_else(|| date(&text)).unwrap_or(now))
 }
 
 fn number(value: JsonCursor<'_>) -> Option<f64> {
@@ -135,29 +162,39 @@ fn split_offset(text: &str) -> Option<(&str, i64)> {
     }
 }
 
-/// When the signature of a URL ends: S3 and its like (`X-Amz-Date` and `X-Amz-Expires`, or `Expires`), Azure (`se`).
+/// When a signed URL ends: S3 and its like (`X-Amz-Date` and `X-Amz-Expires`, or `Expires`), Azure (`se`), or any time to come that
+/// it names. An hour where a signature does not say.
 fn signed_until(url: &str, now: u64) -> Option<u64> {
+    const SIGNATURES: [&str; 6] = ["sig", "sign", "token", "policy", "hmac", "signature"];
     let (_, query) = url.split_once('?')?;
     let mut signed_at = None;
     let (mut ends_at, mut seconds) = (None, None);
+    let mut is_signed = false;
     for (name, value) in query.split(['&', '#']).filter_map(|pair| pair.split_once('=')) {
         let name = name.to_ascii_lowercase();
         let value = percent_decode_str(value).decode_utf8().ok()?;
+        is_signed |= SIGNATURES.iter().any(|word| name.ends_with(word));
         match name.as_str() {
             "se" => ends_at = date(&value),
             _ if name.ends_with("-date") => signed_at = compact_date(&value),
-            _ if name.ends_with("expires") || matches!(name.as_str(), "exp" | "expiry" | "expire" | "expiration") => {
+            _ if name.contains("expir") || name == "exp" => match value.parse::<f64>().ok() {
                 // A number of seconds since 1970, or one from the date of the signature.
-                match value.parse::<f64>().ok() {
-                    Some(number) if number >= 1e9 => ends_at = Some(since_1970(number)),
-                    number => seconds = number,
-                }
-            }
-            _ => {}
+                Some(number) if number >= 1e9 => ends_at = Some(since_1970(number)),
+                Some(number) => seconds = Some(number),
+                None => ends_at = Some(date(&value).unwrap_or(now)),
+            },
+            _ => ends_at = times_to_come(&value, now).chain(ends_at).min(),
         }
     }
     let lasts = seconds.map(|seconds| signed_at.unwrap_or(now).saturating_add(millis(seconds * 1000.0)));
-    ends_at.into_iter().chain(lasts).min()
+    let unknown = (is_signed && ends_at.is_none() && lasts.is_none()).then(|| now.saturating_add(URL_MS));
+    ends_at.into_iter().chain(lasts).chain(unknown).min()
+}
+
+/// Numbers of seconds since 1970 in a text that are not past: `q-sign-time=1800000000;1800003600`.
+fn times_to_come(text: &str, now: u64) -> impl Iterator<Item = u64> + '_ {
+    let numbers = text.split(|c: char| !c.is_ascii_digit()).filter(|digits| matches!(digits.len(), 10 | 13));
+    numbers.filter_map(|digits| digits.parse().ok().map(since_1970)).filter(move |time| *time > now)
 }
 
 /// `20261124T193000Z`.
@@ -194,6 +231,20 @@ mod tests {
             (r#"{"expires_in":60}"#, Some(NOW + 60_000)),
             (r#"{"expires_at":1,"a":{"expires_at":1800000060}}"#, Some(1_000)),
             (r#"{"expires_at":"soon"}"#, Some(NOW)),
+            (r#"{"expirationDate":"2027-01-15T08:01:00Z"}"#, Some(NOW + 60_000)),
+            (r#"{"expires_on":1800000060}"#, Some(NOW + 60_000)),
+            (r#"{"ExpiresOn":"1800000060"}"#, Some(NOW + 60_000)),
+            (r#"{"url_expires_at":1800000060}"#, Some(NOW + 60_000)),
+            (r#"{"EXPIRES-AT":1800000060}"#, Some(NOW + 60_000)),
+            (r#"{"expiry_time_ms":1800000060000}"#, Some(NOW + 60_000)),
+            (r#"{"valid_to":1800000060}"#, Some(NOW + 60_000)),
+            (r#"{"notAfter":"2027-01-15T08:01:00Z"}"#, Some(NOW + 60_000)),
+            (r#"{"expires_in_seconds":60}"#, Some(NOW + 60_000)),
+            (r#"{"expiresInMs":60000}"#, Some(NOW + 60_000)),
+            (r#"{"url_expires_in":"60"}"#, Some(NOW + 60_000)),
+            (r#"{"expires_after":60}"#, Some(NOW + 60_000)),
+            (r#"{"expires_after":{"anchor":"last_active_at","days":7}}"#, None),
+            (r#"{"expired":false,"is_expired":null}"#, None),
             (r#"{"expires_at":null,"expiry":"","expiration":false,"expires":0}"#, None),
             (r#"{"content":[{"input":{"expires_at":1}}],"metadata":{"expires_at":1}}"#, None),
             (r#"{"content":"{\"expires_at\":1}"}"#, None),
@@ -207,13 +258,28 @@ mod tests {
         let images = Endpoint::Compute(Computation::Images);
         assert_eq!(of(images, r#"{"data":[{"url":"https:\/\/a/b"}]}"#), Some(NOW + 3_600_000));
         assert_eq!(of(images, r#"{"data":[{"b64_json":"AA=="}]}"#), None);
-        assert_eq!(of(Endpoint::ChatCompletions, r#"{"url":"https://a/b"}"#), None);
+        for text in [
+            r#"{"url":"https://a/b"}"#,
+            r#"{"url":"https://a/b?v=1700000000&page=2"}"#,
+            r#"{"a":"see https://h/?token=t"}"#,
+        ] {
+            assert_eq!(of(Endpoint::ChatCompletions, text), None, "{text}");
+        }
+        assert_eq!(of(Endpoint::Custom, r#"{"output":["https://a/b?exp=1800000060"]}"#), Some(NOW + 60_000));
         for (query, end) in [
             ("X-Amz-Date=20270115T080000Z&X-Amz-Expires=60", NOW + 60_000),
             ("X-Goog-Expires=60&X-Goog-Date=20270115T075900Z", NOW),
             ("Expires=1800000060&Signature=s", NOW + 60_000),
             ("se=2027-01-15T08%3A01%3A00Z&sig=s", NOW + 60_000),
             ("x-oss-expires=60", NOW + 60_000),
+            ("q-sign-time=1799996400%3B1800000060&q-signature=s", NOW + 60_000),
+            ("e=1800000060&token=t", NOW + 60_000),
+            ("hdnts=exp=1800000060~acl=/*~hmac=h", NOW + 60_000),
+            ("Expires=2027-01-15T08%3A01%3A00Z", NOW + 60_000),
+            ("expires_at=1800000060", NOW + 60_000),
+            ("Policy=p&Signature=s&Key-Pair-Id=k", NOW + 3_600_000),
+            ("token=t", NOW + 3_600_000),
+            ("validity=1800000060000", NOW + 60_000),
         ] {
             let text = format!(r#"{{"a":[{{"image_url":"https://h/i.png?{query}"}}]}}"#);
             assert_eq!(of(Endpoint::ChatCompletions, &text), Some(end), "{query}");

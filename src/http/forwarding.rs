@@ -26,7 +26,7 @@ const FOR_THIS_PROXY: [&str; 5] = ["host", "content-length", "expect", "cache-co
 
 /// Fields that describe the client, its session and its way to this proxy. No step before the upstream reads them. `*` at
 /// the end stands for any ending.
-pub const CLIENT_AND_ROUTE: [&str; 58] = [
+pub const CLIENT_AND_ROUTE: [&str; 73] = [
     // Cookies are between a browser and one site; no API client needs them.
     "cookie",
     "cookie2",
@@ -84,11 +84,26 @@ pub const CLIENT_AND_ROUTE: [&str; 58] = [
     "do-connecting-ip",
     "ali-cdn-*",
     "x-cdn-*",
-    // Sessions that a gateway in front of this proxy has checked.
+    // Sessions and certificates that a gateway in front of this proxy has checked.
     "x-goog-iap-*",
     "x-goog-authenticated-user-*",
     "x-amzn-oidc-*",
+    "x-amzn-mtls-*",
     "x-ms-client-principal*",
+    "x-ms-token-*",
+    "x-auth-request-*",
+    "x-authentik-*",
+    "x-pomerium-*",
+    "x-vouch-*",
+    "x-webauth-*",
+    "remote-*",
+    "tailscale-*",
+    "teleport-*",
+    "ssl-client-*",
+    "x-ssl-*",
+    "x-client-cert*",
+    "client-cert*",
+    "x-forward-*",
 ];
 
 /// Exceptions to [`CLIENT_AND_ROUTE`]: Cloudflare's AI Gateway is an upstream, and these are for it.
@@ -106,8 +121,9 @@ pub fn is_forwarded(name: &str) -> bool {
 /// own for these, so a list of names cannot be complete.
 fn is_client_address(name: &str) -> bool {
     const ADDRESSES: [&str; 6] = ["ip", "ipv4", "ipv6", "ipaddr", "addr", "address"];
-    const OWNERS: [&str; 16] = [
+    const OWNERS: [&str; 17] = [
         "",
+        "ip",
         "client",
         "remote",
         "real",
@@ -247,6 +263,24 @@ mod tests {
             "x-goog-iap-jwt-assertion",
             "x-amzn-oidc-data",
             "cookie",
+            "x-ip-address",
+            "client-ip-address",
+            "x-originating-ip-address",
+            "x-ipaddress",
+            "x-forward-for",
+            "x-auth-request-access-token",
+            "x-auth-request-email",
+            "x-ms-token-aad-access-token",
+            "x-pomerium-jwt-assertion",
+            "x-authentik-jwt",
+            "remote-user",
+            "remote-email",
+            "tailscale-user-login",
+            "teleport-jwt-assertion",
+            "x-amzn-mtls-clientcert-subject",
+            "x-ssl-client-dn",
+            "client-cert",
+            "x-client-cert-chain",
         ] {
             assert!(!is_forwarded(name), "{name}");
         }

@@ -4,6 +4,7 @@ use super::finish_reason::reject_finish_reason;
 use super::open_parts::OpenParts;
 use super::{Accumulate, EventKind, ResponseMode, is_set, items, object, parse, text};
 use crate::http::sse::Event;
+use crate::json::{JsonCursor, TextEdits};
 use crate::status::Reason;
 use serde::de::IgnoredAny;
 use serde_json::map::Entry;
@@ -27,14 +28,21 @@ pub(super) fn event_kind(value: &Value) -> EventKind {
 
 /// Whether a chunk carries usage and nothing else.
 pub(super) fn is_usage(value: &Value) -> bool {
-    is_set(value, "usage") && value.get("choices").and_then(Value::as_array).is_some_and(Vec::is_empty)
+    let has_choices = value.get("choices").is_some_and(|choices| !choices.is_null() && choices != &json!([]));
+    is_set(value, "usage") && !has_choices
 }
 
 /// Removes the usage from a stream, chunk by chunk, for a client that did not request it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct UsageRemover {
-    /// The last values of the fields around the choices.
-    seen: Map<String, Value>,
+    /// An object of the last values of the fields around the choices.
+    seen: Value,
+}
+
+impl Default for UsageRemover {
+    fn default() -> UsageRemover {
+        UsageRemover { seen: Value::Object(Object::new()) }
+    }
 }
 
 /// An event without its usage.
@@ -45,27 +53,27 @@ pub enum WithoutUsage {
     /// Nothing.
     Nothing,
     /// This data.
-    Data(String),
+    Data(Vec<u8>),
 }
 
 impl UsageRemover {
     /// Reads the next event. A usage chunk keeps fields that no chunk before it has had, such as citations.
     pub fn remove(&mut self, data: &str) -> WithoutUsage {
-        let Some(Value::Object(mut chunk)) = parse(data) else { return WithoutUsage::Unchanged };
-        if !is_usage(&Value::Object(chunk.clone())) {
-            self.seen.extend(chunk.into_iter().filter(|(name, _)| name != "choices"));
-            return WithoutUsage::Unchanged;
+        let Some(chunk) = parse(data).filter(Value::is_object) else { return WithoutUsage::Unchanged };
+        if is_usage(&chunk) {
+            if is_repeated_but_for_usage(&chunk, std::slice::from_ref(&self.seen)) {
+                return WithoutUsage::Nothing;
+            }
+            let mut edits = TextEdits::default();
+            for member in JsonCursor::root(data).members().filter(|member| member.key.eq_str("usage")) {
+                edits.replace(member.value.range(), b"null".to_vec());
+            }
+            return WithoutUsage::Data(edits.apply(data));
         }
-        let seen = Value::Object(std::mem::take(&mut self.seen));
-        let is_repeated = is_repeated_but_for_usage(&Value::Object(chunk.clone()), std::slice::from_ref(&seen));
-        if let Value::Object(seen) = seen {
-            self.seen = seen;
+        if let (Value::Object(seen), Value::Object(chunk)) = (&mut self.seen, chunk) {
+            seen.extend(chunk.into_iter().filter(|(name, _)| name != "choices"));
         }
-        if is_repeated {
-            return WithoutUsage::Nothing;
-        }
-        chunk.shift_remove("usage");
-        WithoutUsage::Data(Value::Object(chunk).to_string())
+        WithoutUsage::Unchanged
     }
 }
 

@@ -18,9 +18,9 @@ pub fn carries_result(endpoint: Endpoint, document: &Document) -> bool {
         Endpoint::ChatCompletions | Endpoint::Completions => member("choices", |choices| is_list(choices, is_choice)),
         Endpoint::Responses => member("output", |output| is_list(output, is_filled_object)),
         Endpoint::Messages => member("content", |content| is_list(content, |block| has(block, &["type"]))),
-        Endpoint::GenerateContent | Endpoint::StreamGenerateContent => {
-            member("candidates", |candidates| is_list(candidates, |candidate| is_object(candidate.get("content"))))
-        }
+        Endpoint::GenerateContent | Endpoint::StreamGenerateContent => member("candidates", |candidates| {
+            is_list(candidates, |candidate| candidate.get("content").is_some_and(|content| has(content, &["parts"])))
+        }),
         Endpoint::CohereChat => {
             member("message", |message| has(message, &["content", "tool_calls"]))
                 || member("text", |text| text.is_string() && is_filled(text))
@@ -34,7 +34,7 @@ pub fn carries_result(endpoint: Endpoint, document: &Document) -> bool {
         }
         Endpoint::Compute(computation) => match computation {
             Computation::Embeddings => {
-                member("data", |data| is_list(data, |item| has(item, &["embedding", "embeddings"])))
+                member("data", |data| is_list(data, |item| has(item, &["embeddings"]) || is_embedding(item)))
                     || member("embeddings", are_vectors)
                     || member("embedding", |vector| is_vector(vector) || has(vector, &["values"]))
                     // Text Embeddings Inference.
@@ -82,10 +82,6 @@ fn is_filled_object(value: JsonCursor<'_>) -> bool {
     value.is_object() && is_filled(value)
 }
 
-fn is_object(value: Option<JsonCursor<'_>>) -> bool {
-    value.is_some_and(is_filled_object)
-}
-
 /// A choice with its message or text. An empty one counts if it has a finish reason.
 fn is_choice(choice: JsonCursor<'_>) -> bool {
     let ended = has(choice, &["finish_reason", "finishReason"]);
@@ -94,6 +90,11 @@ fn is_choice(choice: JsonCursor<'_>) -> bool {
     let message = choice.get("message").filter(|message| is_filled_object(*message));
     let text = choice.get("text").filter(|text| text.is_string());
     message.is_some_and(|message| ended || has_content(message)) || text.is_some_and(|text| ended || is_filled(text))
+}
+
+/// An item with its vector, or one for each token.
+fn is_embedding(item: JsonCursor<'_>) -> bool {
+    item.get("embedding").is_some_and(|embedding| is_vector(embedding) || are_vectors(embedding))
 }
 
 /// Numbers, or (`encoding_format: base64`) their bytes.

@@ -96,14 +96,15 @@ impl CoalesceRequest {
         }
     }
 
-    /// The names of header fields that are not UTF-8, so that `headers` does not have their bytes.
-    pub fn lossy_names(&self) -> impl Iterator<Item = &str> {
-        self.headers.iter().filter(|(_, value)| is_lossy(value.as_bytes())).map(|(name, _)| name.as_str())
+    /// The header fields that are not UTF-8, so that `headers` does not have their bytes.
+    pub fn lossy_headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        let lossy = self.headers.iter().filter(|(_, value)| is_lossy(value.as_bytes()));
+        lossy.map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
     /// Whether there are such fields.
     pub fn has_lossy_value(&self) -> bool {
-        self.lossy_names().next().is_some()
+        self.lossy_headers().next().is_some()
     }
 
     /// The values that decide the client's role.

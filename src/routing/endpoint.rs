@@ -55,13 +55,11 @@ pub enum Computation {
     Answers,
 }
 
-/// Collections at a provider. A POST below them changes state. Below `async` it makes a job.
-const STATEFUL: [&str; 18] = [
-    "async",
+/// Collections at a provider. A POST below them changes state.
+const STATEFUL: [&str; 16] = [
     "threads",
     "conversations",
     "assistants",
-    "batches",
     "files",
     "uploads",
     "fine_tuning",
@@ -83,6 +81,9 @@ impl Endpoint {
         // A percent-encoded letter equals that letter (RFC 3986, section 6.2.2.2).
         let rest = percent_decode_str(rest).decode_utf8().ok()?;
         let rest = rest.trim_matches('/');
+        if Self::makes_job(rest) {
+            return None;
+        }
         if let Some((path, method)) = rest.rsplit_once(':') {
             return if path.contains("models/") || path.contains("tunedModels/") { Self::google(method) } else { None };
         }
@@ -109,9 +110,14 @@ impl Endpoint {
         }
     }
 
-    /// Whether a request to `rest` makes a job, whose result comes later: it is below `async`.
+    /// Whether a request to `rest` makes a job, whose result comes later, by a word in its path.
     pub fn makes_job(rest: &str) -> bool {
-        percent_decode_str(rest).decode_utf8_lossy().split('/').any(|segment| segment == "async")
+        const JOBS: [&str; 10] =
+            ["async", "asynchronous", "batch", "batches", "deferred", "job", "jobs", "predictions", "queue", "tasks"];
+        let path = percent_decode_str(rest).decode_utf8_lossy().to_ascii_lowercase();
+        // A model or a deployment may have any of these words in its name, but hardly this one.
+        let is_async = |segment: &str| segment.split(['-', '_', ':', '.']).any(|word| word == "async");
+        path.split('/').any(|segment| JOBS.contains(&segment) || is_async(segment))
     }
 
     /// The endpoint by the last segment. Words that other APIs use differently count only directly below a version or a
@@ -278,6 +284,16 @@ mod tests {
             "files",
             "async/chat/completions",
             "api/paas/v4/async/chat/completions",
+            "Async/chat/completions",
+            "async-inference/chat/completions",
+            "chat_async/completions/embeddings",
+            "v1/batch/embeddings",
+            "api/v3/batch/chat/completions",
+            "v1/jobs/chat/completions",
+            "queue/images/generations",
+            "v1/predictions/embeddings",
+            "deferred/chat/completions",
+            "tasks/rerank",
             "%61sync/embeddings",
             "v1/threads/t/messages",
             "threads/t/runs",

@@ -11,7 +11,8 @@ pub fn references_server_state(document: &Document) -> bool {
     let background = document.fields("background").any(|value| !matches!(value, "false" | "null"));
     background
         || ["conversation", "conversation_id", "previous_response_id", "container", "thread"].into_iter().any(set)
-        || document.fields("deferred").any(|value| value == "true")
+        || ["deferred", "async", "is_async"].iter().flat_map(|name| document.fields(name)).any(|value| value == "true")
+        || ["webhook", "webhook_url", "webhooks", "callback", "callback_url", "notify_url"].into_iter().any(set)
         || document.fields("prompt").any(references_template)
         || document.fields("tools").any(references_container)
 }
@@ -82,6 +83,9 @@ mod tests {
             r#"{"background":true}"#,
             r#"{"background":false,"background":true}"#,
             r#"{"deferred":true}"#,
+            r#"{"async":true}"#,
+            r#"{"webhook_url":"https://h"}"#,
+            r#"{"callback_url":"https://h"}"#,
             r#"{"container":"c"}"#,
             r#"{"thread":{"type":"continue","previous_message_id":"m"}}"#,
             r#"{"tools":[{"container" : "c"}]}"#,
@@ -93,7 +97,7 @@ mod tests {
         for none in [
             "{}",
             r#"{"conversation":null,"previous_response_id":null,"background":null,"container":null}"#,
-            r#"{"background":false,"deferred":false}"#,
+            r#"{"background":false,"deferred":false,"async":false,"webhook":null}"#,
             r#"{"tools":[{"container":{"type":"auto"}}]}"#,
             r#"{"tools":[{"description":"a \"container\":\"c\""}]}"#,
             r#"{"prompt":"p"}"#,

@@ -10,7 +10,7 @@ import { createGzip, gunzipSync, gzipSync } from "node:zlib";
 import { assertProxyError, assertSameBytes } from "../../testkit/assertions.mjs";
 import { detailOf, xCacheStatusOf } from "../../testkit/cache-status.mjs";
 import { open, send, sendRaw } from "../../testkit/client.mjs";
-import { chatRequest, result, resultText } from "../../testkit/fixtures.mjs";
+import { chatCompletion, chatEvent, chatRequest, DONE, result, resultText } from "../../testkit/fixtures.mjs";
 import { worker } from "../../testkit/test-worker.mjs";
 import { startUpstream } from "../../testkit/upstream.mjs";
 import { waitFor, withTimeout } from "../../testkit/wait.mjs";
@@ -42,7 +42,7 @@ async function rawUpstream(respond) {
   const server = net.createServer((socket) => {
     sockets.add(socket);
     socket.on("error", () => {});
-    socket.once("data", () => respond(socket));
+    socket.once("data", (data) => respond(socket, data));
   });
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
@@ -315,6 +315,46 @@ test("audio that ends with the connection is not stored: it may be half of the a
     const again = await rawProxy.settled(() => send(rawProxy.origin, request));
     assert.equal(again.headers["x-cache-status"], status, framing);
     assert.equal(again.body.toString(), "ABCD");
+  }
+});
+
+test("no body that ends with the connection is stored, unless its end is in its bytes", async () => {
+  const bodies = {
+    "audio/wav": "RIFF",
+    "audio/opus": "Opus",
+    "audio/aac": "aac",
+    "audio/L16;rate=24000": "pcm",
+    "application/ogg": "OggS",
+    "application/octet-stream": "half",
+    "binary/octet-stream": "half",
+    "image/png": "PNG",
+    "video/mp4": "mp4",
+    "application/pdf": "%PDF",
+    "text/plain": "half a sen",
+    "text/csv": "a,b",
+    "application/x-ndjson": '{"a":1}\n',
+    "application/x-protobuf": "p",
+    "application/json": JSON.stringify(chatCompletion("Hello")),
+    "text/event-stream": chatEvent({ content: "a" }) + chatEvent({}, "stop") + DONE,
+  };
+  const stored = ["application/json", "text/event-stream"];
+  const origin = await rawUpstream((socket, request) => {
+    const type = /x-type: (.*)\r/i.exec(request.toString("latin1"))?.[1] ?? "";
+    socket.end(`HTTP/1.1 200 OK\r\nContent-Type: ${type}\r\nConnection: close\r\n\r\n${bodies[type]}`);
+  });
+  const rawProxy = await worker({ vars: { ...VARS, OPENAI_BASE_URL: `${origin}/v1`, CACHE_PATHS: "custom/*" } });
+  for (const [type, body] of Object.entries(bodies)) {
+    const isChat = stored.includes(type);
+    const paths = isChat ? ["/proxy/chat/completions"] : ["/proxy/audio/speech", "/proxy/custom/x"];
+    for (const path of paths) {
+      const stream = type === "text/event-stream";
+      const request = chatRequest("Hi", { path, headers: { "x-type": type }, stream });
+      for (const expected of ["MISS", isChat ? "HIT" : "MISS"]) {
+        const reply = await rawProxy.settled(() => send(rawProxy.origin, request));
+        assert.equal(reply.body.toString(), body);
+        assert.equal(reply.headers["x-cache-status"], expected, `${type} ${path}`);
+      }
+    }
   }
 });
 

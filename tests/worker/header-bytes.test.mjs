@@ -122,6 +122,18 @@ test("a header in UTF-8 is stored", async () => {
   assert.deepEqual(valuesOf(hit, "x-region"), ["Z\xc3\xbcrich"]);
 });
 
+test("a proxy token beside an unreadable value is removed", async () => {
+  const closed = await worker({ vars: { OPENAI_BASE_URL: `${upstream.origin}/v1`, PROXY_TOKENS: "secret-token" } });
+  const headers = {
+    authorization: "Bearer secret-token",
+    "x-auth-token": ["secret-token", "\xe9"],
+    "x-policy": "\xe9",
+  };
+  await closed.settled(() => send(closed.origin, chatRequest("Hi", { key: null, headers })));
+  assert.ok(!JSON.stringify(upstream.last.rawHeaders).includes("secret-token"), String(upstream.last.rawHeaders));
+  assert.deepEqual(valuesOf(upstream.last, "x-policy"), ["\xe9"]);
+});
+
 test("two unreadable values of a keyed header never share an entry", async () => {
   for (const value of ["\xe4", "\xf6"]) {
     const reply = await ask(chatRequest("Hi", { headers: { "x-policy": value } }));

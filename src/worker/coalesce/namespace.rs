@@ -117,7 +117,7 @@ impl DurableObjectNamespace {
         init.set_method("POST");
         // JSON cannot hold values that are not UTF-8, so these are sent as header fields.
         if let Some(original) = original.filter(|_| request.has_lossy_value()) {
-            init.set_headers(&interop::keep_originals(original, request.lossy_names(), std::iter::empty()));
+            init.set_headers(&interop::original_headers(original, request.lossy_headers()));
         }
         let frame = encode_frame(request, body)?;
         init.set_body(&frame);

@@ -25,7 +25,10 @@ export const encodeRequestHead = (request) => withHeaders([request.method, reque
  */
 export const encodeResponseHead = (response) => withHeaders([response.status], response.headers);
 
-/** @param {string} text */
+/**
+ * @param {string} text
+ * @returns {Generator<[string, string]>}
+ */
 function* headerPairs(text) {
   if (text === "") return;
   const lines = text.split("\n");
@@ -55,18 +58,22 @@ export function decodeHeaders(text) {
 }
 
 /**
- * Headers in which the values of some names keep their bytes. The runtime reads values as UTF-8; only a copy of the original
- * headers keeps other bytes.
+ * Headers in which some values keep their bytes. The runtime reads values as UTF-8; only a copy of the original headers keeps
+ * other bytes.
  *
  * @param {Headers} original
- * @param {string} kept Their names.
+ * @param {string} kept Headers that keep their bytes, unless they have been changed since.
  * @param {string} others The other headers.
  */
 export function headersWithOriginals(original, kept, others) {
-  const names = kept.split("\n");
+  const values = new Map(headerPairs(kept));
   const headers = new Headers(original);
-  for (const name of [...headers.keys()]) if (!names.includes(name)) headers.delete(name);
+  for (const [name, value] of [...headers]) {
+    if (values.get(name) !== value) headers.delete(name);
+    else values.delete(name);
+  }
   applyHeaders(headers, "append", others);
+  for (const [name, value] of values) applyHeaders(headers, "append", `${name}\n${value}`);
   return headers;
 }
 

@@ -103,19 +103,16 @@ fn encode_map<'a>(map: impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)>) 
 pub fn js_headers(map: &HeaderMap, original: Option<&Request>) -> Headers {
     let (lossy, others): (Vec<_>, Vec<_>) = map.iter().partition(|(_, value)| is_lossy(value.as_bytes()));
     match original.filter(|_| !lossy.is_empty()) {
-        Some(original) => keep_originals(original, lossy.iter().map(|(name, _)| name.as_str()), others.into_iter()),
+        Some(original) => {
+            headers_with_originals(&original.headers(), &encode_map(lossy.into_iter()), &encode_map(others.into_iter()))
+        }
         None => decode_headers(&encode_map(map.iter())),
     }
 }
 
-/// The fields of a request that have these names, byte for byte, and `others`.
-pub fn keep_originals<'a>(
-    original: &Request,
-    names: impl Iterator<Item = &'a str>,
-    others: impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)>,
-) -> Headers {
-    let names: Vec<&str> = names.collect();
-    headers_with_originals(&original.headers(), &names.join("\n"), &encode_map(others))
+/// These fields with the bytes that they have in `original`.
+pub fn original_headers<'a>(original: &Request, fields: impl Iterator<Item = (&'a str, &'a str)>) -> Headers {
+    headers_with_originals(&original.headers(), &encode(fields), "")
 }
 
 /// The head of a response.
