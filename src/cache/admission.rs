@@ -9,7 +9,7 @@ use crate::json::canonical::Document;
 use crate::key::CacheKey;
 use crate::key::headers::{is_credential, is_keyed};
 use crate::protocol::answer::{Answer, AnswerRules};
-use crate::protocol::error_body::{is_job, reports_error};
+use crate::protocol::error_body::{is_job, is_only_explanation, reports_error};
 use crate::protocol::finish_reason::reject_finish_reason;
 use crate::protocol::result::carries_result;
 use crate::protocol::usage::Usage;
@@ -243,7 +243,7 @@ fn check_json(endpoint: Endpoint, body: &[u8]) -> Result<(), Reason> {
     }
     let text = std::str::from_utf8(body).map_err(|_| Reason::ResponseNotJson)?;
     let root = JsonCursor::root(text);
-    if reports_error(root) {
+    if reports_error(root) || (endpoint == Endpoint::Custom && is_only_explanation(root)) {
         return Err(Reason::ErrorBody);
     }
     if is_job(root, endpoint == Endpoint::Custom) {

@@ -26,7 +26,7 @@ const FOR_THIS_PROXY: [&str; 5] = ["host", "content-length", "expect", "cache-co
 
 /// Fields that describe the client, its session and its way to this proxy. No step before the upstream reads them. `*` at
 /// the end stands for any ending.
-pub const CLIENT_AND_ROUTE: [&str; 73] = [
+pub const CLIENT_AND_ROUTE: [&str; 89] = [
     // Cookies are between a browser and one site; no API client needs them.
     "cookie",
     "cookie2",
@@ -84,6 +84,22 @@ pub const CLIENT_AND_ROUTE: [&str; 73] = [
     "do-connecting-ip",
     "ali-cdn-*",
     "x-cdn-*",
+    "x-request-start",
+    "x-queue-start",
+    "x-scheme",
+    "x-nginx-*",
+    "x-haproxy-*",
+    "x-waws-*",
+    "x-appservice-*",
+    "x-site-deployment-id",
+    "was-default-hostname",
+    "disguised-host",
+    "x-render-*",
+    "rndr-*",
+    "x-heroku-*",
+    "x-k8s-*",
+    "x-istio-*",
+    "l5d-*",
     // Sessions and certificates that a gateway in front of this proxy has checked.
     "x-goog-iap-*",
     "x-goog-authenticated-user-*",
@@ -263,6 +279,11 @@ mod tests {
             "x-goog-iap-jwt-assertion",
             "x-amzn-oidc-data",
             "cookie",
+            "x-request-start",
+            "x-nginx-proxy",
+            "disguised-host",
+            "rndr-id",
+            "l5d-dst-canonical",
             "x-ip-address",
             "client-ip-address",
             "x-originating-ip-address",

@@ -18,18 +18,40 @@ pub fn reports_error(body: JsonCursor<'_>) -> bool {
             value.eq_str("error")
         } else if is_typed {
             false
-        } else if is("success") {
+        } else if is("success") || is("ok") {
             value.text() == "false"
-        } else if is("status") {
-            ["error", "failed", "failure"].iter().any(|word| value.eq_str(word))
+        } else if is("status") || is("statusCode") || is("status_code") {
+            ["error", "failed", "failure"].iter().any(|word| value.eq_str(word)) || is_failed_status(value)
         } else if is("base_resp") {
             value.get("status_code").is_some_and(is_error_code)
         } else if is("x_groq") {
             value.get("error").is_some_and(|error| error.text() != "null")
         } else {
-            (is("error_code") || is("errorCode") || is("code")) && is_error_code(value)
+            let name = member.key.as_string().unwrap_or_default();
+            let name = name.replace(['_', '-'], "").to_ascii_lowercase();
+            (CODES.contains(&name.as_str()) && is_error_code(value))
+                || (MESSAGES.contains(&name.as_str()) && is_filled(value) && is_error_code(value))
         }
     })
+}
+
+/// Members with a code, in lower case and without separators.
+const CODES: [&str; 7] = ["code", "errorcode", "errcode", "errno", "errorno", "retcode", "returncode"];
+
+/// Members that say what went wrong.
+const MESSAGES: [&str; 9] =
+    ["error", "err", "errormsg", "errmsg", "errormessage", "errortype", "exception", "fault", "failurereason"];
+
+/// Whether an object has nothing but the explanation of an error (FastAPI, AWS).
+pub fn is_only_explanation(body: JsonCursor<'_>) -> bool {
+    const EXPLANATIONS: [&str; 5] = ["detail", "details", "message", "msg", "requestid"];
+    let is_explanation = |name: String| EXPLANATIONS.contains(&name.replace(['_', '-'], "").to_ascii_lowercase().as_str());
+    body.members().all(|member| member.key.as_string().is_some_and(is_explanation))
+}
+
+/// Whether a number is the status of a failure.
+fn is_failed_status(value: JsonCursor<'_>) -> bool {
+    value.index().is_some_and(|status| (400..600).contains(&status))
 }
 
 /// A number or word other than those that mean success.

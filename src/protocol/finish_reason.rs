@@ -46,12 +46,33 @@ const FAILED: [&str; 19] = [
 
 /// Words of a filter. Each provider has names of its own, so a list of names cannot be complete.
 const FILTER_WORDS: [&str; 12] = [
-    "filter", "safety", "sensitive", "block", "prohibit", "violat", "moderat", "guardrail", "censor", "flagged", "toxic", "recitation",
+    "filter",
+    "safety",
+    "sensitive",
+    "block",
+    "prohibit",
+    "violat",
+    "moderat",
+    "guardrail",
+    "censor",
+    "flagged",
+    "toxic",
+    "recitation",
 ];
 
 /// Words of a failure.
 const FAILURE_WORDS: [&str; 12] = [
-    "error", "fail", "cancel", "abort", "timeout", "timed", "interrupt", "insufficient", "malformed", "unexpected", "overload",
+    "error",
+    "fail",
+    "cancel",
+    "abort",
+    "timeout",
+    "timed",
+    "interrupt",
+    "insufficient",
+    "malformed",
+    "unexpected",
+    "overload",
     "disconnect",
 ];
 
@@ -76,14 +97,35 @@ mod tests {
     #[test]
     fn filters_and_failures_are_recognised_by_their_words() {
         for reason in [
-            "content_filter", "guardrail_intervened", "safety_block", "policy_violation", "moderation", "CONTENT_FILTERED", "censored",
-            "blocked_by_admin", "Prohibited", "flagged", "Refusal",
+            "content_filter",
+            "guardrail_intervened",
+            "safety_block",
+            "policy_violation",
+            "moderation",
+            "CONTENT_FILTERED",
+            "censored",
+            "blocked_by_admin",
+            "Prohibited",
+            "flagged",
+            "Refusal",
         ] {
             assert_eq!(reject_finish_reason(reason), Some(Reason::ContentFilter), "{reason}");
         }
         for reason in [
-            "error", "server_error", "failed", "cancelled", "CANCELED", "aborted", "timeout", "timed_out", "interrupted", "engine_overloaded",
-            "insufficient_quota", "malformed_output", "client_disconnected", "Other",
+            "error",
+            "server_error",
+            "failed",
+            "cancelled",
+            "CANCELED",
+            "aborted",
+            "timeout",
+            "timed_out",
+            "interrupted",
+            "engine_overloaded",
+            "insufficient_quota",
+            "malformed_output",
+            "client_disconnected",
+            "Other",
         ] {
             assert_eq!(reject_finish_reason(reason), Some(Reason::NotCompleted), "{reason}");
         }
@@ -92,9 +134,28 @@ mod tests {
     #[test]
     fn other_ends_may_be_stored() {
         for reason in [
-            "", "stop", "length", "tool_calls", "function_call", "end_turn", "max_tokens", "stop_sequence", "tool_use", "pause_turn",
-            "COMPLETE", "MAX_TOKENS", "STOP", "STOP_SEQUENCE", "TOOL_CALL", "eos_token", "eos", "model_length", "completed",
-            "model_context_window_exceeded", "normal", "finished",
+            "",
+            "stop",
+            "length",
+            "tool_calls",
+            "function_call",
+            "end_turn",
+            "max_tokens",
+            "stop_sequence",
+            "tool_use",
+            "pause_turn",
+            "COMPLETE",
+            "MAX_TOKENS",
+            "STOP",
+            "STOP_SEQUENCE",
+            "TOOL_CALL",
+            "eos_token",
+            "eos",
+            "model_length",
+            "completed",
+            "model_context_window_exceeded",
+            "normal",
+            "finished",
         ] {
             assert_eq!(reject_finish_reason(reason), None, "{reason}");
         }

@@ -46,8 +46,20 @@ pub struct HeaderEdits {
     pub append: Vec<(&'static str, String)>,
 }
 
-/// Cookies of one upstream would be sent to all others, because a browser knows only the proxy's host.
-const COOKIES: [&str; 2] = ["set-cookie", "set-cookie2"];
+/// Fields that a browser keeps for a whole host. It knows only the proxy's, so the cookies of one upstream would be sent to all
+/// others, and reports about the proxy to an upstream.
+const FOR_THE_HOST: [&str; 10] = [
+    "set-cookie",
+    "set-cookie2",
+    "alt-svc",
+    "clear-site-data",
+    "expect-ct",
+    "nel",
+    "public-key-pins",
+    "report-to",
+    "reporting-endpoints",
+    "strict-transport-security",
+];
 const CACHE_STATUS: &str = "cache-status";
 const X_CACHE_STATUS: &str = "x-cache-status";
 const X_SHOULD_RETRY: &str = "x-should-retry";
@@ -83,7 +95,7 @@ pub fn header_edits(
     if headers.contains_key(ALLOW_ORIGIN) {
         append.push((EXPOSE_HEADERS, exposed));
     }
-    HeaderEdits { remove: &COOKIES, set, append }
+    HeaderEdits { remove: &FOR_THE_HOST, set, append }
 }
 
 /// The names of the fields of ours, with these further ones.

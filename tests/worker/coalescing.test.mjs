@@ -577,7 +577,7 @@ describe("a follower that has waited in vain", () => {
   const filtered = chatEvent({}, "content_filter") + DONE;
 
   test("a follower's own call has all of TIMEOUT", async () => {
-    const limited = await worker({ vars: { ...VARS, TIMEOUT: "1" } });
+    const limited = await worker({ vars: { ...VARS, TIMEOUT: "2" } });
     const prompt = freshPrompt();
     const stream = controlledStream();
     upstream.next(stream.respond);

@@ -77,7 +77,7 @@ for (const [how, response] of [
   ["pauses for too long", (_call, res) => void res.writeHead(200, { "content-type": "application/json" }).write("{")],
 ]) {
   test(`a revalidation that ${how} is tried again`, async () => {
-    const proxy = await worker({ vars: { ...VARS, STALE_WHILE_REVALIDATE: "300", TIMEOUT: "1", IDLE_TIMEOUT: "1" } });
+    const proxy = await worker({ vars: { ...VARS, STALE_WHILE_REVALIDATE: "300", TIMEOUT: "2", IDLE_TIMEOUT: "2" } });
     await proxy.clear();
     await proxy.settled(() => send(proxy.origin, chat()));
     await ageEntries(proxy, 700);

@@ -157,7 +157,7 @@ test("the last response reaches the client, whatever its size", async () => {
 });
 
 test("TIMEOUT begins when the request body is complete", async () => {
-  const limited = await worker({ vars: { ...VARS, TIMEOUT: "1" } });
+  const limited = await worker({ vars: { ...VARS, TIMEOUT: "2" } });
   const json = { id: "x", choices: [{ index: 0, message: { content: "a" }, finish_reason: "stop" }] };
   upstream.otherwise((call) => (call.url.endsWith("/models") ? { hold: new Promise(() => {}) } : { json }));
   for (const headers of [{ "content-type": "text/plain" }, { "content-type": "application/json" }]) {

@@ -53,7 +53,7 @@ impl Events {
         match self.remover.remove(&event.data()) {
             WithoutUsage::Unchanged => out.extend_from_slice(event.bytes()),
             WithoutUsage::Nothing => self.after_cr = event.bytes().ends_with(b"\r"),
-            WithoutUsage::Data(data) => out.extend(event.with_data(data.as_bytes())),
+            WithoutUsage::Data(data) => out.extend(event.with_data(&data)),
         }
     }
 }
