@@ -525,9 +525,8 @@ mod tests {
                 assert_eq!(captured, Err(Reason::ResponseType), "{endpoint:?} {body}");
             }
             for body in ["{}", "[]", r#"{"detail":"d"}"#, r#"{"base_resp":{"status_code":1}}"#, r#"[{"error":{}}]"#] {
-                let known = endpoint != Endpoint::Custom || body != r#"{"detail":"d"}"#;
                 let captured = capture(endpoint, "application/json", body.as_bytes());
-                assert_eq!(captured.is_err(), known, "{endpoint:?} {body}");
+                assert!(captured.is_err(), "{endpoint:?} {body}");
             }
         }
     }

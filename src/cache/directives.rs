@@ -56,6 +56,7 @@ impl Directives {
     /// [`ErrorKind::InvalidHeader`], naming the field, if an `X-Proxy-*` field is unknown or cannot be read. An unreadable
     /// `Cache-Control` directive is no error (RFC 9111, section 5.2.3): it is ignored, or read as its strictest value.
     pub fn read(headers: &HeaderMap) -> Result<Directives, ProxyError> {
+        headers.keys().try_for_each(|name| check_separators(name.as_str()))?;
         headers.keys().filter_map(|name| name.as_str().strip_prefix(PREFIX)).try_for_each(check_name)?;
         let mut directives = Directives {
             ttl: header(headers, "x-proxy-ttl", "a whole number of seconds, 0 or more", seconds)?,
@@ -138,6 +139,23 @@ pub(super) fn unreadable(name: &str, expected: &str) -> ProxyError {
     ProxyError::new(ErrorKind::InvalidHeader, message)
 }
 
+/// An error for a control in another spelling, such as `x_proxy_ttl`, which would be sent to the upstream.
+fn check_separators(name: &str) -> Result<(), ProxyError> {
+    if name.starts_with(PREFIX) || !name.contains("proxy") {
+        return Ok(());
+    }
+    let letters = name.replace(['-', '_'], "");
+    let is_control = |rest: &&str| KNOWN.contains(rest) || NOT_AVAILABLE.contains(rest);
+    match letters.strip_prefix("xproxy").filter(is_control) {
+        Some(control) => {
+            let message =
+                format!("The header {name} is unknown. Did you mean {PREFIX}{control}? Correct it or leave it out.");
+            Err(ProxyError::new(ErrorKind::InvalidHeader, message))
+        }
+        None => Ok(()),
+    }
+}
+
 /// An error for a name that this version does not support.
 fn check_name(name: &str) -> Result<(), ProxyError> {
     if KNOWN.contains(&name) {
@@ -216,6 +234,10 @@ mod tests {
             ("x-proxy-ingore", "x-proxy-ignore"),
             ("x-proxy-macth", "x-proxy-match"),
             ("x-proxy-", "x-proxy-ttl"),
+            ("x_proxy_ttl", "x-proxy-ttl"),
+            ("xproxy-namespace", "x-proxy-namespace"),
+            ("x-proxy_refresh", "x-proxy-refresh"),
+            ("x-proxymatch", "x-proxy-match"),
         ] {
             let error = read(unknown, "a").unwrap_err();
             assert_eq!(error.kind, ErrorKind::InvalidHeader);

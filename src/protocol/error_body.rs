@@ -45,8 +45,11 @@ const MESSAGES: [&str; 9] =
 /// Whether an object has nothing but the explanation of an error (FastAPI, AWS).
 pub fn is_only_explanation(body: JsonCursor<'_>) -> bool {
     const EXPLANATIONS: [&str; 5] = ["detail", "details", "message", "msg", "requestid"];
-    let is_explanation = |name: String| EXPLANATIONS.contains(&name.replace(['_', '-'], "").to_ascii_lowercase().as_str());
-    body.members().all(|member| member.key.as_string().is_some_and(is_explanation))
+    let is_explanation =
+        |name: String| EXPLANATIONS.contains(&name.replace(['_', '-'], "").to_ascii_lowercase().as_str());
+    is_filled(body)
+        && body.is_object()
+        && body.members().all(|member| member.key.as_string().is_some_and(is_explanation))
 }
 
 /// Whether a number is the status of a failure.

@@ -142,7 +142,10 @@ impl<P: Platform> InFlightFetch<P> {
         let (Some(mut watch), Conversion::NotWatched) = (watch, self.conversion.get()) else { return };
         self.conversion.set(Conversion::Watched);
         platform.spawn(async move {
-            if response.watch(|chunk| watch.push(chunk)).await {
+            // A body that is too large to store has no other use than for its readers.
+            let watching = pin!(response.watch(|chunk| watch.push(chunk)));
+            let overflow = pin!(response.overflow());
+            if matches!(select(watching, overflow).await, Either::Left((true, _))) {
                 self.conversion.set(Conversion::Impossible);
                 self.wake();
             }

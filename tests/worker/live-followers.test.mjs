@@ -148,3 +148,18 @@ test("a client that asks for usage gets a request of its own, where its leader h
   assert.equal(body.toString(), TEXT[0] + END + usageEvent() + DONE);
   await stream.end();
 });
+
+test("a stream that is too large to store ends with its last reader, although a plain follower waited for it", async () => {
+  const small = await worker({ vars: { ...VARS, CACHE_MAX_BYTES: "300" } });
+  const prompt = freshPrompt();
+  const { stream, reply } = await lead(streaming(prompt), small.origin);
+  upstream.otherwise({ json: chatCompletion("Hello") });
+  const follower = send(small.origin, plain(prompt));
+  const call = await stream.started;
+  await stream.send(TEXT[0]);
+  assert.equal(await readText(reply, TEXT[0].length), TEXT[0]);
+  await stream.send(chatEvent({ content: "x".repeat(400) }));
+  assert.equal(JSON.parse((await follower).body.toString()).choices[0].message.content, "Hello");
+  reply.disconnect();
+  await withTimeout(call.disconnected, "the upstream's stream to be aborted");
+});

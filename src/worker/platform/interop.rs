@@ -152,14 +152,22 @@ async fn next_chunk(reader: &ReadableStreamDefaultReader) -> Result<Option<Vec<u
 
 /// Gives a stream's chunks to `accepts` until it refuses one. Whether it has.
 pub async fn read_while(body: &ReadableStream, accepts: &mut dyn FnMut(&[u8]) -> bool) -> bool {
-    let reader: ReadableStreamDefaultReader = body.get_reader().unchecked_into();
-    while let Ok(Some(chunk)) = next_chunk(&reader).await {
+    let reader = CancelledReader(body.get_reader().unchecked_into());
+    while let Ok(Some(chunk)) = next_chunk(&reader.0).await {
         if !accepts(&chunk) {
-            drop(reader.cancel());
             return true;
         }
     }
     false
+}
+
+/// A reader that cancels its stream when it is dropped. After the stream's end that has no effect.
+struct CancelledReader(ReadableStreamDefaultReader);
+
+impl Drop for CancelledReader {
+    fn drop(&mut self) {
+        drop(self.0.cancel());
+    }
 }
 
 async fn read_up_to(body: &ReadableStream, limit: usize) -> Result<Option<Vec<u8>>, JsValue> {
