@@ -9,9 +9,11 @@ import { DurableObject } from "cloudflare:workers";
 const MAX_VALUE_BYTES = 25 * 2 ** 20; // as KV
 const MAX_FILE_NAME = 200; // file systems allow 255 bytes
 const PAGE = 1000; // names in a list, as KV
+const MAX_HEADER_BYTES = 16_384; // names and metadata are shorter
 const NEWLINE = 10;
 const TOUCH_AFTER_MS = 5_000;
 const SWEEP_BATCH = 100;
+const INSPECT_BATCH = 100;
 const EVICT_BATCH = 16;
 const RETRY_SWEEP_MS = 60_000;
 const MIN_ALARM_MS = 1_000; // entries that expire at nearly the same time are swept together
@@ -65,6 +67,34 @@ async function read(disk, name) {
   if (!response.ok) throw new Error(`reading an entry: status ${response.status}`);
   const bytes = new Uint8Array(await response.arrayBuffer());
   return { size: bytes.length, ...parse(bytes, name) };
+}
+
+/**
+ * The header of a name's file, and the size of the file.
+ *
+ * @param {Fetcher} disk
+ * @param {string} name
+ */
+async function readHeader(disk, name) {
+  const response = await disk.fetch(urlOf(name));
+  if (response.status === 404) {
+    await response.body?.cancel();
+    return undefined;
+  }
+  if (!response.ok || !response.body) throw new Error(`reading an entry: status ${response.status}`);
+  const size = Number(response.headers.get("content-length"));
+  let start = new Uint8Array();
+  const reader = response.body.getReader();
+  while (!start.includes(NEWLINE) && start.length < MAX_HEADER_BYTES) {
+    const { done, value } = await reader.read();
+    if (done) break;
+    const longer = new Uint8Array(start.length + value.length);
+    longer.set(start);
+    longer.set(value, start.length);
+    start = longer;
+  }
+  await reader.cancel();
+  return { size, header: parse(start, name)?.header };
 }
 
 /** @param {number | null | undefined} expires */
@@ -330,7 +360,7 @@ export class EntryIndex extends DurableObject {
    * @param {string} name
    */
   async #observe(name) {
-    const entry = await read(this.env.DISK, name);
+    const entry = await readHeader(this.env.DISK, name);
     if (!entry) return this.#forget(name);
     if (!entry.header || isExpired(entry.header.expires)) return this.#delete(name);
     this.#record(name, entry.size, entry.header.expires);
@@ -348,14 +378,27 @@ export class EntryIndex extends DurableObject {
     );
     for (const folder of await this.#listing("")) {
       if (folder.type !== "directory") continue;
-      for (const { name: file } of await this.#listing(`${folder.name}/`)) {
-        const name = nameOf(file);
-        if (name === undefined || folderOf(file) !== folder.name) continue;
-        if (!rows.delete(name)) await this.inspect(name);
-      }
+      const unknown = (await this.#listing(`${folder.name}/`))
+        .filter(({ name: file }) => folderOf(file) === folder.name)
+        .flatMap(({ name: file }) => nameOf(file) ?? [])
+        .filter((name) => !rows.delete(name));
+      await this.#inspectAll(unknown);
     }
-    for (const name of rows) await this.inspect(name);
+    await this.#inspectAll([...rows]);
+    await this.#evict("");
     await this.#schedule();
+  }
+
+  /**
+   * Looks at many files, some at a time. Requests are served meanwhile.
+   *
+   * @param {string[]} names
+   */
+  async #inspectAll(names) {
+    for (let at = 0; at < names.length; at += INSPECT_BATCH) {
+      await Promise.all(names.slice(at, at + INSPECT_BATCH).map((name) => this.inspect(name)));
+      await scheduler.wait(1); // the runtime looks at its sockets only when there is nothing else to do
+    }
   }
 
   /**

@@ -149,5 +149,14 @@ function startFailure({ host, port, folder }, text) {
     );
   }
   if (folder && /sqlite|no space left|read-only file system|permission denied/i.test(text)) throw new StoreFault(text);
-  throw new CommandError(`workerd did not start:\n${text}`);
+  const hint = isWithoutGlibc()
+    ? "\nworkerd needs a Linux with glibc, and this one has another C library (Alpine has musl)."
+    : "";
+  throw new CommandError(`workerd did not start:\n${text}${hint}`);
+}
+
+function isWithoutGlibc() {
+  if (process.platform !== "linux") return false;
+  const { header } = /** @type {any} */ (process.report.getReport());
+  return header.glibcVersionRuntime === undefined;
 }

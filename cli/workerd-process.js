@@ -2,6 +2,7 @@
 import { spawn } from "node:child_process";
 import { createRequire } from "node:module";
 import { createInterface } from "node:readline";
+import { CommandError } from "./errors.js";
 
 const require = createRequire(import.meta.url);
 
@@ -16,6 +17,18 @@ exec 4<&-
 exec "$@" </dev/null
 `;
 
+/** The file of workerd, which npm has installed for this kind of machine. */
+function findWorkerd() {
+  try {
+    return require("workerd").default;
+  } catch (error) {
+    const [why] = error.message.split("\n");
+    throw new CommandError(
+      `workerd is not installed for this machine: ${why}\nInstall the package again, with optional dependencies.`,
+    );
+  }
+}
+
 /**
  * Starts workerd: { pid, port, ended, stop }.
  *
@@ -29,19 +42,21 @@ exec "$@" </dev/null
  * @param {(line: string) => void} options.onErrorLine
  */
 export function startWorkerd({ config, env, onLine, onErrorLine }) {
-  const workerd = require("workerd").default;
+  const workerd = findWorkerd();
   // Ephemeral objects are experimental: see worker.js.
   const command = [workerd, "serve", "--experimental", "--control-fd=3", config];
   // On Windows, Node's children end with it: they are in a job object.
   const [program, ...args] =
     process.platform === "win32" ? command : ["/bin/sh", "-c", GUARDED, "reprise-guard", ...command];
-  const child = spawn(program, args, {
+  /** @type {import("node:child_process").SpawnOptions} */
+  const options = {
     env,
     // A group of its own: Ctrl-C reaches this process alone, which then ends workerd in order.
     detached: process.platform !== "win32",
     stdio: ["pipe", "pipe", "pipe", "pipe"],
     windowsHide: true,
-  });
+  };
+  const child = spawned(program, args, options);
   const { stdin, stdout, stderr } = child;
   stdin.on("error", () => {}); // the guard may have been killed
   createInterface({ input: stdout }).on("line", onLine);
@@ -77,4 +92,14 @@ export function startWorkerd({ config, env, onLine, onErrorLine }) {
       clearTimeout(timer);
     },
   };
+}
+
+/** @param {string} program @param {string[]} args @param {import("node:child_process").SpawnOptions} options */
+function spawned(program, args, options) {
+  try {
+    return spawn(program, args, options);
+  } catch (error) {
+    if (error.code === "E2BIG") throw new CommandError("All variables together are too long for this system.");
+    throw error;
+  }
 }

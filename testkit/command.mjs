@@ -65,10 +65,12 @@ class Running {
   stdout = "";
   stderr = "";
   ended; // a promise of { code, signal }
+  #child;
   #dir;
   #listeners = new Set();
 
   constructor(child, dir) {
+    this.#child = child;
     this.#dir = dir;
     createInterface({ input: child.stdout }).on("line", (line) => {
       this.stdout += `${line}\n`;
@@ -104,6 +106,12 @@ class Running {
   /** The process id of workerd. */
   get workerd() {
     return JSON.parse(readFileSync(path.join(this.#dir, "lock"), "utf8")).workerd.pid;
+  }
+
+  /** Stops reading what it writes, as `head` does. */
+  closeOutput() {
+    this.#child.stdout.destroy();
+    this.#child.stderr.destroy();
   }
 
   /** Ends it as Ctrl-C does. */

@@ -3,18 +3,19 @@
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import https from "node:https";
 import { createServer } from "node:net";
 import path from "node:path";
 import { after, afterEach, beforeEach, test } from "node:test";
+import { execa } from "execa";
 import { COMPATIBILITY_DATE, COMPATIBILITY_FLAGS } from "../../cli/workerd-config.js";
 import { findProgram } from "../../scripts/common.mjs";
 import { page } from "../../scripts/dashboard.mjs";
 import { send } from "../../testkit/client.mjs";
 import { entryFiles, filesBelow, install, isRunning, runCommand, startCommand } from "../../testkit/command.mjs";
 import { chatEvent, DONE, EVENT_STREAM } from "../../testkit/fixtures.mjs";
-import { temporaryFolder } from "../../testkit/processes.mjs";
+import { ROOT, temporaryFolder } from "../../testkit/processes.mjs";
 import { startUpstream } from "../../testkit/upstream.mjs";
 import { deferred, waitFor, withTimeout } from "../../testkit/wait.mjs";
 import { workerdVersion, wranglerConfig } from "../../testkit/worker.mjs";
@@ -140,7 +141,7 @@ test("parallel requests for samples fill different slots, and a restart keeps th
     const message = { role: "assistant", content: `sample ${call.n}` };
     return { json: { id: `answer-${call.n}`, choices: [{ index: 0, message, finish_reason: "stop" }] } };
   });
-  const ask = (command) => send(command.origin, request("Hi", { "x-proxy-samples": "3" }));
+  const ask = (command) => send(command.url, request("Hi", { "x-proxy-samples": "3" }));
   const inParallel = async (command) =>
     new Set((await Promise.all([1, 2, 3].map(() => ask(command)))).map(({ body }) => body.toString()));
   const first = await start();
@@ -422,6 +423,47 @@ test("a port that is taken is named", async () => {
   await new Promise((resolve) => server.close(resolve));
   assert.equal(exitCode, 1);
   assert.match(stderr, new RegExp(`Another program listens on 127.0.0.1:${port}`));
+});
+
+test("requests are served after the reader of the output has ended", async () => {
+  const command = await start();
+  command.closeOutput();
+  for (const content of ["unread", "unread too", "unread"]) {
+    assert.equal((await send(command.url, request(content))).status, 200);
+  }
+  assert.deepEqual(await command.stop(), { code: 0, signal: null });
+});
+
+test("`npm start` without Rust names the packed command", async () => {
+  const env = { HOME: folder, CARGO_HOME: folder, PATH: path.dirname(process.execPath) };
+  const script = path.join(ROOT, "scripts", "start.mjs");
+  const { exitCode, stdout, stderr } = await execa(process.execPath, [script], {
+    env,
+    extendEnv: false,
+    reject: false,
+  });
+  assert.equal(exitCode, 1);
+  assert.equal(stdout, "");
+  assert.match(
+    stderr,
+    /^\[reprise\] Rust is missing\. .* or use the packed command, which needs none: docs\/getting-started\.md\.$/,
+  );
+});
+
+test("a workerd that is missing, or variables that are too long, are explained", async () => {
+  const { folder: other, remove } = temporaryFolder();
+  cpSync(path.join(folder, "node_modules", "reprise"), path.join(other, "node_modules", "reprise"), {
+    recursive: true,
+  });
+  const program = path.join(other, "node_modules", "reprise", "cli", "main.js");
+  const missing = await execa(process.execPath, [program, "--port", "0"], { cwd: other, reject: false });
+  assert.equal(missing.exitCode, 1);
+  assert.match(missing.stderr, /^reprise: workerd is not installed for this machine: .*\nInstall the package again/);
+  remove();
+  const file = path.join(folder, "long.env");
+  writeFileSync(file, Array.from({ length: 80 }, (_, n) => `LONG_${n}=${"x".repeat(100_000)}\n`).join(""));
+  const long = await runCommand(folder, ["--port", "0", "--env-file", file]);
+  assert.deepEqual([long.exitCode, long.stderr], [1, "reprise: All variables together are too long for this system."]);
 });
 
 test("--quiet writes no line for a request, and counts it", async () => {

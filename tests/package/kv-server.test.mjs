@@ -1,7 +1,7 @@
 // The KV server in workerd, behind the runtime's own KV binding.
 
 import assert from "node:assert/strict";
-import { mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { after, test } from "node:test";
@@ -36,14 +36,13 @@ after(async () => {
 /**
  * A folder with the KV server on it: { folder, start }. `start` gives the binding's operations, and `stop`.
  *
- * @param {{ maxBytes?: number }} [options]
+ * @param {{ maxBytes?: number, folder?: string }} [options]
  */
-function store({ maxBytes } = {}) {
-  const folder = mkdtempSync(path.join(os.tmpdir(), "reprise-"));
+function store({ maxBytes, folder = mkdtempSync(path.join(os.tmpdir(), "reprise-")) } = {}) {
   folders.push(folder);
   const at = (name) => path.join(folder, name);
   writeFileSync(at("driver.js"), DRIVER);
-  for (const name of ["entries", "index", "objects"]) mkdirSync(at(name));
+  for (const name of ["entries", "index", "objects"]) mkdirSync(at(name), { recursive: true });
   const config = workerdConfig({
     folder,
     modules: [["driver.js", at("driver.js")]],
@@ -228,6 +227,24 @@ test("the index follows files that were changed while nothing ran", async () => 
   kv = await again.start();
   assert.deepEqual(names(await kv.list({})), ["b1"]);
   assert.equal(await kv.get("b1"), "value");
+});
+
+test("an index that is made anew knows the sizes of all files, and deletes what is too much", async () => {
+  const { folder, start } = store();
+  const kv = await start();
+  const all = Array.from({ length: 250 }, (_, n) => `name ${n}`);
+  for (const name of all) await kv.put(name, "x".repeat(100));
+  await kv.stop();
+  rmSync(path.join(folder, "index"), { recursive: true });
+  const size = () =>
+    entryFiles(folder).reduce((sum, file) => sum + (statSync(file, { throwIfNoEntry: false })?.size ?? 0), 0);
+  const maxBytes = Math.floor(size() / 2);
+  const again = await store({ folder, maxBytes }).start();
+  await again.put("new", "value");
+  await waitFor(() => size() <= maxBytes, "the size to be that of the folder");
+  const isListed = async () => names(await again.list({})).length === entryFiles(folder).length;
+  await waitFor(isListed, "the list to name the files that are left");
+  assert.ok(entryFiles(folder).length > 100);
 });
 
 test("a value beyond what KV accepts, or a name that no file can have, is refused", async () => {
