@@ -9,7 +9,7 @@ const sse = (data) => {
   return `${event}data: ${typeof data === "string" ? data : JSON.stringify(data)}\n\n`;
 };
 
-// What a model says: JSON, if the request asks for that.
+// The text of a model: JSON, if the request requires it.
 const fragments = ({ marker, request }) => {
   const formats = [
     request?.response_format,

@@ -57,7 +57,7 @@ const request = (content, headers = {}) => ({
 const contentOf = (body) => JSON.parse(body).messages[0].content;
 const cacheStatus = (reply) => reply.headers["x-cache-status"];
 
-/** Asks for the responses to `contents`, and waits until each is stored. */
+/** Requests the responses to `contents`, and waits until each is stored. */
 async function fill(command, contents, headers) {
   for (const content of contents) {
     assert.equal(cacheStatus(await command.settled(request(content, headers))), "MISS", content);

@@ -55,7 +55,7 @@ test("a client's text cannot steer the terminal", () => {
   );
 });
 
-test("colour is used on a terminal only, and NO_COLOR is obeyed", () => {
+test("colour is used on a terminal only, and NO_COLOR is respected", () => {
   assert.ok(usesColor({}, true));
   assert.ok(usesColor({ NO_COLOR: "" }, true));
   assert.ok(!usesColor({}, false));

@@ -1,4 +1,4 @@
-// A coalesced client in another mode than its leader: it gets what it can live, and does not wait for what it cannot use.
+// A coalesced client in another mode than its leader: it gets a live response if it can be converted, and does not wait for one that cannot.
 
 import assert from "node:assert/strict";
 import { after, beforeEach, test } from "node:test";
@@ -35,7 +35,7 @@ const TEXT = [chatEvent({ content: "a" }, null, { usage: null }), chatEvent({ co
 const END = chatEvent({}, "stop", { usage: null });
 const usageEvent = (more = {}) => sseEvent({ ...chatChunk({}), choices: [], usage: { total_tokens: 3 }, ...more });
 
-/** A leader that has asked for `request`, and its upstream stream. */
+/** A leader that has sent `request`, and its upstream stream. */
 async function lead(request, origin = proxy.origin) {
   const stream = controlledStream();
   upstream.next(stream.respond);
@@ -85,7 +85,7 @@ test("usage is taken out before the operator's own transform", async () => {
   assert.ok(!rest.includes("total_tokens") && rest.endsWith(DONE), rest);
 });
 
-test("a follower that did not ask for usage gets a stream where the upstream answers with an object", async () => {
+test("a follower that did not request usage gets a stream if the upstream responds with an object", async () => {
   const prompt = freshPrompt();
   const release = upstream.holdNext({ json: chatCompletion("Hello", { usage: { total_tokens: 3 } }) });
   const leader = send(proxy.origin, withUsage(prompt));
@@ -117,10 +117,10 @@ for (const [what, event] of Object.entries(UNCONVERTIBLE)) {
     upstream.otherwise({ json: chatCompletion("Hello") });
     const rest = readRest(reply);
     await stream.send(event);
-    const answers = await withTimeout(Promise.all(followers), "the followers' answers while the stream is open");
-    for (const { body } of answers) assert.equal(JSON.parse(body.toString()).choices[0].message.content, "Hello");
+    const replies = await withTimeout(Promise.all(followers), "the followers' responses while the stream is open");
+    for (const { body } of replies) assert.equal(JSON.parse(body.toString()).choices[0].message.content, "Hello");
     assert.equal(upstream.calls.length, 2, "the followers share one request");
-    assert.deepEqual(answers.map(xCacheStatusOf).sort(), ["COALESCED", "MISS"]);
+    assert.deepEqual(replies.map(xCacheStatusOf).sort(), ["COALESCED", "MISS"]);
     await stream.send(END + DONE);
     await stream.end();
     assert.equal((await rest).toString(), event + END + DONE);
@@ -140,7 +140,7 @@ test("plain followers wait for a stream that can be converted", async () => {
   assert.equal(upstream.calls.length, 1);
 });
 
-test("a client that asks for usage gets a request of its own, where its leader has not", async () => {
+test("a client that requests usage gets a request of its own, if its leader has not", async () => {
   const prompt = freshPrompt();
   const { stream } = await lead(streaming(prompt));
   upstream.next({ headers: EVENT_STREAM, body: TEXT[0] + END + usageEvent() + DONE });

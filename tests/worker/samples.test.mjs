@@ -24,7 +24,7 @@ beforeEach(() => {
   upstream.otherwise((call) => ({ json: chatCompletion(`answer ${call.n}`) }));
 });
 
-/** Asks for one of `samples` responses. */
+/** Requests one of `samples` responses. */
 const ask = (proxy, prompt, samples = N, { headers = {}, ...fields } = {}) =>
   send(proxy.origin, chatRequest(prompt, { headers: { "x-proxy-samples": String(samples), ...headers }, ...fields }));
 
@@ -36,7 +36,7 @@ const sampleOf = ({ headers }) => headers["x-cache-sample"];
 /** The slots of a set of this size, as responses name them. */
 const slotsOf = (samples) => Array.from({ length: samples }, (_, i) => `${i + 1}/${samples}`);
 
-/** Asks until the responses of all slots are stored, so that nothing is being asked for any more. */
+/** Sends requests until the responses of all slots are stored, so that none is being fetched. */
 const untilStored = (proxy, prompt, samples = N) =>
   waitFor(async () => xCacheStatusOf(await ask(proxy, prompt, samples)) === "HIT", "a stored sample");
 
@@ -103,7 +103,7 @@ for (const store of ["kv", "upstash"]) {
       await waitFor(async () => {
         const reply = await ask(proxy, prompt, 3);
         return xCacheStatusOf(reply) === "MISS" && sampleOf(reply) === sampleOf(failed);
-      }, "the slot to be asked for again");
+      }, "the slot to be fetched again");
       assert.equal(upstream.count, 4);
       await untilStored(proxy, prompt, 3);
       assert.equal(upstream.count, 4);
@@ -114,7 +114,7 @@ for (const store of ["kv", "upstash"]) {
       await inParallel(proxy, prompt, 2, { headers: { "x-proxy-ttl": "1" } });
       await waitFor(
         async () => (await ask(proxy, prompt, 2)) && upstream.count === 4,
-        "both slots to be asked for again",
+        "both slots to be fetched again",
       );
     });
 
@@ -132,13 +132,13 @@ for (const store of ["kv", "upstash"]) {
       assert.equal(upstream.count, 3);
     });
 
-    test("slots whose entries are gone are asked for again", async () => {
+    test("slots whose entries are gone are fetched again", async () => {
       const forgetful = await worker({ vars: { ...VARS, COALESCE_TTL: "0" }, store });
       const prompt = freshPrompt();
       await inParallel(forgetful, prompt, 2);
       await untilStored(forgetful, prompt, 2);
       await forgetful.clear();
-      await waitFor(async () => (await ask(forgetful, prompt, 2)) && upstream.count >= 4, "both slots to be asked for");
+      await waitFor(async () => (await ask(forgetful, prompt, 2)) && upstream.count >= 4, "both slots to be fetched");
       await untilStored(forgetful, prompt, 2);
       const known = upstream.count;
       await inParallel(forgetful, prompt, 2);
@@ -151,7 +151,7 @@ for (const [coalescer, what] of [
   ["none", "is not bound"],
   ["broken", "fails"],
 ]) {
-  test(`if the object ${what}, any slot is asked for`, async () => {
+  test(`if the object ${what}, any slot is fetched`, async () => {
     const proxy = await worker({ vars: VARS, coalescer });
     const prompt = freshPrompt();
     const replies = await inParallel(proxy, prompt, 4);

@@ -34,7 +34,7 @@ test("a browser's preflight passes wrangler dev, with PROXY_TOKENS and without o
   const own = await preflight("authorization,x-proxy-ttl");
   assert.equal(own.status, 204);
   assert.equal(own.headers["access-control-allow-headers"], "authorization,x-proxy-ttl");
-  assert.equal(upstream.calls.length, 1, "the proxy answers for its own headers");
+  assert.equal(upstream.calls.length, 1, "the proxy responds for its own headers");
   // A browser shows an error to a script only if it may.
   const refused = await send(dev.url, chatRequest("Hi", { key: "wrong", headers: { origin: "https://app.example" } }));
   assert.equal(refused.status, 401);
