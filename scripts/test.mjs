@@ -54,7 +54,11 @@ const steps = {
   },
   clients: async () => nodeTests("tests/clients", { REPRISE_PYTHON: await clientsPython() }),
   browser: () => nodeTests("tests/browser"),
-  package: () => nodeTests("tests/package"),
+  package: async () => {
+    await nodeTests("tests/package");
+    console.log("\n--- the packed command ---");
+    await run(node(), [path.join("conformance", "run.mjs"), "--packed", "--strict"]);
+  },
 };
 
 /** Steps that run the built Worker. */
