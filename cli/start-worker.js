@@ -47,6 +47,7 @@ export async function startWorker(options) {
   const errors = [];
   const lastErrors = () => errors.join("\n");
   let serves = false;
+  let over = false; // the start, with or without success
   const { config, remove } = writeConfig(options, await extraCertificates(process.env));
   try {
     const workerd = startWorkerd({
@@ -69,10 +70,11 @@ export async function startWorker(options) {
       const port = await Promise.race([workerd.port.catch(() => failed), interrupted]);
       if (port !== undefined) {
         const url = `http://${printedHost(host)}:${port}`;
-        serves = await Promise.race([isServing(url), failed, interrupted.then(() => false)]);
+        serves = await Promise.race([isServing(url, () => over), failed, interrupted.then(() => false)]);
         if (serves) return { url, ended, stop, lastErrors };
       }
     } finally {
+      over = true;
       if (!serves) await stop({ atOnce: true });
     }
   } finally {
@@ -117,10 +119,16 @@ function printedHost(host) {
   return host.includes(":") ? `[${host}]` : host;
 }
 
-/** @param {string} url */
-async function isServing(url) {
+/**
+ * Waits until the Worker responds. False if that is not wanted any more.
+ *
+ * @param {string} url
+ * @param {() => boolean} isOver
+ */
+async function isServing(url, isOver) {
   for (const end = Date.now() + START_LIMIT_MS; Date.now() < end; await sleep(POLL_MS)) {
     if (await isOk(`${url}/healthz`)) return true;
+    if (isOver()) return false;
   }
   throw new CommandError(`workerd listens on ${url} and does not respond.`);
 }
