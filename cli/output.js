@@ -1,7 +1,7 @@
 // The output of the command: lines for a person on a terminal, JSON lines otherwise.
 import { dashboardLink } from "./open-dashboard.js";
 
-/** @typedef {{ method: string, route: string, model: string | null, status: number | null, cache: string | null, reason: string | null, ms: number }} RequestLine */
+/** @typedef {{ method: string, route: string, model: string | null, status: number | null, cache: string | null, reason: string | null, ms: number, input_tokens?: number, output_tokens?: number }} RequestLine */
 
 const NUMBER = new Intl.NumberFormat("en-US");
 const COLORS = { HIT: 32, COALESCED: 32, STALE: 33, UPDATING: 33, MISS: 36, EXPIRED: 36, REFRESH: 36, PARTIAL: 36 };
@@ -59,6 +59,7 @@ export function createOutput({ write, json, color, quiet }) {
   const outcomes = {};
   let requests = 0;
   let errors = 0;
+  let savedTokens = 0;
   /** @param {string} text @param {number} code */
   const paint = (text, code) => (color ? `\x1b[${code}m${text}\x1b[0m` : text);
   /** @param {string} text */
@@ -90,6 +91,7 @@ export function createOutput({ write, json, color, quiet }) {
         if ((request.status ?? 500) >= 400) errors += 1;
         const outcome = request.cache ?? "NONE";
         outcomes[outcome] = (outcomes[outcome] ?? 0) + 1;
+        savedTokens += tokensSaved(request);
         if (quiet) return request;
       }
       line(json ? text : request ? describe(request, paint) : printable(text));
@@ -97,20 +99,27 @@ export function createOutput({ write, json, color, quiet }) {
     },
 
     summary() {
-      if (json) return event({ event: "summary", requests, errors, outcomes });
+      if (json) return event({ event: "summary", requests, errors, outcomes, saved_tokens: savedTokens });
       const saved = SAVED.reduce((sum, outcome) => sum + (outcomes[outcome] ?? 0), 0);
       const each = Object.entries(outcomes)
         .filter(([outcome]) => outcome !== "NONE")
         .sort(([, a], [, b]) => b - a)
         .map(([outcome, n]) => `${NUMBER.format(n)} ${outcome}`);
       line(`\n  ${[counted(requests, "request"), ...each].join(" · ")}`);
-      if (requests > 0) line(`  ${counted(saved, "upstream request")} saved, ${counted(errors, "error")}`);
+      if (requests === 0) return;
+      const tokens = savedTokens > 0 ? ` and ${counted(savedTokens, "token")}` : "";
+      line(`  ${counted(saved, "upstream request")}${tokens} saved, ${counted(errors, "error")}`);
     },
   };
 }
 
+/** The tokens that a request did not cost. @param {RequestLine} request */
+const tokensSaved = ({ cache, input_tokens = 0, output_tokens = 0 }) =>
+  cache !== null && SAVED.includes(cache) ? input_tokens + output_tokens : 0;
+
 /** @param {RequestLine} request @param {(text: string, code: number) => string} paint */
-function describe({ method, route, model, status, cache, reason, ms }, paint) {
+function describe(request, paint) {
+  const { method, route, model, status, cache, reason, ms } = request;
   const outcome = cache ?? "-";
   const failed = status === null || status >= 400;
   const path = route.replace(/^\/((proxy|v1|api\/v1)\/)?/, "");
@@ -121,6 +130,8 @@ function describe({ method, route, model, status, cache, reason, ms }, paint) {
   ];
   if (model) parts.push(printable(model));
   if (failed) parts.push(paint(String(status ?? "no response"), RED));
+  const tokens = tokensSaved(request);
+  if (tokens > 0) parts.push(`saved ${counted(tokens, "token")}`);
   if (reason && !SAVED.includes(outcome)) parts.push(paint(printable(reason), DIM));
   return parts.join(" ");
 }

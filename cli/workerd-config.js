@@ -9,6 +9,8 @@ export const COMPATIBILITY_FLAGS = ["enable_request_signal", "request_signal_pas
 export const WORKER_MODULES = [
   "cli/worker.js",
   "build/main.js",
+  "build/ledger.js",
+  "build/prices.js",
   "build/index.js",
   "build/index_bg.wasm",
   "build/dashboard-page.js",
@@ -18,7 +20,9 @@ export const COALESCER_BINDING = "COALESCER";
 export const COALESCER_CLASS = "Coalescer";
 const EPHEMERAL_BINDING = "EPHEMERAL_COALESCER";
 const EPHEMERAL_CLASS = "EphemeralCoalescer";
-export const RESERVED_NAMES = [STORE_BINDING, COALESCER_BINDING, EPHEMERAL_BINDING, "RATE_LIMIT"];
+const LEDGER_BINDING = "LEDGER";
+const LEDGER_CLASS = "Ledger";
+export const RESERVED_NAMES = [STORE_BINDING, COALESCER_BINDING, EPHEMERAL_BINDING, LEDGER_BINDING, "RATE_LIMIT"];
 
 const quoted = JSON.stringify; // Cap'n Proto quotes text as JSON does
 /** @param {string[]} items */
@@ -66,6 +70,7 @@ export function workerdConfig({ folder, modules, variables, host, port, store, c
   if (store) bindings.push(`(name = ${quoted(STORE_BINDING)}, kvNamespace = "kv")`);
   bindings.push(`(name = ${quoted(COALESCER_BINDING)}, durableObjectNamespace = ${quoted(COALESCER_CLASS)})`);
   bindings.push(`(name = ${quoted(EPHEMERAL_BINDING)}, durableObjectNamespace = ${quoted(EPHEMERAL_CLASS)})`);
+  bindings.push(`(name = ${quoted(LEDGER_BINDING)}, durableObjectNamespace = ${quoted(LEDGER_CLASS)})`);
   const address = `${host.includes(":") ? `[${host}]` : host}:${port}`;
   /** @param {string} name @param {string} at */
   const disk = (name, at) => `(name = ${quoted(name)}, disk = (path = ${quoted(path.resolve(at))}, writable = true)),`;
@@ -89,6 +94,7 @@ const main :Workerd.Worker = (
   durableObjectNamespaces = [
     (className = ${quoted(COALESCER_CLASS)}, uniqueKey = "coalescer", enableSql = true),
     (className = ${quoted(EPHEMERAL_CLASS)}, ephemeralLocal = void),
+    (className = ${quoted(LEDGER_CLASS)}, uniqueKey = "ledger", enableSql = true),
   ],
   durableObjectStorage = ${store ? '(localDisk = "objects")' : "(inMemory = void)"},
 );

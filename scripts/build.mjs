@@ -43,7 +43,9 @@ const FEATURES = [
 
 // Tests import what is built, and the type checker follows them.
 const UNCHECKED = "// @ts-nocheck\n";
-const PRODUCTS = ["main.js", "index.js", "index_bg.wasm", PAGE_MODULE];
+const LEDGER = "src/worker/ledger.js";
+const PRICES = "@pydantic/genai-prices";
+const PRODUCTS = ["main.js", "ledger.js", "prices.js", "index.js", "index_bg.wasm", PAGE_MODULE];
 
 /** Builds the Worker into build/. */
 export async function build() {
@@ -59,6 +61,8 @@ export async function build() {
   rmSync(stamp, { force: true });
   log("Building the Worker (a few minutes the first time, half a minute after that)");
   await compile({ crate: root, name: "reprise", main: path.join(root, MAIN), folder });
+  await bundle({ entryPoints: [path.join(root, LEDGER)] }, path.join(folder, "ledger.js"));
+  await bundle({ stdin: { contents: priceModule(), resolveDir: root } }, path.join(folder, "prices.js"));
   const wasm = readFileSync(path.join(folder, "index_bg.wasm"));
   const kB = (bytes) => `${Math.round(bytes / 1000)} kB`;
   log(`build/index_bg.wasm: ${kB(wasm.length)}, ${kB(gzipSync(wasm).length)} gzipped`);
@@ -90,18 +94,26 @@ export async function compile({ crate, name, main, folder, profile = "release", 
   mkdirSync(folder, { recursive: true });
   writeFileSync(path.join(folder, "main.js"), UNCHECKED + readFileSync(main, "utf8"));
   copyFileSync(wasm, path.join(folder, "index_bg.wasm"));
-  await bundle(path.join(bindings, "index.js"), path.join(folder, "index.js"));
+  await bundle({ entryPoints: [path.join(bindings, "index.js")] }, path.join(folder, "index.js"));
 }
 
-/** Writes the bindings and the modules that the crate imports as one module. */
+/** The price table with the data of its package, which the ledger imports when it is asked for money. */
+function priceModule() {
+  const { version } = JSON.parse(readFileSync(path.join(modules, PRICES, "package.json"), "utf8"));
+  return `import { calcPrice } from ${JSON.stringify(PRICES)};
+import { createPriceTable } from "./src/worker/ledger/prices.js";
+export const priceTable = createPriceTable.bind(undefined, { calcPrice, version: ${JSON.stringify(`${PRICES} ${version}`)} });`;
+}
+
+/** Writes a module and those that it imports as one module. `entry`: options of esbuild. */
 async function bundle(entry, outfile) {
   const esbuild = await import("esbuild");
   const { outputFiles } = await esbuild.build({
-    entryPoints: [entry],
+    ...entry,
     outfile,
     bundle: true,
     format: "esm",
-    external: ["./index_bg.wasm", `./${PAGE_MODULE}`, "cloudflare:*"],
+    external: ["./index_bg.wasm", "./prices.js", `./${PAGE_MODULE}`, "cloudflare:*"],
     minify: true,
     write: false,
     logLevel: "warning",

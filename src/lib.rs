@@ -25,6 +25,7 @@ pub(crate) mod protocol;
 pub(crate) mod cache;
 pub(crate) mod auth;
 pub(crate) mod transform;
+pub(crate) mod ledger;
 pub(crate) mod telemetry;
 pub(crate) mod proxy;
 

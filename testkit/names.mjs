@@ -7,11 +7,15 @@ export const CACHE_NAME = "reprise";
 export const BINDING = {
   store: "OPENAI_CACHE",
   coalescer: "COALESCER",
+  ledger: "LEDGER",
   rateLimit: "RATE_LIMIT",
 };
 
 /** The Durable Object class that coalesces requests. */
 export const COALESCER_CLASS = "Coalescer";
+
+/** The Durable Object class that adds up what the cache saved. */
+export const LEDGER_CLASS = "Ledger";
 
 /** Fields of a log line. */
 export const LOG = {

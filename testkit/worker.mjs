@@ -5,14 +5,14 @@ import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import path from "node:path";
 import { parseJson } from "./json.mjs";
-import { BINDING, COALESCER_CLASS } from "./names.mjs";
+import { BINDING, COALESCER_CLASS, LEDGER_CLASS } from "./names.mjs";
 import { freePort, ROOT, responseOf, startProcess, temporaryFolder } from "./processes.mjs";
 import { withTimeout } from "./wait.mjs";
 
 const require = createRequire(import.meta.url);
 
 /** The modules of a built Worker, the main one first. */
-export const MODULES = ["main.js", "index.js", "index_bg.wasm", "dashboard-page.js"];
+export const MODULES = ["main.js", "ledger.js", "prices.js", "index.js", "index_bg.wasm", "dashboard-page.js"];
 
 /** [name, file] of each module of a built Worker. */
 export const builtModules = (build = path.join(ROOT, "build")) => MODULES.map((name) => [name, path.join(build, name)]);
@@ -30,6 +30,7 @@ export const wranglerConfig = () =>
  * @param {string} [options.build] the folder of its modules
  * @param {string} [options.store] "kv", "upstash", "none", or "faulty-kv": see `RunningWorker.gate`
  * @param {string} [options.coalescer] the binding of the Durable Object: "bound", "none", or "broken", which is no namespace
+ * @param {string} [options.ledger] the binding of the ledger: "bound" or "none"
  * @param {number | "broken"} [options.rateLimit] requests a minute
  * @param {string} [options.trap] a path: the wasm instance traps where it would write the log line of a request for it
  * @param {(entry: { message: string }) => void} [options.onLog]
@@ -39,6 +40,7 @@ export async function startMiniflare({
   build = path.join(ROOT, "build"),
   store = "kv",
   coalescer = "bound",
+  ledger = "bound",
   rateLimit,
   trap,
   onLog = () => {},
@@ -80,6 +82,7 @@ export async function startMiniflare({
   if (rateLimit === "broken") options.bindings[BINDING.rateLimit] = { broken: true };
   if (coalescer !== "bound") delete options.durableObjects[BINDING.coalescer];
   if (coalescer === "broken") options.bindings[BINDING.coalescer] = { broken: true };
+  if (ledger !== "bound") delete options.durableObjects[BINDING.ledger];
   if (store === "none" || store === "upstash") {
     const { [BINDING.store]: _, ...others } = options.kvNamespaces;
     options.kvNamespaces = others;
@@ -99,6 +102,15 @@ export async function startMiniflare({
   await withTimeout(miniflare.ready, "workerd to start");
   running.origin = (await miniflare.unsafeGetDirectURL()).origin;
   running.dispose = async () => void (await Promise.all([miniflare.dispose(), running.redis?.close()]));
+  running.ledger = async () => {
+    const namespace = await miniflare.getDurableObjectNamespace(BINDING.ledger);
+    const object = namespace.get(namespace.idFromName("ledger"));
+    return async (question, body) => {
+      const init = { method: "POST", body: JSON.stringify(body) };
+      const response = await object.fetch(`https://ledger/${question}`, init);
+      return response.status === 204 ? undefined : response.json();
+    };
+  };
   if (store === "kv" || store === "faulty-kv") running.kv = await miniflare.getKVNamespace(BINDING.store);
   return running;
 }
@@ -133,6 +145,7 @@ function faultyKvModules(build) {
   const main = path.relative(path.join(ROOT, "testkit"), path.join(build, MODULES[0]));
   const contents = `
 import worker, { ${COALESCER_CLASS} as Built } from ${JSON.stringify(main)};
+export { ${LEDGER_CLASS} } from ${JSON.stringify(main)};
 import { faultyClass, faultyHandler } from "./faulty-kv.mjs";
 export default faultyHandler(worker, ${JSON.stringify(BINDING.store)});
 export const ${COALESCER_CLASS} = faultyClass(Built, ${JSON.stringify(BINDING.store)});
@@ -146,6 +159,7 @@ export const ${COALESCER_CLASS} = faultyClass(Built, ${JSON.stringify(BINDING.st
 class RunningWorker {
   origin;
   dispose;
+  ledger; // resolves with a function that asks the ledger's object, past the Worker
   kv; // the namespace that the Worker stores in, or its Redis in the same shape
   redis; // with the store "upstash": the bridge to it
   output = ""; // everything that the Worker and the runtime have written
@@ -249,7 +263,7 @@ export const workerdVersion = () => require("workerd/package.json").version;
  * @param {Record<string, string>} [options.vars]
  * @param {string} [options.namespace] the file of a Worker that is the KV namespace; without it there is no KV
  * @param {Record<string, string>} [options.namespaceVars] the variables of that Worker
- * @param {boolean} [options.coalescer] whether the Durable Object is bound
+ * @param {boolean} [options.coalescer] whether the Durable Objects are bound
  * @param {{ store: string, coalescer: string, coalescerClass: string }} [options.names] of the bindings, and of the Durable Object class
  */
 export async function startWorkerd({
@@ -272,9 +286,15 @@ export async function startWorkerd({
     Object.entries(variables).map(([name, value]) => `(name = ${quoted(name)}, text = ${quoted(value)})`);
   const bindings = texts(vars);
   if (namespace) bindings.push(`(name = ${quoted(names.store)}, kvNamespace = "namespace")`);
-  if (coalescer)
-    bindings.push(`(name = ${quoted(names.coalescer)}, durableObjectNamespace = ${quoted(names.coalescerClass)})`);
-  const objects = `durableObjectNamespaces = [(className = ${quoted(names.coalescerClass)}, uniqueKey = "coalescer", enableSql = true)],
+  const classes = coalescer ? [[names.coalescer, names.coalescerClass]] : [];
+  // The built Worker has the ledger, too.
+  if (coalescer && modules.some(([name]) => name === "ledger.js")) classes.push([BINDING.ledger, LEDGER_CLASS]);
+  for (const [name, className] of classes) {
+    bindings.push(`(name = ${quoted(name)}, durableObjectNamespace = ${quoted(className)})`);
+  }
+  const object = ([, className]) =>
+    `(className = ${quoted(className)}, uniqueKey = ${quoted(className)}, enableSql = true)`;
+  const objects = `durableObjectNamespaces = [${classes.map(object).join(", ")}],
   durableObjectStorage = (inMemory = void),`;
   const namespaceService = namespace
     ? `const namespace :Workerd.Worker = (

@@ -4,6 +4,7 @@ use crate::cache::entry::{Entry, EntryHead};
 use crate::cache::{expiry, stored_headers};
 use crate::http::fields;
 use crate::http::media_type;
+use crate::http::sse::Event;
 use crate::json::JsonCursor;
 use crate::json::canonical::Document;
 use crate::key::CacheKey;
@@ -136,30 +137,54 @@ impl Capture {
     ///
     /// # Errors
     /// Why the response is not stored.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn finish(self, now: u64) -> Result<Entry, Reason> {
+        self.finish_with_usage(now).0
+    }
+
+    /// The same, and the tokens that the response was charged with, stored or not.
+    pub fn finish_with_usage(self, now: u64) -> (Result<Entry, Reason>, Usage) {
+        let text = || std::str::from_utf8(&self.body).ok();
+        let events = self.stream.map(|protocol| (protocol, protocol.events(&self.body)));
+        let usage = match &events {
+            Some((_, events)) => events.as_ref().map(|events| Usage::of_events(events)).unwrap_or_default(),
+            None => text().map(Usage::of_object).unwrap_or_default(),
+        };
+        let checked = self.check(events, now);
+        (checked.map(|(has_usage, valid_until)| self.into_entry(has_usage, valid_until, usage, now)), usage)
+    }
+
+    /// Checks that the response is complete: whether it ends in its usage, and when it is gone. `events`: those of a stream.
+    fn check(
+        &self,
+        events: Option<(Protocol, Result<Vec<Event>, Reason>)>,
+        now: u64,
+    ) -> Result<(bool, Option<u64>), Reason> {
         if self.expected_len.is_some_and(|len| len != self.body.len()) {
             return Err(Reason::Truncated);
         }
         let valid_until = |text: &str| expiry::valid_until(self.endpoint, text, now);
-        let (has_usage, valid_until, usage) = match self.stream {
-            Some(protocol) => {
-                let events = protocol.events(&self.body)?;
+        let (has_usage, valid_until) = match events {
+            Some((protocol, events)) => {
+                let events = events?;
                 protocol.check(&events)?;
                 Answer::check(self.rules, protocol, events.iter().map(|event| event.data.as_str()))?;
-                let valid_until = events.iter().filter_map(|event| valid_until(&event.data)).min();
-                (protocol.has_usage(&events), valid_until, Usage::of_events(&events))
+                (protocol.has_usage(&events), events.iter().filter_map(|event| valid_until(&event.data)).min())
             }
             None => {
                 self.check_body()?;
-                let text = std::str::from_utf8(&self.body).ok();
-                (false, text.and_then(valid_until), text.map(Usage::of_object).unwrap_or_default())
+                (false, std::str::from_utf8(&self.body).ok().and_then(valid_until))
             }
         };
         if valid_until.is_some_and(|until| until <= now) {
             return Err(Reason::Expired);
         }
+        Ok((has_usage, valid_until))
+    }
+
+    fn into_entry(self, has_usage: bool, valid_until: Option<u64>, usage: Usage, now: u64) -> Entry {
         let expires_at = self.lifetime_ms.map(|ms| now.saturating_add(ms));
-        Ok(Entry {
+        Entry {
             head: EntryHead {
                 key: self.key,
                 status: self.status,
@@ -178,7 +203,7 @@ impl Capture {
             },
             sketch: Vec::new(),
             body: self.body,
-        })
+        }
     }
 
     fn check_body(&self) -> Result<(), Reason> {

@@ -1,7 +1,7 @@
 //! The request's directives for the cache: the `X-Proxy-*` header fields and `Cache-Control`.
 
 use crate::cache::samples::MAX_SAMPLES;
-use crate::config::When;
+use crate::config::{USAGE_ON_HIT, When, zero_usage};
 use crate::http::fields::boolean;
 use crate::key::MatchMode;
 use crate::key::ignore::KeyIgnore;
@@ -10,9 +10,9 @@ use http::HeaderMap;
 
 const PREFIX: &str = "x-proxy-";
 /// The fields that this version supports, without [`PREFIX`].
-const KNOWN: [&str; 8] = ["ttl", "refresh", "namespace", "match", "ignore", "when", "sample", "samples"];
+const KNOWN: [&str; 9] = ["ttl", "refresh", "namespace", "match", "ignore", "when", "sample", "samples", "usage"];
 /// Fields of the specification that this version does not support yet.
-const NOT_AVAILABLE: [&str; 2] = ["explain", "usage"];
+const NOT_AVAILABLE: [&str; 1] = ["explain"];
 
 /// A request's directives.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub struct Directives {
     pub ignore: KeyIgnore,
     /// `X-Proxy-When`.
     pub when: Option<When>,
+    /// `X-Proxy-Usage`: whether the counters in a hit's usage become 0.
+    pub zero_usage: Option<bool>,
     /// `Cache-Control: no-store`.
     pub no_store: bool,
     /// `Cache-Control: no-cache`.
@@ -61,6 +63,7 @@ impl Directives {
         let mut directives = Directives {
             ttl: header(headers, "x-proxy-ttl", "a whole number of seconds, 0 or more", seconds)?,
             refresh: header(headers, "x-proxy-refresh", "true or false", boolean)?.unwrap_or(false),
+            zero_usage: header(headers, "x-proxy-usage", USAGE_ON_HIT, zero_usage)?,
             match_mode: header(headers, "x-proxy-match", "exact or chat", MatchMode::from_word)?,
             sample: header(headers, "x-proxy-sample", "a whole number below 10000", sample)?,
             samples: header(headers, "x-proxy-samples", SAMPLES, samples)?,
@@ -244,12 +247,19 @@ mod tests {
             let named = format!("Did you mean {nearest}");
             assert!(error.message.contains(unknown) && error.message.contains(&named), "{}", error.message);
         }
-        for later in ["x-proxy-explain", "x-proxy-usage"] {
+        for later in ["x-proxy-explain"] {
             assert!(read(later, "1").unwrap_err().message.contains("not available in this version"), "{later}");
         }
         assert!(read("x-proxyuser", "a").is_ok());
         assert_eq!(read("x-proxy-when", "Repeatable").unwrap().when, Some(When::Repeatable));
         assert!(read("x-proxy-when", "sometimes").unwrap_err().message.contains("always or repeatable"));
+    }
+
+    #[test]
+    fn usage_is_original_or_zero() {
+        assert_eq!(read("x-proxy-usage", "zero").unwrap().zero_usage, Some(true));
+        assert_eq!(read("x-proxy-usage", "original").unwrap().zero_usage, Some(false));
+        assert!(read("x-proxy-usage", "none").unwrap_err().message.contains("original or zero"));
     }
 
     #[test]

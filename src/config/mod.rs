@@ -21,6 +21,7 @@ use env::Vars;
 use glob::Pattern;
 use providers::{DEFAULT, Upstream};
 use secret::{Secret, SecretDigests};
+use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::rc::Rc;
 use std::time::Duration;
@@ -40,6 +41,8 @@ pub struct Config {
     pub memory: MemoryConfig,
     /// Coalescing.
     pub coalesce: CoalesceConfig,
+    /// What is counted, and what hits say.
+    pub savings: SavingsConfig,
     /// Requests to the upstream.
     pub upstream: UpstreamConfig,
     /// Authentication.
@@ -121,6 +124,15 @@ pub struct CoalesceConfig {
     pub enabled: bool,
     /// `COALESCE_TTL`, in milliseconds: how long the Durable Object retains a response.
     pub retain_ms: u64,
+}
+
+/// What is counted, and what hits say.
+#[derive(Debug, Clone)]
+pub struct SavingsConfig {
+    /// `PRICES`: JSON that the ledger reads.
+    pub prices: Option<String>,
+    /// `USAGE_ON_HIT`: whether the counters in a hit's usage become 0.
+    pub zero_usage: bool,
 }
 
 /// Requests to the upstream.
@@ -246,6 +258,10 @@ impl Config {
             coalesce: CoalesceConfig {
                 enabled: vars.flag("COALESCE", true)?,
                 retain_ms: vars.parse("COALESCE_TTL", SECONDS, milliseconds)?.unwrap_or(60_000),
+            },
+            savings: SavingsConfig {
+                prices: vars.parse("PRICES", PRICES, prices)?,
+                zero_usage: vars.parse("USAGE_ON_HIT", USAGE_ON_HIT, zero_usage)?.unwrap_or(false),
             },
             upstream: UpstreamConfig {
                 timeout: timeout(&vars, vars.alias("TIMEOUT", "API_REQUEST_TIMEOUT"), DEFAULT_TIMEOUT)?,
@@ -383,6 +399,30 @@ fn patterns(text: &str) -> Option<Vec<Pattern>> {
     list(text).map(|glob| Pattern::new(glob.trim_start_matches('/')).ok()).collect()
 }
 
+const PRICES: &str = r#"JSON such as {"openai/gpt-*":{"input":1.25,"output":10}}, in dollars for a million tokens"#;
+/// What `USAGE_ON_HIT` and `X-Proxy-Usage` take.
+pub const USAGE_ON_HIT: &str = "original or zero";
+
+/// The text of `PRICES`, if it can be read: for each pattern of provider and model, an object of prices.
+fn prices(text: &str) -> Option<String> {
+    const NAMES: [&str; 4] = ["input", "output", "cached_input", "cache_write"];
+    let prices: Map<String, Value> = serde_json::from_str(text).ok()?;
+    let is_price = |(name, price): (&String, &Value)| {
+        NAMES.contains(&name.as_str()) && price.as_f64().is_some_and(|price| price >= 0.0)
+    };
+    let are_valid = prices.values().all(|value| value.as_object().is_some_and(|value| value.iter().all(is_price)));
+    are_valid.then(|| text.to_owned())
+}
+
+/// Reads `original` or `zero`, also of `X-Proxy-Usage`: whether the counters in a hit's usage become 0.
+pub fn zero_usage(text: &str) -> Option<bool> {
+    match text {
+        "original" => Some(false),
+        "zero" => Some(true),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 impl Config {
     /// Reads the configuration from a list of variables.
@@ -446,6 +486,12 @@ mod tests {
             ("STALE_IF_ERROR", "x"),
             ("STALE_WHILE_REVALIDATE", "-1"),
             ("DEBUG", "x"),
+            ("USAGE_ON_HIT", "none"),
+            ("PRICES", "geheim"),
+            ("PRICES", r#"{"a/b":1}"#),
+            ("PRICES", r#"{"a/b":{"input":"1"}}"#),
+            ("PRICES", r#"{"a/b":{"input":-1}}"#),
+            ("PRICES", r#"{"a/b":{"inputs":1}}"#),
             ("UPSTASH_REDIS_REST_URL", "geheim"),
             ("UPSTASH_REDIS_REST_URL", "https://x?_token=geheim"),
             ("UPSTASH_REDIS_REST_TOKEN", "ge heim"),

@@ -2,6 +2,7 @@
 
 use super::secret::HeaderSecret;
 use http::{HeaderName, HeaderValue};
+use std::borrow::Cow;
 use url::Url;
 
 /// The header field in which a provider takes its key.
@@ -73,6 +74,8 @@ const BUILT_IN: [BuiltIn; 14] = [
 pub struct Upstream {
     /// Its name: the first segment of its route, or `default`.
     pub name: String,
+    /// The provider: that of the built-in upstream of this name or origin, otherwise its own name.
+    pub provider: Cow<'static, str>,
     /// Its base URL: `http` or `https`, without credentials, query or fragment.
     pub base: Url,
     /// Top-level fields that it rejects. They are removed from every JSON body.
@@ -92,6 +95,7 @@ impl Upstream {
         let known = known.or_else(|| BUILT_IN.iter().find(|known| matches_origin(known, &base)));
         Upstream {
             name: name.to_owned(),
+            provider: known.map_or_else(|| name.to_owned().into(), |known| known.name.into()),
             base,
             unsupported_params: known
                 .into_iter()
@@ -136,6 +140,19 @@ pub fn built_in() -> Vec<Upstream> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_provider_is_known_by_its_name_or_origin() {
+        for (name, base, provider) in [
+            (DEFAULT, "https://api.openai.com/v1", "openai"),
+            (DEFAULT, "https://api.groq.com/openai/v1", "groq"),
+            (DEFAULT, "http://localhost:11434/v1", "default"),
+            ("anthropic", "https://gateway.example", "anthropic"),
+            ("work", "https://llm.example", "work"),
+        ] {
+            assert_eq!(Upstream::new(name, Url::parse(base).unwrap()).provider, provider, "{name} {base}");
+        }
+    }
 
     #[test]
     fn the_table_is_complete() {

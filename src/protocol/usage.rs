@@ -9,11 +9,14 @@
 //! | xAI | `completion_tokens` without `reasoning_tokens` | with them |
 
 use crate::http::sse::Event;
-use crate::json::JsonCursor;
+use crate::json::{JsonCursor, TextEdits};
 use serde::{Deserialize, Serialize};
 
 /// The largest integer of a structured field (RFC 9651, section 3.3.1).
 const MAX_COUNT: u64 = 999_999_999_999_999;
+
+/// How many levels of a usage are looked at.
+const MAX_DEPTH: usize = 6;
 
 /// Numbers of tokens. `None`: the response does not report it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -41,6 +44,18 @@ impl Usage {
         let mut counters = Counters::default();
         counters.read_root(JsonCursor::root(text));
         counters.usage()
+    }
+
+    /// That of `n` responses which are equal to this one.
+    pub fn times(self, n: u64) -> Usage {
+        let times = |count: Option<u64>| count.map(|count| count.saturating_mul(n));
+        Usage {
+            input: times(self.input),
+            output: times(self.output),
+            cached_input: times(self.cached_input),
+            cache_write: times(self.cache_write),
+            reasoning: times(self.reasoning),
+        }
     }
 
     /// The usage that a stream reports. Its counters are cumulative, so the last of each counts.
@@ -79,17 +94,13 @@ struct Counters {
 impl Counters {
     /// Reads the usage of a response or an event of any protocol.
     fn read_root(&mut self, root: JsonCursor<'_>) {
+        usage_objects(root, &mut |usage| self.read(usage));
         for member in root.members() {
             let is = |name: &str| member.key.eq_str(name);
-            if is("usage") || is("usageMetadata") || is("meta") {
+            if is("meta") {
                 self.read(member.value);
-            } else if is("response") || is("message") || is("delta") || is("x_groq") {
-                // Responses, Anthropic, Cohere, Groq. Elsewhere these are texts, or objects without usage.
-                for member in member.value.members() {
-                    if ["usage", "meta"].iter().any(|name| member.key.eq_str(name)) {
-                        self.read(member.value);
-                    }
-                }
+            } else if is("response") {
+                member.value.get("meta").into_iter().for_each(|meta| self.read(meta));
             } else if is("prompt_eval_count") {
                 self.input = count(member.value).or(self.input);
             } else if is("eval_count") {
@@ -157,6 +168,65 @@ impl Counters {
             reasoning: self.thoughts.or(self.reasoning),
         }
     }
+}
+
+/// Gives each usage of a response or an event, wherever its protocol has it.
+fn usage_objects<'a>(root: JsonCursor<'a>, give: &mut impl FnMut(JsonCursor<'a>)) {
+    let is_usage = |key: JsonCursor<'_>| key.eq_str("usage") || key.eq_str("usageMetadata");
+    for member in root.members() {
+        if is_usage(member.key) {
+            give(member.value);
+        } else if ["response", "message", "delta", "x_groq"].iter().any(|name| member.key.eq_str(name)) {
+            // Responses, Anthropic, Cohere, Groq. Elsewhere these are texts, or objects without usage.
+            member.value.members().filter(|member| is_usage(member.key)).for_each(|member| give(member.value));
+        }
+    }
+}
+
+/// A body with each counter of its usage at 0. Every other byte stays. `essence`: its media type, without parameters. `None`:
+/// it has no counter.
+pub fn zeroed(body: &[u8], essence: &str) -> Option<Vec<u8>> {
+    let text = std::str::from_utf8(body).ok()?;
+    let mut edits = TextEdits::default();
+    let line_prefix = match essence {
+        "text/event-stream" => Some("data:"),
+        "application/x-ndjson" => Some(""),
+        _ => None,
+    };
+    match line_prefix {
+        Some(prefix) => {
+            let mut at = 0usize;
+            for line in text.split_inclusive(['\n', '\r']) {
+                let end = at.saturating_add(line.len());
+                if let Some(data) = line.strip_prefix(prefix) {
+                    zero_usage(JsonCursor::root(data), end.saturating_sub(data.len()), &mut edits);
+                }
+                at = end;
+            }
+        }
+        None => {
+            let root = JsonCursor::root(text);
+            zero_usage(root, 0, &mut edits);
+            // Google's stream without `alt=sse`.
+            root.items().for_each(|item| zero_usage(item, 0, &mut edits));
+        }
+    }
+    (!edits.is_empty()).then(|| edits.apply(text))
+}
+
+/// `offset`: where the root's text begins.
+fn zero_usage(root: JsonCursor<'_>, offset: usize, edits: &mut TextEdits) {
+    usage_objects(root, &mut |usage| zero(usage, offset, edits, MAX_DEPTH));
+}
+
+fn zero(value: JsonCursor<'_>, offset: usize, edits: &mut TextEdits, depth: usize) {
+    let Some(depth) = depth.checked_sub(1) else { return };
+    if value.text().starts_with(|first: char| first == '-' || first.is_ascii_digit()) {
+        let range = value.range();
+        edits.replace(range.start.saturating_add(offset)..range.end.saturating_add(offset), b"0".to_vec());
+    }
+    value.members().for_each(|member| zero(member.value, offset, edits, depth));
+    value.items().for_each(|item| zero(item, offset, edits, depth));
 }
 
 fn sum<const N: usize>(first: u64, others: [Option<u64>; N]) -> u64 {
@@ -287,6 +357,34 @@ mod tests {
             let list: Vec<Event> = events.iter().map(|data| Event::data(*data)).collect();
             assert_eq!(Usage::of_events(&list), expected, "{events:?}");
         }
+    }
+
+    #[test]
+    fn counters_become_zero_and_every_other_byte_stays() {
+        for (essence, body, expected) in [
+            (
+                "application/json",
+                r#" { "id":7, "usage" : {"prompt_tokens": 12,"d":{"cached":[ 1 ,2.5e3]},"tier":"1","cost":-0.1,"n":null} , "n":3}"#,
+                r#" { "id":7, "usage" : {"prompt_tokens": 0,"d":{"cached":[ 0 ,0]},"tier":"1","cost":0,"n":null} , "n":3}"#,
+            ),
+            (
+                "text/event-stream",
+                "event: message_start\r\ndata: {\"message\":{\"usage\":{\"input_tokens\":5}},\"index\":1}\r\n\r\ndata:{\"usage\":{\"o\":40}}\n\n",
+                "event: message_start\r\ndata: {\"message\":{\"usage\":{\"input_tokens\":0}},\"index\":1}\r\n\r\ndata:{\"usage\":{\"o\":0}}\n\n",
+            ),
+            (
+                "application/json",
+                r#"[{"usageMetadata":{"promptTokenCount":4}},{"usageMetadata":{"promptTokenCount":44}}]"#,
+                r#"[{"usageMetadata":{"promptTokenCount":0}},{"usageMetadata":{"promptTokenCount":0}}]"#,
+            ),
+            ("application/x-ndjson", "{\"a\":1}\n{\"usage\":{\"a\":1}}\n", "{\"a\":1}\n{\"usage\":{\"a\":0}}\n"),
+        ] {
+            let zeroed = zeroed(body.as_bytes(), essence).map(|body| String::from_utf8(body).unwrap());
+            assert_eq!(zeroed.as_deref(), Some(expected), "{body}");
+        }
+        assert_eq!(zeroed(br#"{"choices":[{"usage":{"a":1}}],"usage":null}"#, "application/json"), None);
+        assert_eq!(zeroed(b"data: [DONE]\n\n", "text/event-stream"), None);
+        assert_eq!(zeroed(&[0xff], "audio/mpeg"), None);
     }
 
     #[test]

@@ -260,6 +260,9 @@ async fn follow<P: Platform>(
     let share = |response: &P::Shared, takes_out_usage: bool| {
         let disposition = Disposition::Follower { retries: fetch.retries(), takes_out_usage };
         let follower = response.for_follower(platform.config().cache.shared_scope, disposition);
+        if follower.is_some() {
+            fetch.count_follower();
+        }
         let reply = |response| CoalescerReply::Follower { response, disposition };
         Followed::Reply(follower.map_or(CoalescerReply::Independent, reply))
     };

@@ -68,6 +68,8 @@ pub async fn exchange<P: Platform>(platform: P, head: RequestHead, body: P::Body
             let response = match platform.admin(&command).await {
                 AdminResult::Metrics(text) => reply::metrics(text, log.fields_mut()),
                 AdminResult::Deleted(n, cursor) => reply::deleted(n, cursor.as_deref(), log.fields_mut()),
+                AdminResult::Json(text) => reply::admin_json(text, log.fields_mut()),
+                AdminResult::Error(error) => reply::admin_error(&error, log.fields_mut()),
                 AdminResult::StoreFailed => reply::admin_error(&admin::store_failed(), log.fields_mut()),
             };
             return respond(&platform, &response, log);

@@ -55,14 +55,16 @@ impl FastPathPlan {
     pub fn new(request: &CacheableRequest, log: &LogFields) -> Option<FastPathPlan> {
         let CacheableRequest { key, salt, endpoint, response_mode, policy, transform, fields, samples, .. } = request;
         // The debug fields are true of one request only, and so is the slot in a set of samples.
-        (request.reads() && transform.is_none() && log.debug.is_none() && samples.is_none()).then(|| FastPathPlan {
-            key: *key,
-            salt: salt.clone(),
-            endpoint: *endpoint,
-            response_mode: *response_mode,
-            policy: policy.clone(),
-            fields: *fields,
-            log: log.clone(),
+        (request.reads() && transform.keeps_stored() && log.debug.is_none() && samples.is_none()).then(|| {
+            FastPathPlan {
+                key: *key,
+                salt: salt.clone(),
+                endpoint: *endpoint,
+                response_mode: *response_mode,
+                policy: policy.clone(),
+                fields: *fields,
+                log: log.clone(),
+            }
         })
     }
 

@@ -10,10 +10,11 @@ use crate::cache::entry::{Entry, EntryHead};
 use crate::cache::samples::Message;
 use crate::http::media_type;
 use crate::http::retry::RetrySafety;
+use crate::protocol::usage::Usage;
 use crate::protocol::{ConversionWatch, Protocol, ResponseMode};
 use crate::routing::endpoint::Endpoint;
 use crate::status::Reason;
-use crate::telemetry::exchange_log::{CoalesceRole, ExchangeLog, Measurements};
+use crate::telemetry::exchange_log::{CoalesceRole, EntryTimes, ExchangeLog, Measurements};
 use futures_channel::oneshot;
 use futures_util::future::{Either, select};
 use std::cell::{Cell, RefCell};
@@ -87,6 +88,8 @@ pub struct InFlightFetch<P: Platform> {
     headers: Vec<(String, String)>,
     retries: Cell<u32>,
     conversion: Cell<Conversion>,
+    /// How many clients have read the response along.
+    followers: Cell<u64>,
     state: RefCell<FetchState<P>>,
     watchers: RefCell<Vec<oneshot::Sender<()>>>,
     waiting: RefCell<Vec<P::Client>>,
@@ -101,6 +104,7 @@ impl<P: Platform> InFlightFetch<P> {
             headers: request.headers.clone(),
             retries: Cell::new(0),
             conversion: Cell::new(Conversion::NotWatched),
+            followers: Cell::new(0),
             state: RefCell::new(FetchState::AwaitingHead),
             watchers: RefCell::default(),
             waiting: RefCell::default(),
@@ -117,6 +121,11 @@ impl<P: Platform> InFlightFetch<P> {
     /// The number of retries of the request, once the response head is there.
     pub fn retries(&self) -> u32 {
         self.retries.get()
+    }
+
+    /// A client reads the response along.
+    pub fn count_follower(&self) {
+        self.followers.set(self.followers.get().saturating_add(1));
     }
 
     fn transition(&self, state: FetchState<P>) {
@@ -311,7 +320,7 @@ impl<P: Platform> FetchTask<P> {
             self.log(Some(status.as_u16()), &measurements, Err(reason));
             return None;
         }
-        let captured =
+        let (captured, spent) =
             match select(pin!(response.read_entry(capture, || platform.now())), pin!(response.overflow())).await {
                 Either::Left((captured, _)) => captured,
                 Either::Right(((), captured)) => {
@@ -320,12 +329,12 @@ impl<P: Platform> FetchTask<P> {
                     captured.await
                 }
             };
-        let mut expires_at = None;
+        let mut times = None;
         let stored = match captured {
             Ok(mut entry) => {
                 entry.head.model.clone_from(&request.log.model);
                 entry.head.upstream_ms = Some(platform.now().saturating_sub(began));
-                expires_at = entry.head.expires_at;
+                times = Some(EntryTimes { stored_at: entry.head.stored_at, expires_at: entry.head.expires_at });
                 self.store(&entry, sequence, began).await
             }
             Err(reason) => {
@@ -335,10 +344,15 @@ impl<P: Platform> FetchTask<P> {
             }
         };
         self.release();
-        if !(delivered && leader_logs) {
-            self.log(Some(status.as_u16()), &Measurements { bytes: response.size(), ..measurements }, stored);
+        let followers = self.fetch.followers.get();
+        if followers > 0 && spent != Usage::default() {
+            platform.log_sink().count_shared(&request.log, spent.times(followers));
         }
-        stored.ok().map(|()| expires_at)
+        if !(delivered && leader_logs) {
+            let measurements = Measurements { bytes: response.size(), spent, ..measurements };
+            self.log_stored(Some(status.as_u16()), &measurements, stored, times);
+        }
+        stored.ok().map(|()| times.and_then(|times| times.expires_at))
     }
 
     /// Whether the leader waits for the response.
@@ -385,7 +399,19 @@ impl<P: Platform> FetchTask<P> {
     }
 
     fn log(&self, status: Option<u16>, measurements: &Measurements, stored: Result<(), Reason>) {
+        self.log_stored(status, measurements, stored, None);
+    }
+
+    /// `times`: those of the entry, if the response is one.
+    fn log_stored(
+        &self,
+        status: Option<u16>,
+        measurements: &Measurements,
+        stored: Result<(), Reason>,
+        times: Option<EntryTimes>,
+    ) {
         let mut fields = self.request.log.clone();
+        fields.entry = times.filter(|_| stored.is_ok()).or(fields.entry);
         if !self.request.freshness.background {
             fields.status = status;
         }

@@ -14,8 +14,10 @@ use crate::config::Config;
 use crate::http::message::UpstreamRequest;
 use crate::http::retry::RetrySafety;
 use crate::key::CacheKey;
+use crate::protocol::usage::Usage;
 use crate::routing::admin::AdminCommand;
 use crate::status::Reason;
+use crate::status::error::ProxyError;
 use crate::telemetry::exchange_log::{CoalesceRole, ExchangeLog, LogSink, Measurements};
 use crate::transform::response::BodyTransform;
 use http::{HeaderMap, StatusCode};
@@ -207,15 +209,13 @@ pub trait SharedResponse: 'static {
     fn size(&self) -> Option<u64>;
     /// Whether the body ended as it should.
     fn ended_cleanly(&self) -> impl Future<Output = bool>;
-    /// Waits for the end of the body and makes an entry of it.
-    ///
-    /// # Errors
-    /// Why it is not stored.
+    /// Waits for the end of the body and makes an entry of it, or says why it is not stored. With the tokens that the response
+    /// was charged with, as far as they are known.
     fn read_entry(
         &self,
         capture: Result<Capture, Reason>,
         now: impl FnOnce() -> u64,
-    ) -> impl Future<Output = Result<Entry, Reason>>;
+    ) -> impl Future<Output = (Result<Entry, Reason>, Usage)>;
 }
 
 /// The result of a lookup in the memory tier and the store.
@@ -284,8 +284,12 @@ pub enum AdminResult {
     Metrics(String),
     /// The number of deleted entries, and the cursor of the next call.
     Deleted(usize, Option<String>),
+    /// JSON.
+    Json(String),
     /// The store failed.
     StoreFailed,
+    /// Another error.
+    Error(ProxyError),
 }
 
 /// Why no upstream response came.

@@ -62,11 +62,12 @@ const FOR_THE_HOST: [&str; 10] = [
 ];
 const CACHE_STATUS: &str = "cache-status";
 const X_CACHE_STATUS: &str = "x-cache-status";
+const X_CACHE_SAVED: &str = "x-cache-saved";
 const X_SHOULD_RETRY: &str = "x-should-retry";
 const ALLOW_ORIGIN: &str = "access-control-allow-origin";
 const EXPOSE_HEADERS: &str = "access-control-expose-headers";
 /// The fields of ours that a browser lets a script read (Fetch standard, "CORS protocol").
-const EXPOSED: &str = "cache-status, x-cache-status, age, retry-after, x-should-retry";
+const EXPOSED: &str = "cache-status, x-cache-status, x-cache-saved, age, retry-after, x-should-retry";
 /// The Workers runtime does not say when the next request is allowed. Its periods are 10 or 60 seconds, and official clients
 /// ignore waits of a minute.
 const RETRY_AFTER_SECONDS: &str = "10";
@@ -137,7 +138,21 @@ pub fn hit(
     }
     headers.extend(cache_headers(status));
     headers.extend(fields.into_iter().map(|(name, value)| (name.to_owned(), value)));
+    headers.extend(saved(head).map(|value| (X_CACHE_SAVED.to_owned(), value)));
     headers
+}
+
+/// What the response had cost: a dictionary (RFC 9651, section 3.2) of what is known. `None`: nothing is.
+fn saved(head: &EntryHead) -> Option<String> {
+    let members = [
+        ("input_tokens", head.usage.input),
+        ("output_tokens", head.usage.output),
+        ("cached_input_tokens", head.usage.cached_input),
+        ("ms", head.upstream_ms),
+    ];
+    let known: Vec<String> =
+        members.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value?))).collect();
+    (!known.is_empty()).then(|| known.join(", "))
 }
 
 fn cache_headers(status: &CacheStatus) -> [(String, String); 2] {
@@ -217,6 +232,13 @@ pub fn admin_error(error: &ProxyError, log: &mut LogFields) -> ProxyResponse {
 /// The response to a deletion: the number of deleted entries, and the cursor of the next call.
 pub fn deleted(n: usize, cursor: Option<&str>, log: &mut LogFields) -> ProxyResponse {
     json_response(StatusCode::OK, &json!({"deleted": n, "cursor": cursor}), log)
+}
+
+/// What an operator asked for, as JSON.
+pub fn admin_json(text: String, log: &mut LogFields) -> ProxyResponse {
+    let mut response = response(StatusCode::OK, text.into_bytes(), log);
+    response.headers.push(("cache-control".to_owned(), "no-store".to_owned()));
+    response
 }
 
 /// `/metrics`.

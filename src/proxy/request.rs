@@ -236,12 +236,14 @@ impl RoutedRequest {
         // Other protocols than WebSocket (curl offers `h2c`) concern only this hop.
         let upgrade = request.headers.get(http::header::UPGRADE);
         let upgrade = upgrade.is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
-        log.provider = target.upstream.name.clone().into();
+        log.provider = target.upstream.provider.clone();
         log.debug = config.debug.then(|| DebugFields {
             upstream: target.url.split('?').next().unwrap_or_default().to_owned(),
             request_headers: request.headers.keys().map(ToString::to_string).collect(),
             cache_status: None,
         });
+        log.endpoint = target.endpoint.map_or("", Endpoint::name).into();
+        log.namespace = exchange_log::truncate(&String::from_utf8_lossy(&directives.namespace));
         let credential =
             client.lacks_credential.then(|| upstream_credential::inject_operator_key(&target, &mut request));
         let mut headers = forwarding::forwarded(&request.headers, upgrade);
@@ -398,7 +400,8 @@ impl PendingRequest {
             dropped: if litellm { &["cache"] } else { &[] },
         };
         let transformed = request_transform::transform(config, target, text, &document);
-        self.transform = transformed.response_transform;
+        let zero_usage = self.directives.zero_usage.unwrap_or(config.savings.zero_usage);
+        self.transform = transformed.response_transform.zeroing_usage(zero_usage);
         let Some(body) = transformed.body else {
             return Some(document);
         };

@@ -6,8 +6,8 @@ use crate::cache::entry::EntryHead;
 use crate::cache::representation::{self, Representation};
 use crate::protocol::ResponseMode;
 use crate::routing::endpoint::Endpoint;
-use crate::status::CacheStatus;
-use crate::telemetry::exchange_log::LogFields;
+use crate::status::{CacheOutcome, CacheStatus};
+use crate::telemetry::exchange_log::{EntryTimes, LogFields, Saved};
 use crate::transform::response::ResponseTransform;
 
 /// An entry, and the representation that its client gets.
@@ -40,20 +40,24 @@ impl StoredResponse {
 
     /// Whether the stored body is served verbatim, unread.
     pub fn is_verbatim(&self) -> bool {
-        self.representation == Representation::Verbatim && self.transform.is_none()
+        self.representation == Representation::Verbatim && self.transform.keeps_stored()
     }
 
     /// The response at `now` (milliseconds since 1970), recorded in `log`. `body`: the stored body, which is not read if it is
     /// served verbatim. `None`: that body cannot be converted, and nothing is recorded.
     pub fn serve(&self, status: CacheStatus, log: &mut LogFields, now: u64, body: &[u8]) -> Option<CachedResponse> {
         let (content_type, body) = match self.representation {
-            Representation::Verbatim if self.transform.is_none() => (None, None),
+            Representation::Verbatim if self.transform.keeps_stored() => (None, None),
             representation => {
                 let (content_type, body) = representation::render(representation, body, self.response_mode)?;
-                (content_type, Some(self.transform.stored(&self.head, content_type, body)))
+                // What was coalesced was charged a moment ago.
+                let is_hit = status.outcome != CacheOutcome::Coalesced;
+                (content_type, Some(self.transform.stored(&self.head, content_type, body, is_hit)))
             }
         };
         log.record(self.head.status, &status);
+        log.entry = Some(EntryTimes { stored_at: self.head.stored_at, expires_at: self.head.expires_at });
+        log.saved = Some(Saved { usage: self.head.usage, ms: self.head.upstream_ms });
         Some(CachedResponse {
             status: self.head.status,
             headers: reply::hit(&self.head, body.is_some(), content_type, &status, &self.fields, now),

@@ -15,6 +15,12 @@ const MAX_LIMIT: usize = 900;
 pub enum AdminCommand {
     /// `GET /metrics`.
     Metrics,
+    /// `GET /admin/ledger?…`: the query, which the ledger reads.
+    Ledger(String),
+    /// `GET /admin/entries?…`: likewise.
+    Entries(String),
+    /// `GET /admin/status`.
+    Status,
     /// `DELETE /admin/cache/{key}`.
     Delete(CacheKey),
     /// `DELETE /admin/cache?namespace=…`.
@@ -51,8 +57,15 @@ pub fn is_admin_path(path: &str) -> bool {
 /// [`ErrorKind::InvalidParameter`], naming the parameter that cannot be read.
 pub fn command(method: &Method, path: &str, query: Option<&str>) -> Result<Option<AdminCommand>, ProxyError> {
     let reads = matches!(*method, Method::GET | Method::HEAD);
-    if path == "/metrics" && reads {
-        return Ok(Some(AdminCommand::Metrics));
+    if reads {
+        let query = || query.unwrap_or_default().to_owned();
+        return Ok(match path {
+            "/metrics" => Some(AdminCommand::Metrics),
+            "/admin/ledger" => Some(AdminCommand::Ledger(query())),
+            "/admin/entries" => Some(AdminCommand::Entries(query())),
+            "/admin/status" => Some(AdminCommand::Status),
+            _ => None,
+        });
     }
     if *method != Method::DELETE {
         return Ok(None);
@@ -102,6 +115,17 @@ pub fn store_failed() -> ProxyError {
     ProxyError::new(ErrorKind::StoreFailed, message)
 }
 
+/// The error for a ledger that fails.
+pub fn ledger_failed() -> ProxyError {
+    ProxyError::new(ErrorKind::LedgerFailed, "The ledger failed or did not respond in time. Try again.")
+}
+
+/// The error where no ledger is bound.
+pub fn ledger_missing() -> ProxyError {
+    let message = "Nothing is counted: bind the Durable Object Ledger as LEDGER, as in wrangler.toml.";
+    ProxyError::new(ErrorKind::NotFound, message)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,6 +138,10 @@ mod tests {
     #[test]
     fn commands_are_read() {
         assert_eq!(command(&Method::GET, "/metrics", None), Ok(Some(AdminCommand::Metrics)));
+        let asked = command(&Method::GET, "/admin/ledger", Some("by=day"));
+        assert_eq!(asked, Ok(Some(AdminCommand::Ledger("by=day".to_owned()))));
+        assert_eq!(command(&Method::GET, "/admin/entries", None), Ok(Some(AdminCommand::Entries(String::new()))));
+        assert_eq!(command(&Method::GET, "/admin/status", None), Ok(Some(AdminCommand::Status)));
         let purge = |namespace: &str, cursor: Option<&str>, limit| {
             let (namespace, cursor) = (namespace.as_bytes().to_vec(), cursor.map(str::to_owned));
             Ok(Some(AdminCommand::Purge(Purge { namespace, cursor, limit })))

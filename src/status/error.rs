@@ -35,6 +35,8 @@ pub enum ErrorKind {
     Misconfigured,
     /// 502: the store failed during an admin request.
     StoreFailed,
+    /// 502: the ledger failed during an admin request.
+    LedgerFailed,
     /// 502: the upstream did not respond.
     UpstreamUnreachable,
     /// 504: the upstream did not respond in time.
@@ -55,7 +57,9 @@ impl ErrorKind {
             ErrorKind::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             ErrorKind::NotFound => StatusCode::NOT_FOUND,
             ErrorKind::Misconfigured => StatusCode::INTERNAL_SERVER_ERROR,
-            ErrorKind::StoreFailed | ErrorKind::UpstreamUnreachable => StatusCode::BAD_GATEWAY,
+            ErrorKind::StoreFailed | ErrorKind::LedgerFailed | ErrorKind::UpstreamUnreachable => {
+                StatusCode::BAD_GATEWAY
+            }
             ErrorKind::UpstreamTimeout | ErrorKind::OnlyIfCached => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -66,6 +70,7 @@ impl ErrorKind {
             self,
             ErrorKind::RateLimited
                 | ErrorKind::StoreFailed
+                | ErrorKind::LedgerFailed
                 | ErrorKind::UpstreamUnreachable
                 | ErrorKind::UpstreamTimeout
         )
@@ -83,6 +88,7 @@ impl ErrorKind {
             ErrorKind::NotFound => "not_found",
             ErrorKind::Misconfigured => "misconfigured",
             ErrorKind::StoreFailed => "store_failed",
+            ErrorKind::LedgerFailed => "ledger_failed",
             ErrorKind::UpstreamUnreachable => "upstream_unreachable",
             ErrorKind::UpstreamTimeout => "timeout",
             ErrorKind::OnlyIfCached => "only_if_cached",
@@ -97,7 +103,9 @@ impl ErrorKind {
             ErrorKind::BodyNotAllowed => Some(Reason::Method),
             ErrorKind::InvalidToken => Some(Reason::InvalidToken),
             ErrorKind::RateLimited => Some(Reason::RateLimited),
-            ErrorKind::NotFound | ErrorKind::InvalidParameter | ErrorKind::StoreFailed => None,
+            ErrorKind::NotFound | ErrorKind::InvalidParameter | ErrorKind::StoreFailed | ErrorKind::LedgerFailed => {
+                None
+            }
             ErrorKind::Misconfigured => Some(Reason::Misconfigured),
             ErrorKind::UpstreamUnreachable => Some(Reason::UpstreamUnreachable),
             ErrorKind::UpstreamTimeout => Some(Reason::UpstreamTimeout),

@@ -2,6 +2,8 @@
 
 use crate::http::message::RequestHead;
 use crate::key::CacheKey;
+use crate::ledger::counters::Record;
+use crate::protocol::usage::Usage;
 use crate::status::{CacheOutcome, CacheStatus, Reason};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -19,8 +21,14 @@ pub struct LogFields {
     pub route: String,
     /// The provider's name. Empty: the request has no upstream.
     pub provider: Cow<'static, str>,
+    /// The name of the endpoint. Empty: it is not one that computes a response.
+    #[serde(default)]
+    pub endpoint: Cow<'static, str>,
     /// The model that the request names.
     pub model: Option<String>,
+    /// The namespace of the cache key, which the ledger counts by and the line leaves out.
+    #[serde(default)]
+    pub namespace: String,
     /// The status that the client gets.
     pub status: Option<u16>,
     /// The cache's result.
@@ -29,8 +37,32 @@ pub struct LogFields {
     pub reason: Option<Reason>,
     /// The cache key.
     pub key: Option<CacheKey>,
+    /// What the stored response had cost, if one was served.
+    #[serde(default)]
+    pub saved: Option<Saved>,
+    /// When the response was stored and expires, if it was served from the store or is stored.
+    #[serde(default)]
+    pub entry: Option<EntryTimes>,
     /// More fields, if `DEBUG` is on.
     pub debug: Option<DebugFields>,
+}
+
+/// When a response was stored, and when it expires, in milliseconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct EntryTimes {
+    /// When it was stored.
+    pub stored_at: u64,
+    /// When it expires. `None`: never.
+    pub expires_at: Option<u64>,
+}
+
+/// What the upstream took for a response when it was stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Saved {
+    /// Tokens.
+    pub usage: Usage,
+    /// Milliseconds.
+    pub ms: Option<u64>,
 }
 
 /// What `DEBUG` adds.
@@ -48,6 +80,51 @@ impl LogFields {
     /// The fields that a request's head determines.
     pub fn of(request: &RequestHead) -> LogFields {
         LogFields { method: request.method.to_string(), route: truncate(&request.path), ..LogFields::default() }
+    }
+
+    /// What the ledger counts. `None`: the request could not have been proxied.
+    pub fn ledger_record(&self, measurements: &Measurements, stored: Result<(), Reason>) -> Option<Record<'_>> {
+        const FREE: [&str; 2] = ["count_tokens", "moderations"];
+        let outcome = self.outcome?;
+        let is_success = self.status.is_some_and(|status| (200..300).contains(&status));
+        // What those who read the running response of another request save is counted at its end.
+        let is_read_along = measurements.coalesce_role == Some(CoalesceRole::Follower) && self.saved.is_none();
+        let waited_ms = measurements.waited_ms.unwrap_or(0);
+        Some(Record {
+            outcome: outcome.as_str(),
+            reason: self.reason.or(stored.err()).map_or("", Reason::as_str),
+            requests: 1,
+            is_charged: is_success
+                && !is_read_along
+                && !self.endpoint.is_empty()
+                && !FREE.contains(&self.endpoint.as_ref()),
+            bytes: measurements.bytes.unwrap_or(0),
+            saved: self.saved.map(|saved| (saved.usage, saved.ms.unwrap_or(0).saturating_sub(waited_ms))),
+            spent: (measurements.spent, measurements.upstream_ms.unwrap_or(0)),
+            ..self.ledger_row()
+        })
+    }
+
+    /// What the ledger counts at the end of a response that others have read along. `usage`: of all of these together.
+    pub fn ledger_record_shared(&self, usage: Usage) -> Record<'_> {
+        Record {
+            outcome: CacheOutcome::Coalesced.as_str(),
+            reason: self.reason.map_or("", Reason::as_str),
+            saved: Some((usage, 0)),
+            ..self.ledger_row()
+        }
+    }
+
+    fn ledger_row(&self) -> Record<'_> {
+        Record {
+            provider: &self.provider,
+            endpoint: &self.endpoint,
+            model: self.model.as_deref().unwrap_or_default(),
+            namespace: &self.namespace,
+            key: self.key,
+            entry: self.entry.map(|entry| (entry.stored_at, entry.expires_at)),
+            ..Record::default()
+        }
     }
 
     /// Adds the outcome.
@@ -76,6 +153,8 @@ pub struct Measurements {
     pub coalesce_role: Option<CoalesceRole>,
     /// Milliseconds that a follower waited for the leader's response.
     pub waited_ms: Option<u64>,
+    /// The tokens that the upstream charged for its response.
+    pub spent: Usage,
 }
 
 /// A request's role in a coalesced fetch.
@@ -92,6 +171,8 @@ pub enum CoalesceRole {
 pub trait LogSink {
     /// Writes the line of an exchange and counts it. `stored`: whether the response was stored, if that was tried.
     fn write(&self, fields: &LogFields, measurements: &Measurements, stored: Result<(), Reason>);
+    /// Counts what clients have saved that read the response along. `usage`: of all of them together.
+    fn count_shared(&self, fields: &LogFields, usage: Usage);
     /// An exchange has ended without a line: a defect.
     fn unfinished(&self, fields: &LogFields);
 }
@@ -162,6 +243,10 @@ struct LogLine<'a> {
     retries: u32,
     bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    input_tokens: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output_tokens: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     coalesce_role: Option<CoalesceRole>,
     #[serde(skip_serializing_if = "Option::is_none")]
     waited_ms: Option<u64>,
@@ -190,6 +275,8 @@ pub fn line_around_ms(log_fields: &LogFields, measurements: Measurements) -> (St
 
 /// The log line. `stored`: whether the response was stored, if that was tried.
 pub fn line(log_fields: &LogFields, measurements: Measurements, stored: Result<(), Reason>) -> String {
+    // Those that were saved, where the response was stored.
+    let usage = log_fields.saved.map_or(measurements.spent, |saved| saved.usage);
     let line = LogLine {
         method: &log_fields.method,
         route: &log_fields.route,
@@ -203,6 +290,8 @@ pub fn line(log_fields: &LogFields, measurements: Measurements, stored: Result<(
         upstream_ms: measurements.upstream_ms,
         retries: measurements.retries,
         bytes: measurements.bytes,
+        input_tokens: usage.input,
+        output_tokens: usage.output,
         coalesce_role: measurements.coalesce_role,
         waited_ms: measurements.waited_ms,
         // Named separately if another reason was given first.

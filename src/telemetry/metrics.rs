@@ -59,40 +59,76 @@ impl Metrics {
         }
     }
 
-    /// The text of `/metrics`.
-    pub fn text(&self) -> String {
-        let mut out = String::new();
-        family(&mut out, "requests", "Requests by what the cache did and the status");
+    /// All counters: the name and labels of each sample, and its value. Times are in milliseconds.
+    pub fn samples(&self) -> Vec<(String, u64)> {
+        let mut samples = Vec::new();
         for (cache, status, n) in &self.requests {
-            let _ = writeln!(out, "reprise_requests_total{{cache=\"{cache}\",status=\"{status}\"}} {n}");
+            samples.push((format!("requests{{cache=\"{cache}\",status=\"{status}\"}}"), *n));
         }
-        family(&mut out, "reasons", "Requests by the reason that Cache-Status gave");
-        for (reason, _, n) in &self.reasons {
-            let _ = writeln!(out, "reprise_reasons_total{{reason=\"{reason}\"}} {n}");
+        for (family, counters) in [("reasons", &self.reasons), ("not_stored", &self.not_stored)] {
+            for (reason, _, n) in counters {
+                samples.push((format!("{family}{{reason=\"{reason}\"}}"), *n));
+            }
         }
-        family(&mut out, "not_stored", "Responses that were not stored, by the reason");
-        for (reason, _, n) in &self.not_stored {
-            let _ = writeln!(out, "reprise_not_stored_total{{reason=\"{reason}\"}} {n}");
-        }
-        for (name, help, n) in [
-            ("response_bytes", "Bytes of responses whose length was known", self.bytes),
-            ("upstream_requests", "Requests that were forwarded to the upstream", self.upstream_requests),
-            ("upstream_retries", "Retries of failed upstream requests", self.retries),
-            ("fast_path_hits", "Hits that were served without parsing the request again", self.fast_path_hits),
+        for (family, n) in [
+            ("response_bytes", self.bytes),
+            ("upstream_requests", self.upstream_requests),
+            ("upstream_retries", self.retries),
+            ("fast_path_hits", self.fast_path_hits),
+            (SECONDS, self.upstream_ms),
         ] {
-            family(&mut out, name, help);
-            let _ = writeln!(out, "reprise_{name}_total {n}");
+            samples.push((family.to_owned(), n));
         }
-        family(&mut out, "upstream_seconds", "Seconds until the upstream's response heads");
-        let (seconds, ms) = (self.upstream_ms / 1000, self.upstream_ms % 1000);
-        let _ = writeln!(out, "reprise_upstream_seconds_total {seconds}.{ms:03}");
-        out
+        samples
+    }
+
+    /// The text of `/metrics` for this isolate.
+    pub fn text(&self) -> String {
+        text(&self.samples(), "of this isolate since it began")
     }
 }
 
-fn family(out: &mut String, name: &str, help: &str) {
-    let _ = writeln!(out, "# HELP reprise_{name}_total {help}, of this isolate since it began.");
-    let _ = writeln!(out, "# TYPE reprise_{name}_total counter");
+/// The family whose samples are in milliseconds and whose text is in seconds.
+const SECONDS: &str = "upstream_seconds";
+/// The families, and what they count.
+const FAMILIES: [(&str, &str); 8] = [
+    ("requests", "Requests by what the cache did and the status"),
+    ("reasons", "Requests by the reason that Cache-Status gave"),
+    ("not_stored", "Responses that were not stored, by the reason"),
+    ("response_bytes", "Bytes of responses whose length was known"),
+    ("upstream_requests", "Requests that were forwarded to the upstream"),
+    ("upstream_retries", "Retries of failed upstream requests"),
+    ("fast_path_hits", "Hits that were served without parsing the request again"),
+    (SECONDS, "Seconds until the upstream's response heads"),
+];
+
+/// The text of `/metrics`. `samples`: as in [`Metrics::samples`]. `scope`: whose they are.
+pub fn text(samples: &[(String, u64)], scope: &str) -> String {
+    let mut out = String::new();
+    for (family, help) in FAMILIES {
+        let _ = writeln!(out, "# HELP reprise_{family}_total {help}, {scope}.");
+        let _ = writeln!(out, "# TYPE reprise_{family}_total counter");
+        for (sample, n) in samples {
+            let Some(labels) = sample.strip_prefix(family).filter(|rest| rest.is_empty() || rest.starts_with('{'))
+            else {
+                continue;
+            };
+            let _ = match family {
+                SECONDS => writeln!(out, "reprise_{family}_total {}.{:03}", n / 1000, n % 1000),
+                _ => writeln!(out, "reprise_{family}_total{labels} {n}"),
+            };
+        }
+    }
+    out
+}
+
+/// What counters have grown by since an earlier reading.
+pub fn growth(samples: &[(String, u64)], before: &[(String, u64)]) -> Vec<(String, u64)> {
+    let grown = samples.iter().map(|(sample, n)| {
+        let earlier = before.iter().find(|(name, _)| name == sample).map_or(0, |(_, n)| *n);
+        (sample.clone(), n.saturating_sub(earlier))
+    });
+    grown.filter(|(_, n)| *n > 0).collect()
 }
 
 fn increment(counters: &mut Vec<(&'static str, u16, u64)>, word: &'static str, status: u16) {
@@ -135,7 +171,14 @@ mod tests {
         ] {
             assert!(text.lines().any(|other| other == line), "{line} is not in\n{text}");
         }
+        assert_eq!(text, super::text(&metrics.samples(), "of this isolate since it began"));
         let families = text.lines().filter(|line| line.starts_with("# HELP"));
+        let before = metrics.samples();
+        metrics.count(&log_fields, &Measurements::default(), Ok(()));
+        let mut growth = growth(&metrics.samples(), &before);
+        growth.sort();
+        let expected = [("reasons{reason=\"store-timeout\"}", 1), ("requests{cache=\"MISS\",status=\"200\"}", 1)];
+        assert_eq!(growth, expected.map(|(sample, n)| (sample.to_owned(), n)));
         assert!(families.clone().count() == 8 && families.clone().all(|line| line.contains("isolate")));
     }
 }

@@ -28,7 +28,7 @@ const encoder = new TextEncoder();
  * @property {(value: Uint8Array, digest: Uint8Array | undefined, now: number) => string | undefined} responseHead The head of
  *   the response out of an entry, as JSON; undefined if the request takes the slow path. `digest`: the SHA-256 of all
  *   after the entry's prefix, unless it has been verified before.
- * @property {() => void} countHit Counts a response with the last head.
+ * @property {(now: number) => void} countHit Counts a response with the last head.
  * @property {(env: Env) => Promise<Uint8Array<ArrayBuffer> | undefined | StoreFault | "entry-corrupt">} readStore
  */
 
@@ -283,7 +283,7 @@ export class FastPath {
       known.head = headers.length <= MAX_RESPONSE_HEAD_CHARS ? head : undefined;
     }
     const response = new Response(value.subarray(head.bodyStart), head.init);
-    known.plan.countHit();
+    known.plan.countHit(now);
     console.log(head.logLine[0] + Math.max(0, now - startedAt) + head.logLine[1]);
     return response;
   }

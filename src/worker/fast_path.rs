@@ -1,12 +1,13 @@
 //! The fast path for requests that this isolate has seen before: see [`crate::proxy::fast_path`]. `fast_path.js` implements it, and
 //! calls this module once for each response head. The slow path begins in `mod.rs`.
 
-use super::isolate::{METRICS, config};
+use super::isolate::{COUNTERS, METRICS, config};
 use super::platform::interop;
 use super::platform::time::millis;
 use super::store::{Store, kv, memory};
 use crate::cache::entry::{self, Prefix};
 use crate::config::Config;
+use crate::ledger::counters::Slot;
 use crate::proxy::cacheable_request::CacheableRequest;
 use crate::proxy::fast_path::{FastPathHit, FastPathPlan, ignored_headers};
 use crate::status::Reason;
@@ -145,7 +146,15 @@ pub fn store_read(probe: &Probe, name: &str) -> Option<Result<Option<Uint8Array>
 pub struct Plan {
     plan: FastPathPlan,
     /// For the counters.
-    last_hit: RefCell<(LogFields, Measurements)>,
+    last_hit: RefCell<LastHit>,
+}
+
+#[derive(Default)]
+struct LastHit {
+    log: LogFields,
+    measurements: Measurements,
+    /// Where it was counted.
+    slot: Option<Slot>,
 }
 
 /// A response head, for JavaScript.
@@ -186,15 +195,18 @@ impl Plan {
             log_line: exchange_log::line_around_ms(&log, measurements),
         };
         let json = serde_json::to_string(&head).ok()?;
-        *self.last_hit.borrow_mut() = (log, measurements);
+        *self.last_hit.borrow_mut() = LastHit { log, measurements, slot: None };
         Some(json)
     }
 
     /// Counts one more response with the last head.
     #[wasm_bindgen(js_name = countHit)]
-    pub fn count_hit(&self) {
-        let (log, measurements) = &*self.last_hit.borrow();
+    pub fn count_hit(&self, now: f64) {
+        let LastHit { log, measurements, slot } = &mut *self.last_hit.borrow_mut();
         METRICS.with_borrow_mut(|metrics| metrics.count_fast_path(log, measurements));
+        if let Some(record) = log.ledger_record(measurements, Ok(())) {
+            *slot = Some(COUNTERS.with_borrow_mut(|counters| counters.count(&record, millis(now), *slot)));
+        }
     }
 
     /// The store's value: bytes, undefined, or the reason why it cannot be read.

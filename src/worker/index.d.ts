@@ -8,6 +8,11 @@ export function fastPath(): import("./fast_path.js").FastPath;
 
 /** What the object of a set of samples answers: its new list of slots, the answer, and when the list is of no use any more. */
 export function obeySamples(list: string, message: string, now: number, random: number): [string, string, number];
+/** What sends the isolate's counts to the ledger. */
+export function ledgerSender(): import("./ledger/sender.js").LedgerSender;
+
+/** What has been counted since the last call, as JSON; undefined: nothing. */
+export function takeBatch(): string | undefined;
 
 /** The Durable Object. */
 export class Coalescer {

@@ -1,10 +1,13 @@
 //! Values of which an isolate has one: the configuration, the counters, and the console.
 
 use super::platform::binding;
+use super::platform::time::now;
 use crate::config::{Config, ConfigError};
+use crate::ledger::counters::Counters;
+use crate::protocol::usage::Usage;
 use crate::status::Reason;
 use crate::telemetry::exchange_log::{self, LogFields, LogSink, Measurements};
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{self, Metrics};
 use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 use wasm_bindgen::prelude::*;
@@ -12,6 +15,10 @@ use worker::Env;
 
 thread_local! {
     pub static METRICS: RefCell<Metrics> = const { RefCell::new(Metrics::new()) };
+    /// What the ledger has not been sent.
+    pub static COUNTERS: RefCell<Counters> = const { RefCell::new(Counters::new()) };
+    /// The metrics that the ledger has been sent.
+    static METRICS_SENT: RefCell<Vec<(String, u64)>> = const { RefCell::new(Vec::new()) };
     static CONFIG: OnceCell<Result<Rc<Config>, ConfigError>> = const { OnceCell::new() };
     static LOG_SINK: Rc<Console> = Rc::new(Console);
 }
@@ -51,7 +58,14 @@ struct Console;
 impl LogSink for Console {
     fn write(&self, fields: &LogFields, measurements: &Measurements, stored: Result<(), Reason>) {
         METRICS.with_borrow_mut(|metrics| metrics.count(fields, measurements, stored));
+        if let Some(record) = fields.ledger_record(measurements, stored) {
+            COUNTERS.with_borrow_mut(|counters| counters.count(&record, now(), None));
+        }
         console_log(&exchange_log::line(fields, *measurements, stored));
+    }
+
+    fn count_shared(&self, fields: &LogFields, usage: Usage) {
+        COUNTERS.with_borrow_mut(|counters| counters.count(&fields.ledger_record_shared(usage), now(), None));
     }
 
     fn unfinished(&self, fields: &LogFields) {
@@ -62,4 +76,14 @@ impl LogSink for Console {
 /// The sink of log lines.
 pub fn log_sink() -> Rc<dyn LogSink> {
     LOG_SINK.with(|sink| Rc::clone(sink) as Rc<dyn LogSink>)
+}
+
+/// What has been counted since the last call, for the ledger: JSON. `None`: nothing.
+#[wasm_bindgen(js_name = takeBatch)]
+pub fn take_batch() -> Option<String> {
+    let samples = METRICS.with_borrow(Metrics::samples);
+    let growth = METRICS_SENT.with_borrow(|sent| metrics::growth(&samples, sent));
+    let batch = COUNTERS.with_borrow_mut(|counters| counters.take(&growth));
+    METRICS_SENT.set(samples);
+    batch
 }

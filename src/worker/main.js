@@ -6,8 +6,12 @@ import {
   fetch,
   obeySamples,
   fastPath as openFastPath,
+  ledgerSender as openLedgerSender,
   Coalescer as RustCoalescer,
+  takeBatch,
 } from "./index.js";
+
+export { Ledger } from "./ledger.js";
 
 // The `worker` crate counts instances here, and its panic hook sets `criticalError`.
 const state = __worker_init_state();
@@ -33,12 +37,21 @@ function currentInstance() {
 
 const fastPath = openFastPath();
 fastPath.ensureInstance = currentInstance;
+const ledgerSender = openLedgerSender();
+ledgerSender.takeBatch = () => {
+  currentInstance();
+  return takeBatch();
+};
 
 /** @type {ExportedHandler} */
 export default {
   async fetch(request, env, ctx) {
     const response = await fastPath.respond(request, env);
-    if (response) return response;
+    if (response) {
+      const sent = ledgerSender.due(/** @type {Record<string, any>} */ (env));
+      if (sent) ctx.waitUntil(sent);
+      return response;
+    }
     currentInstance();
     return fetch(request, env, ctx);
   },

@@ -7,6 +7,7 @@ mod coalesce;
 mod dashboard;
 mod fast_path;
 mod isolate;
+mod ledger;
 mod platform;
 mod rate_limit;
 mod revalidation;

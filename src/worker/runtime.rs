@@ -3,7 +3,8 @@
 use super::coalesce::broadcast::{self, SharedBody};
 use super::coalesce::namespace::DurableObjectNamespace;
 use super::fast_path::{self, Probe};
-use super::isolate::{METRICS, log_sink};
+use super::isolate::METRICS;
+use super::ledger::{self, Answer, EventLog};
 use super::platform::fetch::{self, Body, IncomingBody, UpstreamResponse};
 use super::platform::interop::{self, RequestBody};
 use super::platform::time::{now, timer, within};
@@ -14,6 +15,7 @@ use crate::cache::entry::EntryHead;
 use crate::cache::samples::{Message, Slot};
 use crate::config::Config;
 use crate::http::message::UpstreamRequest;
+use crate::json;
 use crate::key::{self, CacheKey};
 use crate::proxy::cacheable_request::CacheableRequest;
 use crate::proxy::coalesce_request::CoalesceRequest;
@@ -21,17 +23,30 @@ use crate::proxy::platform::{
     AdminResult, BodyRead, FetchOptions, FetchOutcome, Joined, Lookup, Platform, ShareOptions,
 };
 use crate::proxy::reply::{CachedResponse, HeaderEdits, ProxyResponse};
-use crate::routing::admin::AdminCommand;
+use crate::routing::admin::{self, AdminCommand};
 use crate::status::Reason;
+use crate::status::error::{ErrorKind, ProxyError};
 use crate::telemetry::exchange_log::{ExchangeLog, LogSink};
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{self, Metrics};
 use crate::transform::response::BodyTransform;
 use js_sys::Uint8Array;
+use serde::Deserialize;
+use serde_json::json;
 use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
+use wasm_bindgen::prelude::*;
 use web_sys::{AbortController, AbortSignal, Request, Response};
 use worker::{Context, Env, State};
+
+#[wasm_bindgen(module = "/src/worker/status.js")]
+extern "C" {
+    #[wasm_bindgen(js_name = statusJson)]
+    fn status_json(env: &Env, facts: &str, ledger: Option<&str>, is_bound: bool) -> String;
+}
+
+/// A name in the store that no entry has, to see whether the store responds.
+const PROBED_NAME: &str = "reprise-status";
 
 /// The time that `/health` waits for the upstream.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -44,6 +59,7 @@ pub struct Runtime(Rc<Inner>);
 
 struct Inner {
     config: Rc<Config>,
+    env: Env,
     store: Option<Store>,
     /// The Durable Objects, if they are bound.
     objects: Option<DurableObjectNamespace>,
@@ -81,6 +97,7 @@ impl Runtime {
         }
         Runtime(Rc::new(Inner {
             config,
+            env: env.clone(),
             store,
             objects: DurableObjectNamespace::bound(env),
             rate_limiter,
@@ -97,6 +114,7 @@ impl Runtime {
         let store = Store::bound(env, &config);
         Runtime(Rc::new(Inner {
             config,
+            env: env.clone(),
             store,
             objects: DurableObjectNamespace::bound(env),
             rate_limiter: None,
@@ -106,6 +124,60 @@ impl Runtime {
             request: Some(Clone::clone(message)),
             probe: None,
         }))
+    }
+
+    /// Keeps the event alive until a task has ended.
+    pub fn run(&self, task: impl Future<Output = ()> + 'static) {
+        match &self.0.tasks {
+            Tasks::Event(context) => context.wait_until(task),
+            Tasks::Object(state) => state.wait_until(task),
+        }
+    }
+
+    /// Asks the ledger.
+    async fn ask_ledger(&self, question: &str, query: &str) -> Result<String, ProxyError> {
+        let prices = self.0.config.savings.prices.as_deref();
+        let asked = within(ADMIN_TIMEOUT, ledger::ask(&self.0.env, question, query, prices)).await;
+        match asked.unwrap_or(Some(None)) {
+            Some(Some(Answer { status: 200, text })) => Ok(text),
+            Some(Some(Answer { text, .. })) => Err(ProxyError::new(ErrorKind::InvalidParameter, text)),
+            Some(None) => Err(admin::ledger_failed()),
+            None => Err(admin::ledger_missing()),
+        }
+    }
+
+    /// The text of `/metrics`: that of the ledger, where it is bound.
+    async fn metrics(&self) -> AdminResult {
+        match self.ask_ledger("totals", "").await.ok().and_then(|text| json::from_slice(text.as_bytes())) {
+            Some(Totals { totals }) => {
+                AdminResult::Metrics(metrics::text(&totals, "of all isolates, out of the ledger"))
+            }
+            None => AdminResult::Metrics(METRICS.with_borrow(Metrics::text)),
+        }
+    }
+
+    /// The status that operators see.
+    async fn status(&self) -> AdminResult {
+        let Inner { config, env, store, objects, .. } = &*self.0;
+        let began = now();
+        let store = match store {
+            Some(store) => {
+                let kind = if matches!(store, Store::Kv(_)) { "kv" } else { "upstash" };
+                let ok = store.read(PROBED_NAME, None, config).await.is_ok();
+                let encrypted = !config.store.encryption_keys.is_empty();
+                json!({"kind": kind, "encrypted": encrypted, "ok": ok, "latency_ms": now().saturating_sub(began)})
+            }
+            None => json!({"kind": "none"}),
+        };
+        let ledger = self.ask_ledger("status", "").await;
+        let is_bound = ledger.as_ref().err().is_none_or(|error| error.kind != ErrorKind::NotFound);
+        let facts = json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "store": store,
+            "coalescing": objects.is_some(),
+            "samples": METRICS.with_borrow(Metrics::samples),
+        });
+        AdminResult::Json(status_json(env, &facts.to_string(), ledger.ok().as_deref(), is_bound))
     }
 
     async fn delete(&self, command: &AdminCommand) -> Option<(usize, Option<String>)> {
@@ -166,14 +238,11 @@ impl Platform for Runtime {
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        match &self.0.tasks {
-            Tasks::Event(context) => context.wait_until(task),
-            Tasks::Object(state) => state.wait_until(task),
-        }
+        self.run(task);
     }
 
     fn log_sink(&self) -> Rc<dyn LogSink> {
-        log_sink()
+        Rc::new(EventLog::new(self.clone(), self.0.env.clone()))
     }
 
     fn has_body(&self, body: &Body) -> bool {
@@ -237,8 +306,15 @@ impl Platform for Runtime {
     }
 
     async fn admin(&self, command: &AdminCommand) -> AdminResult {
-        if *command == AdminCommand::Metrics {
-            return AdminResult::Metrics(METRICS.with_borrow(Metrics::text));
+        let asked = match command {
+            AdminCommand::Metrics => return self.metrics().await,
+            AdminCommand::Status => return self.status().await,
+            AdminCommand::Ledger(query) => Some(self.ask_ledger("report", query).await),
+            AdminCommand::Entries(query) => Some(self.ask_ledger("entries", query).await),
+            AdminCommand::Delete(_) | AdminCommand::Purge(_) => None,
+        };
+        if let Some(answer) = asked {
+            return answer.map_or_else(AdminResult::Error, AdminResult::Json);
         }
         match within(ADMIN_TIMEOUT, self.delete(command)).await.flatten() {
             Some((n, cursor)) => AdminResult::Deleted(n, cursor),
@@ -373,6 +449,11 @@ impl Platform for Runtime {
         let body = broadcast::with_idle_timeout(&response, self.0.config.upstream.idle_timeout, &self.0.client);
         transform::pass_on(&response.response, body.as_ref(), edits, body_transform)
     }
+}
+
+#[derive(Deserialize)]
+struct Totals {
+    totals: Vec<(String, u64)>,
 }
 
 /// A response of the proxy's own.

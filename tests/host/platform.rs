@@ -8,7 +8,7 @@ use reprise::testing::{
     ClientSignal, CoalesceRequest, Config, ConfigError, Disposition, Entry, EntryHead, ExchangeLog, FetchError,
     FetchOptions, FetchOutcome, HeaderEdits, Joined, LogFields, LogSink, Lookup, Measurements, Platform, ProxyResponse,
     REPRESENTATION_HEADERS, Reason, RequestHead, SampleMessage, ShareOptions, SharedResponse, Slot, Slots,
-    UpstreamHead, UpstreamRequest, exchange, log_line, misconfigured,
+    UpstreamHead, UpstreamRequest, Usage, exchange, log_line, misconfigured,
 };
 use std::cell::{Cell, Ref, RefCell};
 use std::collections::BTreeMap;
@@ -82,6 +82,8 @@ impl LogSink for Lines {
     fn write(&self, fields: &LogFields, measurements: &Measurements, stored: Result<(), Reason>) {
         self.written.borrow_mut().push(log_line(fields, *measurements, stored));
     }
+
+    fn count_shared(&self, _: &LogFields, _: Usage) {}
 
     fn unfinished(&self, _: &LogFields) {
         self.unfinished.set(self.unfinished.get() + 1);
@@ -220,15 +222,19 @@ impl SharedResponse for UpstreamResponse {
         !self.truncated
     }
 
-    async fn read_entry(&self, capture: Result<Capture, Reason>, now: impl FnOnce() -> u64) -> Result<Entry, Reason> {
-        let mut capture = capture?;
-        if self.truncated {
-            return Err(Reason::Truncated);
+    async fn read_entry(
+        &self,
+        capture: Result<Capture, Reason>,
+        now: impl FnOnce() -> u64,
+    ) -> (Result<Entry, Reason>, Usage) {
+        let filled = capture.and_then(|mut capture| {
+            self.body.chunks(7).try_for_each(|piece| capture.push(piece))?;
+            if self.truncated { Err(Reason::Truncated) } else { Ok(capture) }
+        });
+        match filled {
+            Ok(capture) => capture.finish_with_usage(now()),
+            Err(reason) => (Err(reason), Usage::default()),
         }
-        for piece in self.body.chunks(7) {
-            capture.push(piece)?;
-        }
-        capture.finish(now())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// From the bottom up.
-const ROOMS: [&str; 13] = [
+const ROOMS: [&str; 14] = [
     "json",
     "http",
     "key",
@@ -14,6 +14,7 @@ const ROOMS: [&str; 13] = [
     "cache",
     "auth",
     "transform",
+    "ledger",
     "telemetry",
     "proxy",
     "worker",

@@ -18,7 +18,7 @@ import { chatEvent, DONE, EVENT_STREAM } from "../../testkit/fixtures.mjs";
 import { ROOT, temporaryFolder } from "../../testkit/processes.mjs";
 import { startUpstream } from "../../testkit/upstream.mjs";
 import { deferred, waitFor, withTimeout } from "../../testkit/wait.mjs";
-import { workerdVersion, wranglerConfig } from "../../testkit/worker.mjs";
+import { MODULES, workerdVersion, wranglerConfig } from "../../testkit/worker.mjs";
 import { killOften } from "./support/kills.mjs";
 
 const ADMIN_TOKEN = "admin-of-the-test";
@@ -70,7 +70,7 @@ test("the package holds the Worker and the command, and depends on workerd alone
   assert.equal(manifest.engines.node, ">=18.17");
   assert.equal(manifest.scripts, undefined);
   const names = packed.files.map((file) => file.path);
-  for (const name of ["build/main.js", "build/index.js", "build/index_bg.wasm", "cli/main.js", "cli/kv-server.js"]) {
+  for (const name of [...MODULES.map((module) => `build/${module}`), "cli/main.js", "cli/kv-server.js"]) {
     assert.ok(names.includes(name), name);
   }
   assert.ok(packed.size < 2_000_000);
@@ -91,7 +91,13 @@ test("a response is stored in the folder and served after a restart, byte for by
   assert.equal(cacheStatus(second), "HIT");
   assert.deepEqual(second.body, first.body);
   assert.deepEqual(await command.stop(), { code: 0, signal: null });
-  assert.deepEqual(command.lines.at(-1), { event: "summary", requests: 2, errors: 0, outcomes: { MISS: 1, HIT: 1 } });
+  assert.deepEqual(command.lines.at(-1), {
+    event: "summary",
+    requests: 2,
+    errors: 0,
+    outcomes: { MISS: 1, HIT: 1 },
+    saved_tokens: 0,
+  });
   assert.equal(entryFiles(dir).length, 1);
 
   const again = await start();

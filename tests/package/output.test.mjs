@@ -44,6 +44,9 @@ test("a request is one readable line", () => {
     "BYPASS         3 ms GET models method\n",
   );
   assert.equal(lineOf({ cache: "MISS", status: 502 }), "MISS           3 ms chat/completions gpt-4o 502\n");
+  const tokens = { input_tokens: 1_200, output_tokens: 34 };
+  assert.equal(lineOf(tokens), "HIT            3 ms chat/completions gpt-4o saved 1,234 tokens\n");
+  assert.equal(lineOf({ ...tokens, cache: "MISS" }), "MISS           3 ms chat/completions gpt-4o\n");
 });
 
 test("a client's text cannot steer the terminal", () => {
@@ -91,6 +94,20 @@ test("the summary counts outcomes and errors", () => {
     { quiet: true },
   );
   assert.equal(text, "\n  5 requests · 2 HIT · 1 COALESCED · 1 MISS\n  3 upstream requests saved, 1 error\n");
+});
+
+test("the summary counts the tokens that were saved", () => {
+  const text = written(
+    (output) => {
+      const tokens = { input_tokens: 1_000, output_tokens: 500 };
+      for (const cache of ["MISS", "HIT", "COALESCED"]) {
+        output.workerLine(JSON.stringify({ ...REQUEST, cache, ...tokens }));
+      }
+      output.summary();
+    },
+    { quiet: true },
+  );
+  assert.match(text, /2 upstream requests and 3,000 tokens saved, 0 errors/);
 });
 
 test("sizes are read and written in units", () => {

@@ -22,6 +22,7 @@ use crate::http::fields;
 use crate::http::media_type;
 use crate::json::{JsonCursor, TextEdits, to_json_string};
 use crate::protocol::Protocol;
+use crate::protocol::usage::zeroed;
 use crate::routing::endpoint::Endpoint;
 use http::{HeaderMap, StatusCode};
 use serde::de::IgnoredAny;
@@ -31,7 +32,11 @@ use usage::UsageFilter;
 
 /// The transform of the responses to one request.
 #[derive(Debug, Clone, Default)]
-pub struct ResponseTransform(Option<Rule>);
+pub struct ResponseTransform {
+    rule: Option<Rule>,
+    /// The counters in a hit's usage become 0.
+    zero_usage: bool,
+}
 
 #[derive(Debug, Clone)]
 enum Rule {
@@ -47,26 +52,33 @@ impl ResponseTransform {
     /// Removes reasoning between these tags, if the endpoint's protocol is known.
     pub fn think(endpoint: Endpoint, tags: Option<ThinkTags>) -> ResponseTransform {
         let array = endpoint == Endpoint::StreamGenerateContent;
-        ResponseTransform(Protocol::of(endpoint).zip(tags).map(|(protocol, tags)| Rule::Think {
-            protocol,
-            array,
-            tags,
-        }))
+        let rule = |(protocol, tags)| Rule::Think { protocol, array, tags };
+        Protocol::of(endpoint).zip(tags).map(rule).into()
     }
 
     /// Float embeddings are encoded as base64.
     pub fn base64() -> ResponseTransform {
-        ResponseTransform(Some(Rule::Base64))
+        Some(Rule::Base64).into()
     }
 
     /// Adds these models to a list of models.
     pub fn models(names: Vec<String>) -> ResponseTransform {
-        ResponseTransform((!names.is_empty()).then_some(Rule::Models(names)))
+        (!names.is_empty()).then_some(Rule::Models(names)).into()
     }
 
-    /// Whether responses stay as they are.
+    /// The same, and the counters in a hit's usage become 0.
+    pub fn zeroing_usage(self, zero_usage: bool) -> ResponseTransform {
+        ResponseTransform { zero_usage, ..self }
+    }
+
+    /// Whether the upstream's responses stay as they are.
     pub fn is_none(&self) -> bool {
-        self.0.is_none()
+        self.rule.is_none()
+    }
+
+    /// Whether stored responses stay as they are.
+    pub fn keeps_stored(&self) -> bool {
+        self.is_none() && !self.zero_usage
     }
 
     /// Begins the transform of an upstream response. `max_bytes`: longer objects and events stay as they are. `None`: the whole
@@ -92,17 +104,21 @@ impl ResponseTransform {
     }
 
     /// The body of a stored response, transformed. `content_type`: of the converted body, if the stored one was converted.
-    pub fn stored(&self, head: &EntryHead, content_type: Option<&str>, body: Vec<u8>) -> Vec<u8> {
+    /// `is_hit`: it was stored before the request came.
+    pub fn stored(&self, head: &EntryHead, content_type: Option<&str>, body: Vec<u8>, is_hit: bool) -> Vec<u8> {
         let stored = head.headers.iter().find(|(name, _)| name == "content-type").map(|(_, value)| value.as_str());
-        match self.begin(head.status, content_type.or(stored).unwrap_or_default(), usize::MAX) {
+        let content_type = content_type.or(stored).unwrap_or_default();
+        let body = match self.begin(head.status, content_type, usize::MAX) {
             Some(body_transform) => body_transform.all(&body),
             None => body,
-        }
+        };
+        let zeroed = || zeroed(&body, &essence_of(content_type));
+        if self.zero_usage && is_hit { zeroed().unwrap_or(body) } else { body }
     }
 
     fn begin(&self, status: u16, content_type: &str, max_bytes: usize) -> Option<BodyTransform> {
-        let rule = self.0.as_ref().filter(|_| (200..300).contains(&status))?;
-        let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        let rule = self.rule.as_ref().filter(|_| (200..300).contains(&status))?;
+        let essence = essence_of(content_type);
         let mode = match (rule, essence.as_str()) {
             (Rule::Think { protocol: Protocol::Ollama, tags, .. }, "application/x-ndjson") => {
                 Mode::Stream(Box::new(StreamFilter::new(Protocol::Ollama, SplitAt::Lines, tags.clone(), max_bytes)))
@@ -120,6 +136,17 @@ impl ResponseTransform {
         };
         Some(BodyTransform { usage: None, mode })
     }
+}
+
+impl From<Option<Rule>> for ResponseTransform {
+    fn from(rule: Option<Rule>) -> ResponseTransform {
+        ResponseTransform { rule, zero_usage: false }
+    }
+}
+
+/// A media type without its parameters.
+fn essence_of(content_type: &str) -> String {
+    content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
 /// The transform of one body. Bytes go in as they arrive, and come out as soon as it is known that they stay.

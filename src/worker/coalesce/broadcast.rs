@@ -7,6 +7,7 @@ use crate::cache::coalesce::Disposition;
 use crate::cache::entry::Entry;
 use crate::cache::stored_headers;
 use crate::http::{fields, media_type};
+use crate::protocol::usage::Usage;
 use crate::proxy::platform::{ShareOptions, SharedResponse};
 use crate::status::Reason;
 use crate::worker::platform::fetch::UpstreamResponse;
@@ -146,6 +147,25 @@ impl SharedBody {
         SharedBody { response, broadcast, leader }
     }
 
+    /// All of the body is copied at once at its end, so that it is not held twice meanwhile.
+    async fn read_capture(&self, capture: Result<Capture, Reason>) -> Result<Capture, Reason> {
+        let Some(broadcast) = &self.broadcast else { return capture.and(Err(Reason::ResponseEmpty)) };
+        let end = self.end().await;
+        let mut capture = capture?;
+        match end.as_deref() {
+            Some("too-large") => Err(Reason::TooLarge),
+            Some("") => {
+                for segment in &broadcast.segments(SEGMENT_BYTES) {
+                    let segment = segment.map_err(|_| Reason::Truncated)?;
+                    capture.push(&segment.unchecked_into::<Uint8Array>().to_vec())?;
+                }
+                Ok(capture)
+            }
+            Some("stalled") => Err(Reason::Stalled),
+            _ => Err(Reason::Truncated),
+        }
+    }
+
     async fn end(&self) -> Option<String> {
         JsFuture::from(self.broadcast.as_ref()?.when_ended()).await.ok()?.as_string()
     }
@@ -209,21 +229,14 @@ impl SharedResponse for SharedBody {
     }
 
     /// All of the body is copied at once at its end, so that it is not held twice meanwhile.
-    async fn read_entry(&self, capture: Result<Capture, Reason>, now: impl FnOnce() -> u64) -> Result<Entry, Reason> {
-        let Some(broadcast) = &self.broadcast else { return capture.and(Err(Reason::ResponseEmpty)) };
-        let end = self.end().await;
-        let mut capture = capture?;
-        match end.as_deref() {
-            Some("too-large") => Err(Reason::TooLarge),
-            Some("") => {
-                for segment in &broadcast.segments(SEGMENT_BYTES) {
-                    let segment = segment.map_err(|_| Reason::Truncated)?;
-                    capture.push(&segment.unchecked_into::<Uint8Array>().to_vec())?;
-                }
-                capture.finish(now())
-            }
-            Some("stalled") => Err(Reason::Stalled),
-            _ => Err(Reason::Truncated),
+    async fn read_entry(
+        &self,
+        capture: Result<Capture, Reason>,
+        now: impl FnOnce() -> u64,
+    ) -> (Result<Entry, Reason>, Usage) {
+        match self.read_capture(capture).await {
+            Ok(capture) => capture.finish_with_usage(now()),
+            Err(reason) => (Err(reason), Usage::default()),
         }
     }
 }
