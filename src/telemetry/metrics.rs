@@ -104,19 +104,22 @@ const FAMILIES: [(&str, &str); 8] = [
 
 /// The text of `/metrics`. `samples`: as in [`Metrics::samples`]. `scope`: whose they are.
 pub fn text(samples: &[(String, u64)], scope: &str) -> String {
+    const LABELLED: [&str; 3] = ["requests", "reasons", "not_stored"];
     let mut out = String::new();
     for (family, help) in FAMILIES {
         let _ = writeln!(out, "# HELP reprise_{family}_total {help}, {scope}.");
         let _ = writeln!(out, "# TYPE reprise_{family}_total counter");
-        for (sample, n) in samples {
-            let Some(labels) = sample.strip_prefix(family).filter(|rest| rest.is_empty() || rest.starts_with('{'))
-            else {
-                continue;
-            };
+        if !LABELLED.contains(&family) {
+            let n = samples.iter().find(|(sample, _)| sample == family).map_or(0, |(_, n)| *n);
             let _ = match family {
                 SECONDS => writeln!(out, "reprise_{family}_total {}.{:03}", n / 1000, n % 1000),
-                _ => writeln!(out, "reprise_{family}_total{labels} {n}"),
+                _ => writeln!(out, "reprise_{family}_total {n}"),
             };
+        }
+        for (sample, n) in samples {
+            if let Some(labels) = sample.strip_prefix(family).filter(|rest| rest.starts_with('{')) {
+                let _ = writeln!(out, "reprise_{family}_total{labels} {n}");
+            }
         }
     }
     out
@@ -173,6 +176,7 @@ mod tests {
         }
         assert_eq!(text, super::text(&metrics.samples(), "of this isolate since it began"));
         let families = text.lines().filter(|line| line.starts_with("# HELP"));
+        assert!(super::text(&[], "of nobody").contains("\nreprise_fast_path_hits_total 0\n"));
         let before = metrics.samples();
         metrics.count(&log_fields, &Measurements::default(), Ok(()));
         let mut growth = growth(&metrics.samples(), &before);

@@ -174,7 +174,7 @@ impl Runtime {
         let facts = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "store": store,
-            "coalescing": objects.is_some(),
+            "coalescing": objects.is_some() && config.coalesce.enabled,
             "samples": METRICS.with_borrow(Metrics::samples),
         });
         AdminResult::Json(status_json(env, &facts.to_string(), ledger.ok().as_deref(), is_bound))
