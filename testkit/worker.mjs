@@ -129,7 +129,7 @@ function miniflareModules(build, trap) {
 
 // With a trap, the function that writes a line for the compiled code throws as a trap in wasm does.
 function scriptModule(file, trap) {
-  if (trap === undefined) return { type: "ESModule", path: file };
+  if (trap === undefined || path.basename(file) !== "index.js") return { type: "ESModule", path: file };
   const script = readFileSync(file, "utf8");
   const write = /console\.log\((\w+)\(t, ?e\)\)/;
   if (!write.test(script)) throw new Error(`${file} writes its lines in another way than this expects`);
