@@ -5,7 +5,8 @@ import { describe, test } from "node:test";
 import { NAMES, NUMBERS } from "../../src/worker/ledger/book.js";
 import { InvalidQuery } from "../../src/worker/ledger/query.js";
 import { listEntries, report } from "../../src/worker/ledger/report.js";
-import { batch, createBook, entry, random, row } from "./support/sqlite.mjs";
+import { randomIntegers } from "../../testkit/random.mjs";
+import { batch, createBook, entry, row } from "./support/sqlite.mjs";
 
 const HOUR_MS = 3_600_000;
 const DAY_MS = 24 * HOUR_MS;
@@ -23,7 +24,7 @@ const plain = (value) => JSON.parse(JSON.stringify(value));
 describe("batches", () => {
   test("a batch counts once, however often and in whatever order its repetitions arrive", () => {
     for (let seed = 1; seed <= 20; seed += 1) {
-      const next = random(seed);
+      const next = randomIntegers(seed);
       const book = createBook();
       const expected = new Map();
       const queues = Array.from({ length: 4 }, (_, isolate) => {
@@ -89,7 +90,7 @@ describe("batches", () => {
 
 test("hours become days after 35 days, and no sum changes", () => {
   for (let seed = 1; seed <= 10; seed += 1) {
-    const next = random(seed);
+    const next = randomIntegers(seed);
     const book = createBook();
     const rows = Array.from({ length: 200 }, () => {
       const numbers = Object.fromEntries(NUMBERS.map((_, at) => [at, next(1_000)]));

@@ -1,17 +1,7 @@
 // A month of traffic like that of a team: an assistant, an evaluation, a search index, and an agent. Every number follows from a seed.
+import { randomNumbers } from "../../../testkit/random.mjs";
 
 const HOUR = 3_600_000;
-
-/** Pseudo-random numbers from 0 to 1 (mulberry32). */
-export function random(seed) {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
 
 /** Dollars for a million tokens, as `PRICES` has them. The model of one's own has none. */
 export const PRICES = {
@@ -93,7 +83,7 @@ function activity(busy, date) {
 
 /** What the ledger would hold: one object for each hour, kind, outcome, reason and difference. */
 export function traffic({ until, days = 30, seed = 7, growth = 0.5 }) {
-  const next = random(seed);
+  const next = randomNumbers(seed);
   const rows = [];
   const end = Math.floor(until / HOUR) * HOUR;
   const hours = days * 24;
@@ -160,7 +150,7 @@ const hex = (next, digits) => Array.from({ length: digits }, () => Math.floor(ne
 
 /** The entries of such traffic, the busiest first. */
 export function entriesOf({ until, count, seed = 11 }) {
-  const next = random(seed);
+  const next = randomNumbers(seed);
   return Array.from({ length: count }, (_, i) => {
     const kind = KINDS[Math.floor(next() ** 1.6 * KINDS.length)];
     const hits = Math.max(1, Math.floor(2400 / (i + 1.6) ** 0.86));

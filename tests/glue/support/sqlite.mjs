@@ -63,14 +63,3 @@ export const entry = (key, fields = {}) => ({
 
 /** @param {any[]} rows @returns {any} */
 export const batch = (rows, { entries = [], totals = [] } = {}) => ({ rows, entries, totals });
-
-/** Pseudo-random numbers that a seed determines (mulberry32). */
-export function random(seed) {
-  let state = seed;
-  return (below) => {
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) % below;
-  };
-}

@@ -8,6 +8,7 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { send } from "../../../testkit/client.mjs";
 import { entryFiles, install, isRunning, startCommand } from "../../../testkit/command.mjs";
+import { randomNumbers } from "../../../testkit/random.mjs";
 import { startUpstream } from "../../../testkit/upstream.mjs";
 import { waitFor } from "../../../testkit/wait.mjs";
 
@@ -114,17 +115,6 @@ export async function killOften({ folder, rounds, seed = 1, say = () => {} }) {
   } finally {
     await upstream.close();
   }
-}
-
-/** Numbers from 0 to 1 that a seed determines (mulberry32). */
-function randomNumbers(seed) {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = Math.imul(state ^ (state >>> 15), state | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {

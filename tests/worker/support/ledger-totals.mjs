@@ -15,6 +15,7 @@ import { xCacheStatusOf } from "../../../testkit/cache-status.mjs";
 import { send } from "../../../testkit/client.mjs";
 import { chatChunk, chatCompletion, DONE, sseEvent } from "../../../testkit/fixtures.mjs";
 import { freePort, ROOT, responseOf, startProcess, temporaryFolder } from "../../../testkit/processes.mjs";
+import { randomIntegers } from "../../../testkit/random.mjs";
 import { waitFor } from "../../../testkit/wait.mjs";
 import { builtModules, wranglerConfig } from "../../../testkit/worker.mjs";
 
@@ -24,17 +25,6 @@ const ADMIN_TOKEN = "admin-geheim";
 const CREDENTIAL = "sk-geheim-credential";
 const PROMPT = "geheim-prompt";
 const quoted = JSON.stringify;
-
-/** Pseudo-random numbers that a seed determines (mulberry32). */
-function random(seed) {
-  let state = seed;
-  return (below) => {
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) % below;
-  };
-}
 
 /** The tokens of a question's response follow from its number. */
 const tokensOf = (n) => ({ input: 10 + (n % 89), output: 1 + (n % 13) });
@@ -218,7 +208,7 @@ async function operator(origin, at) {
 export async function checkTotals({ requests, log = () => {} }) {
   const { folder, remove } = temporaryFolder();
   const upstream = await startCountingUpstream();
-  const next = random(requests);
+  const next = randomIntegers(requests);
   // Rare enough that questions are repeated, and many enough that all outcomes come.
   const questions = Math.max(20, Math.floor(requests / 8));
   const served = { requests: 0, input: 0, output: 0 };
