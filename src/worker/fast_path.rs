@@ -1,7 +1,7 @@
 //! The fast path for requests that this isolate has seen before: see [`crate::proxy::fast_path`]. `fast_path.js` implements it, and
 //! calls this module once for each response head. The slow path begins in `mod.rs`.
 
-use super::isolate::{COUNTERS, METRICS, config};
+use super::isolate::{METRICS, config, count};
 use super::platform::interop;
 use super::platform::time::millis;
 use super::store::{Store, kv, memory};
@@ -205,7 +205,7 @@ impl Plan {
         let LastHit { log, measurements, slot } = &mut *self.last_hit.borrow_mut();
         METRICS.with_borrow_mut(|metrics| metrics.count_fast_path(log, measurements));
         if let Some(record) = log.ledger_record(measurements, Ok(())) {
-            *slot = Some(COUNTERS.with_borrow_mut(|counters| counters.count(&record, millis(now), *slot)));
+            *slot = count(&record, millis(now), *slot);
         }
     }
 

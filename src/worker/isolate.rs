@@ -3,7 +3,7 @@
 use super::platform::binding;
 use super::platform::time::now;
 use crate::config::{Config, ConfigError};
-use crate::ledger::counters::Counters;
+use crate::ledger::counters::{Counters, Record, Slot};
 use crate::protocol::usage::Usage;
 use crate::status::Reason;
 use crate::telemetry::exchange_log::{self, LogFields, LogSink, Measurements};
@@ -15,13 +15,16 @@ use worker::Env;
 
 thread_local! {
     pub static METRICS: RefCell<Metrics> = const { RefCell::new(Metrics::new()) };
-    /// What the ledger has not been sent.
-    pub static COUNTERS: RefCell<Counters> = const { RefCell::new(Counters::new()) };
+    /// The counts that the ledger has not been sent. `None`: no ledger is bound.
+    static COUNTERS: RefCell<Option<Counters>> = const { RefCell::new(None) };
     /// The metrics that the ledger has been sent.
     static METRICS_SENT: RefCell<Vec<(String, u64)>> = const { RefCell::new(Vec::new()) };
     static CONFIG: OnceCell<Result<Rc<Config>, ConfigError>> = const { OnceCell::new() };
     static LOG_SINK: Rc<Console> = Rc::new(Console);
 }
+
+/// The binding of the ledger's Durable Object.
+const LEDGER: &str = "LEDGER";
 
 #[wasm_bindgen]
 extern "C" {
@@ -37,6 +40,7 @@ pub fn config(env: &Env) -> Result<Rc<Config>, ConfigError> {
     CONFIG.with(|cell| {
         cell.get_or_init(|| {
             report_panics();
+            COUNTERS.set(binding::binding(env, LEDGER).map(|_| Counters::new()));
             Config::read(|name| binding::variable(env, name)).map(Rc::new)
         })
         .clone()
@@ -59,18 +63,23 @@ impl LogSink for Console {
     fn write(&self, fields: &LogFields, measurements: &Measurements, stored: Result<(), Reason>) {
         METRICS.with_borrow_mut(|metrics| metrics.count(fields, measurements, stored));
         if let Some(record) = fields.ledger_record(measurements, stored) {
-            COUNTERS.with_borrow_mut(|counters| counters.count(&record, now(), None));
+            count(&record, now(), None);
         }
         console_log(&exchange_log::line(fields, *measurements, stored));
     }
 
     fn count_shared(&self, fields: &LogFields, usage: Usage) {
-        COUNTERS.with_borrow_mut(|counters| counters.count(&fields.ledger_record_shared(usage), now(), None));
+        count(&fields.ledger_record_shared(usage), now(), None);
     }
 
     fn unfinished(&self, fields: &LogFields) {
         console_warn(&format!("An exchange has ended without its log line: {} {}", fields.method, fields.route));
     }
+}
+
+/// Counts a request at `now` (milliseconds since 1970) if a ledger is bound. `slot`: as for [`Counters::count`].
+pub fn count(record: &Record<'_>, now: u64, slot: Option<Slot>) -> Option<Slot> {
+    COUNTERS.with_borrow_mut(|counters| Some(counters.as_mut()?.count(record, now, slot)))
 }
 
 /// The sink of log lines.
@@ -83,7 +92,7 @@ pub fn log_sink() -> Rc<dyn LogSink> {
 pub fn take_batch() -> Option<String> {
     let samples = METRICS.with_borrow(Metrics::samples);
     let growth = METRICS_SENT.with_borrow(|sent| metrics::growth(&samples, sent));
-    let batch = COUNTERS.with_borrow_mut(|counters| counters.take(&growth));
+    let batch = COUNTERS.with_borrow_mut(|counters| counters.as_mut()?.take(&growth));
     METRICS_SENT.set(samples);
     batch
 }
